@@ -1,0 +1,229 @@
+"""Settings: what Hydra composed from `configs/`, as frozen, validated dataclasses.
+
+Defaults live in `configs/*.yaml` alone; the constraints live here. Every refusal names the
+setting, the constraint and the value.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from symrun.errors import UsageError
+
+Settings = TypeVar("Settings")
+
+
+class Precision(Enum):
+    """Arithmetic of forward and backward. Weights are float32, except in float64 runs."""
+
+    float64 = "float64"
+    float32 = "float32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def require(setting: str, holds: bool, constraint: str, value: object) -> None:
+    """Refuse `value` for `setting` unless the constraint holds.
+
+    Error: UsageError, "optim.lr must be > 0, got -0.1".
+    """
+    if not holds:
+        raise UsageError(f"{setting} must be {constraint}, got {value}")
+
+
+MODEL_NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+    width: float
+    dropout: float
+
+    def __post_init__(self) -> None:
+        require(
+            "model.name", self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}", self.name
+        )
+        require("model.width", 0 < self.width <= 8, "in (0, 8]", self.width)
+        require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
+
+
+@dataclass(frozen=True)
+class TinyImageNetConfig:
+    """`root`: the zip, or an unpacked folder; null downloads. `cache`: where decoded images go."""
+
+    name: str
+    root: Path | None
+    cache: Path
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    name: str
+    classes: int
+    image_size: int
+    train_images: int
+    val_images: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        require("data.classes", 2 <= self.classes <= 1000, "in [2, 1000]", self.classes)
+        size = self.image_size
+        require("data.image_size", size >= 32 and size % 32 == 0, "a multiple of 32", size)
+        for setting in ("train_images", "val_images"):
+            count = getattr(self, setting)
+            require(
+                f"data.{setting}", count >= self.classes, f">= data.classes ({self.classes})", count
+            )
+        require("data.seed", self.seed >= 0, ">= 0", self.seed)
+
+
+DataConfig = TinyImageNetConfig | SyntheticConfig
+DATA_CONFIGS = {"tiny_imagenet": TinyImageNetConfig, "synthetic": SyntheticConfig}
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """torch.optim.SGD's own settings and constraints."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    dampening: float
+    nesterov: bool
+
+    def __post_init__(self) -> None:
+        require("optim.lr", 0 < self.lr < math.inf, "> 0", self.lr)
+        decay = self.weight_decay
+        require("optim.weight_decay", 0 <= decay < math.inf, ">= 0", decay)
+        require(
+            "optim.weight_decay", self.lr * decay < 1, f"< 1 / optim.lr ({1 / self.lr:g})", decay
+        )
+        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
+        require("optim.dampening", 0 <= self.dampening < 1, "in [0, 1)", self.dampening)
+        without_momentum = "0 where optim.momentum is 0, since it has no effect there"
+        require(
+            "optim.dampening",
+            self.momentum > 0 or self.dampening == 0,
+            without_momentum,
+            self.dampening,
+        )
+        nesterov_allowed = self.momentum > 0 and self.dampening == 0
+        needs = "false unless optim.momentum > 0 and optim.dampening = 0"
+        require("optim.nesterov", not self.nesterov or nesterov_allowed, needs, self.nesterov)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`steps`, where given, wins over `epochs`."""
+
+    epochs: int
+    steps: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        require("train.epochs", self.epochs >= 1, ">= 1", self.epochs)
+        require("train.steps", self.steps is None or self.steps >= 1, ">= 1", self.steps)
+        require("train.batch_size", self.batch_size >= 2, ">= 2", self.batch_size)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """`every`: steps between records. `parameters`: single parameters sampled in each layer."""
+
+    every: int
+    parameters: int
+
+    def __post_init__(self) -> None:
+        require("track.every", self.every >= 1, ">= 1", self.every)
+        require("track.parameters", self.parameters >= 0, ">= 0", self.parameters)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`dir` null: a new folder outputs/<name>/<date and time>."""
+
+    name: str
+    dir: Path | None
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    track: TrackConfig
+    run: RunConfig
+    precision: Precision
+    device: Device
+    seed: int
+
+    def __post_init__(self) -> None:
+        require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
+        """The typed settings of one run. Error: UsageError for the first that is wrong."""
+        data = settings["data"]
+        names = ", ".join(DATA_CONFIGS)
+        require("data.name", data["name"] in DATA_CONFIGS, f"one of {names}", data["name"])
+        typed: dict[str, Any] = {"data": _build(DATA_CONFIGS[data["name"]], data, "data.")}
+        return _build(cls, {**settings, **typed}, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same settings as plain JSON values; `from_mapping` reads them back."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, Enum):
+                return value.value
+            return str(value) if isinstance(value, Path) else value
+
+        return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+
+def _build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")
+    for key in hints:
+        if key not in values:
+            raise UsageError(f"the setting {prefix}{key} is missing")
+    return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in hints.items()})
+
+
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
+
+
+def _typed(value: Any, hint: Any, setting: str) -> Any:
+    """`value` as `hint`, losslessly (2 serves as a float, 2.5 does not serve as an int)."""
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in hint.__args__:
+            return None
+        hint = next(kind for kind in hint.__args__ if kind is not type(None))
+    if dataclasses.is_dataclass(hint):
+        built_already = dataclasses.is_dataclass(value)
+        return value if built_already else _build(typing.cast(type, hint), value, setting + ".")
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        names = [member.value for member in hint]
+        require(setting, value in names, f"one of {', '.join(names)}", value)
+        return hint(value)
+    allowed = {float: (int, float), Path: (str, Path)}.get(hint, (hint,))
+    fits = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    require(setting, fits, _KINDS[hint], repr(value))
+    return hint(value) if hint is not Path else Path(value).expanduser()
