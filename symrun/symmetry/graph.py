@@ -1,0 +1,246 @@
+"""Symmetry groups found in a module's traced graph: never by name, never by position.
+
+From each layer that could own a symmetry (the *producer*) the search follows its output through
+everything that keeps positive scaling of a unit (ReLU, pooling, dropout, flatten), to the layers
+that take it up: a normalisation absorbs a unit's scale, a linear layer or convolution
+compensates it in its columns. Whatever the search does not understand ends the group.
+
+Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive homogeneity.
+"""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from symrun.errors import UsageError
+from symrun.symmetry.groups import Block, Group, Symmetry
+from symrun.symmetry.homogeneous import UnitAxis, channel_axis, pass_through
+
+_CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer; `block` counts runs of convolutions of one output size."""
+
+    name: str
+    kind: str
+    block: int | None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What symrun knows of a network: its layers in forward order and its symmetry groups."""
+
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...]
+
+
+def find_structure(model: nn.Module, example_input: Tensor) -> Structure:
+    """The layers of `model` and every symmetry group that can be proven from its graph.
+
+    Nothing is computed and nothing of `model` changes: a copy without data is traced.
+    Batch normalisation counts as a scale symmetry where it uses batch statistics, that is as
+    the modules' `training` flags stand now.
+
+    Assumes: the loss is softmax cross-entropy of the model's output [batch, classes].
+    Error: UsageError if torch.fx cannot trace the model.
+    Example:
+        structure = find_structure(vgg("vgg16_bn", 200, 64, 1.0, 0.5), torch.zeros(2, 3, 64, 64))
+        sum(group.units for group in structure.groups)
+    """
+    graph = _traced(model, example_input)
+    search = _Search(model, graph)
+    found = [search.group_of(node) for node in graph.nodes]
+    # Scale, rescale, translation, each in forward order.
+    groups = [
+        group
+        for symmetry in (Symmetry.scale, Symmetry.rescale)
+        for group in found
+        if group is not None and group.symmetry is symmetry
+    ]
+    return Structure(_layers(search), (*groups, *search.translations()))
+
+
+def _traced(model: nn.Module, example_input: Tensor) -> fx.Graph:
+    skeleton = copy.deepcopy(model).to("meta")
+    try:
+        traced = fx.symbolic_trace(skeleton)
+        ShapeProp(traced).propagate(example_input.to("meta"))
+    except Exception as error:  # a user's forward can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{type(model).__name__} cannot be traced by torch.fx, so its symmetries "
+            f"cannot be found: {reason}"
+        ) from error
+    return traced.graph
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    """Shape of a node's output; None where it is not a tensor."""
+    meta: Any = node.meta.get("tensor_meta")
+    return tuple(meta.shape) if hasattr(meta, "shape") else None
+
+
+class _Search:
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.modules = dict(model.named_modules())
+        self._calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        self._read_directly = {node.target for node in graph.nodes if node.op == "get_attr"}
+        self._owners = Counter(
+            id(parameter)
+            for module in self.modules.values()
+            for parameter in module._parameters.values()
+            if parameter is not None
+        )
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def owns_its_parameters(self, name: str) -> bool:
+        """Used once, trained, and shared with nothing: else a change of it shows elsewhere too."""
+        module = self.modules[name]
+        parameters = dict(module.named_parameters(recurse=False))
+        return (
+            self._calls[name] == 1
+            and "weight" in parameters
+            and all(
+                parameter.requires_grad
+                and self._owners[id(parameter)] == 1
+                and f"{name}.{leaf}" not in self._read_directly
+                for leaf, parameter in parameters.items()
+            )
+        )
+
+    def group_of(self, node: fx.Node) -> Group | None:
+        """The scale or rescale group whose units are the outputs of this node."""
+        module, shape = self.module(node), _shape(node)
+        if module is None or shape is None:
+            return None
+        axis = _output_axis(module, len(shape))
+        if axis is None or not self.owns_its_parameters(str(node.target)):
+            return None
+        ends = self._follow(node, UnitAxis(axis, spread=1))
+        if not ends:
+            return None
+        name = str(node.target)
+        columns = [end for end in ends if end is not _ABSORBED]
+        if not columns:
+            return Group(Symmetry.scale, name, (name,), self._rows(name, sign=1))
+        consumers = [block.parameter.removesuffix(".weight") for block in columns]
+        return Group(
+            Symmetry.rescale,
+            f"{name} -> {', '.join(consumers)}",
+            (name, *consumers),
+            (*self._rows(name, sign=-1), *columns),
+        )
+
+    def _rows(self, name: str, sign: int) -> tuple[Block, ...]:
+        parameters = self.modules[name].named_parameters(recurse=False)
+        return tuple(
+            Block(f"{name}.{leaf}", tuple(parameter.shape), 0, sign)
+            for leaf, parameter in parameters
+        )
+
+    def _follow(self, node: fx.Node, units: UnitAxis) -> list[Block] | None:
+        """Where the units end: each a Block of columns, or _ABSORBED; None if not understood."""
+        ends: list[Block] = []
+        shape = _shape(node)
+        if shape is None or not node.users:
+            return None
+        for user in node.users:
+            if user.all_input_nodes != [node] or user.args[:1] != (node,):
+                return None
+            module = self.module(user)
+            end = self._end(str(user.target), module, shape, units) if module else None
+            if end is not None:
+                ends.append(end)
+                continue
+            passed = pass_through(user, module, shape, units)
+            further = self._follow(user, passed) if passed else None
+            if further is None:
+                return None
+            ends += further
+        return ends
+
+    def _end(
+        self, name: str, module: nn.Module, shape: tuple[int, ...], units: UnitAxis
+    ) -> Block | None:
+        if isinstance(module, _NORMALISATIONS):
+            batch_statistics = module.training or module.running_mean is None
+            return _ABSORBED if batch_statistics and units.axis == 1 else None
+        takes = _input_axis(module, len(shape))
+        if takes != units.axis or not self.owns_its_parameters(name):
+            return None
+        weight: Any = module.weight
+        spread = units.spread
+        split = (shape[units.axis] // spread, spread) if spread > 1 else (shape[units.axis],)
+        return Block(f"{name}.weight", (weight.shape[0], *split, *weight.shape[2:]), 1)
+
+    def translations(self) -> list[Group]:
+        """The columns, and the bias, of a linear layer whose outputs are the logits."""
+        (output,) = [node for node in self.graph.nodes if node.op == "output"]
+        logits = output.args[0]
+        if not isinstance(logits, fx.Node) or len(logits.users) != 1:
+            return []
+        name, module, shape = str(logits.target), self.module(logits), _shape(logits)
+        if not isinstance(module, nn.Linear) or shape is None or len(shape) != 2:
+            return []
+        if not self.owns_its_parameters(name):
+            return []
+        weight = Block(f"{name}.weight", tuple(module.weight.shape), 1)
+        groups = [Group(Symmetry.translation, name, (name,), (weight,))]
+        if module.bias is not None:
+            bias = Block(f"{name}.bias", (module.out_features, 1), 1)
+            groups.append(Group(Symmetry.translation, f"{name}.bias", (name,), (bias,)))
+        return groups
+
+
+# A normalisation takes the unit's scale away and needs nothing to compensate it.
+_ABSORBED = Block("", (0,), 0)
+
+
+def _output_axis(module: nn.Module, ndim: int) -> int | None:
+    """Axis of a layer's output that counts its units; None for what owns no symmetry."""
+    if isinstance(module, nn.Linear):
+        return ndim - 1
+    if isinstance(module, _NORMALISATIONS):
+        return 1 if module.affine else None
+    return _convolution_axis(module, ndim)
+
+
+def _input_axis(module: nn.Module, ndim: int) -> int | None:
+    """Axis of the input that a layer's columns count; None where columns do not pair with it."""
+    if isinstance(module, nn.Linear):
+        return ndim - 1
+    ungrouped = getattr(module, "groups", 1) == 1
+    return _convolution_axis(module, ndim) if ungrouped else None
+
+
+def _convolution_axis(module: nn.Module, ndim: int) -> int | None:
+    dimensions = _CONVOLUTIONS.get(type(module))
+    return None if dimensions is None else channel_axis(ndim, dimensions)
+
+
+def _layers(search: _Search) -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    sizes: list[tuple[int, ...]] = []
+    for node in search.graph.nodes:
+        module, shape = search.module(node), _shape(node)
+        if module is None or shape is None:
+            continue
+        dimensions = _CONVOLUTIONS.get(type(module))
+        if dimensions is not None:
+            size = shape[-dimensions:]
+            if sizes[-1:] != [size]:
+                sizes.append(size)
+            layers.append(Layer(str(node.target), "convolution", len(sizes) - 1))
+        elif isinstance(module, nn.Linear):
+            layers.append(Layer(str(node.target), "linear", None))
+    return tuple(layers)

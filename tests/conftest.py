@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _two_threads_and_default_precision():
+    """Each test starts from torch's own settings, whatever the last one set."""
+    convolutions = torch.backends.cudnn.conv.fp32_precision
+    products = torch.backends.cuda.matmul.fp32_precision
+    torch.manual_seed(0)
+    yield
+    torch.backends.cudnn.conv.fp32_precision = convolutions
+    torch.backends.cuda.matmul.fp32_precision = products
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
