@@ -1,0 +1,147 @@
+"""The laws against SGD itself, on problems small enough to do by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symrun.laws import DiscreteLaw, Drive, ModifiedFlow, gradient_flow, laws_of_sgd
+
+
+def drive_of(theta, gradient, degree):
+    """Reductions of one unit, theta and gradient [entries]."""
+    if degree == 1:
+        force, defect = torch.zeros(1, dtype=torch.float64), gradient.sum()[None]
+    else:
+        force, defect = gradient.square().sum()[None], (theta * gradient).sum()[None]
+    return Drive(torch.tensor([float(degree)], dtype=torch.float64), force, defect)
+
+
+def conserved(theta, degree):
+    return (theta.sum() if degree == 1 else theta.square().sum())[None]
+
+
+def scale_invariant_gradient(theta, target):
+    """Of -cos(theta, target), which no rescaling of theta changes."""
+    norm = theta.norm()
+    return -(target / norm - theta * (theta @ target) / norm**3)
+
+
+def sgd(law, lr, weight_decay, updates, gradient_of):
+    """Run SGD beside a law; returns the measured and the predicted Q, [updates + 1] each."""
+    theta = torch.tensor([1.0, -0.4, 0.3], dtype=torch.float64)
+    measured, predicted = [conserved(theta, 2)], [conserved(theta, 2)]
+    for _ in range(updates):
+        gradient = gradient_of(theta)
+        predicted.append(law.advance(predicted[-1], drive_of(theta, gradient, 2), lr))
+        theta = theta - lr * (gradient + weight_decay * theta)
+        measured.append(conserved(theta, 2))
+    return torch.cat(measured), torch.cat(predicted)
+
+
+TARGET = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
+
+
+@given(
+    lr=st.floats(1e-4, 1.0),
+    weight_decay=st.floats(0, 0.5),
+    degree=st.sampled_from([1, 2]),
+    entries=st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=9),
+)
+def test_exact_law_is_an_identity_for_any_gradient(lr, weight_decay, degree, entries):
+    theta, gradient = torch.tensor(entries, dtype=torch.float64).T
+    drive = drive_of(theta, gradient, degree)
+    law = DiscreteLaw(weight_decay, with_defect=True)
+    predicted = law.advance(conserved(theta, degree), drive, lr)
+    updated = theta - lr * (gradient + weight_decay * theta)
+    rounding = 50 * 2.0**-53 * (theta.abs().sum() + gradient.abs().sum() + 1) ** 2
+    assert abs(predicted - conserved(updated, degree)) <= rounding
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 1e-2])
+def test_discrete_law_is_exact_where_the_symmetry_is(weight_decay):
+    law = DiscreteLaw(weight_decay, with_defect=False)
+    measured, predicted = sgd(
+        law, 0.1, weight_decay, 400, lambda theta: scale_invariant_gradient(theta, TARGET)
+    )
+    assert (measured - measured[0]).abs().max() > 1e-3
+    assert (measured - predicted).abs().max() < 400 * 10 * 2.0**-53
+
+
+def test_discrete_law_without_defect_misses_what_breaks_the_symmetry():
+    law = DiscreteLaw(0.0, with_defect=False)
+    measured, predicted = sgd(law, 0.1, 0.0, 10, lambda theta: theta - TARGET)
+    assert (measured - predicted).abs().max() > 1e-2
+
+
+def order(settings, errors):
+    """Exponent p of error ~ setting^p, by regression."""
+    return np.polyfit(np.log(settings), np.log(errors), 1)[0]
+
+
+def flow_error(lr, weight_decay, time=4.0):
+    updates = round(time / lr)
+    measured, predicted = sgd(
+        ModifiedFlow(weight_decay),
+        lr,
+        weight_decay,
+        updates,
+        lambda theta: scale_invariant_gradient(theta, TARGET),
+    )
+    return abs(measured[-1] - predicted[-1]).item()
+
+
+def test_modified_flow_is_of_first_order_in_lr_at_fixed_time():
+    lrs = [0.08, 0.04, 0.02, 0.01]
+    assert order(lrs, [flow_error(lr, 0.1) for lr in lrs]) == pytest.approx(1, abs=0.1)
+
+
+def test_modified_flow_improves_on_gradient_flow_and_is_exact_without_weight_decay():
+    assert flow_error(0.1, 0.0) < 40 * 10 * 2.0**-53
+    measured, _ = sgd(
+        ModifiedFlow(0.01), 0.1, 0.01, 100, lambda theta: scale_invariant_gradient(theta, TARGET)
+    )
+    baseline = gradient_flow(np.array([1.25]), np.array([10.0]), 2, 0.01)
+    assert flow_error(0.1, 0.01, time=10.0) < 0.05 * abs(measured[-1].item() - baseline[0, 0])
+
+
+def test_modified_flow_meets_its_differential_equation():
+    """Against the fourth-order Runge-Kutta method with 1000 steps, for both degrees."""
+    lr, decay, force = 0.3, 0.7, 2.0
+    for degree in (1, 2):
+
+        def slope(q, degree=degree):
+            return -degree * decay * q + lr * force
+
+        q, h = 1.5, lr / 1000
+        for _ in range(1000):
+            k1 = slope(q)
+            k2 = slope(q + h * k1 / 2)
+            k3 = slope(q + h * k2 / 2)
+            q += h * (k1 + 2 * k2 + 2 * k3 + slope(q + h * k3)) / 6
+        drive = Drive(*(torch.tensor([x], dtype=torch.float64) for x in (degree, force, 0.0)))
+        start = torch.tensor([1.5], dtype=torch.float64)
+        assert ModifiedFlow(decay).advance(start, drive, lr).item() == pytest.approx(q, rel=1e-12)
+
+
+def test_modified_flow_is_continuous_at_no_weight_decay():
+    drive = Drive(*(torch.tensor([x], dtype=torch.float64) for x in (2.0, 3.0, 0.0)))
+    start = torch.tensor([1.0], dtype=torch.float64)
+    tiny, none = (ModifiedFlow(decay).advance(start, drive, 0.1) for decay in (1e-14, 0.0))
+    assert abs(tiny - none) < 1e-14
+
+
+def test_gradient_flow_decays_exponentially():
+    curves = gradient_flow(np.array([2.0, -3.0]), np.array([0.0, 5.0]), 2, 0.1)
+    assert curves.shape == (2, 2)
+    assert curves[1].tolist() == pytest.approx([2 / math.e, -3 / math.e], rel=1e-15)
+
+
+def test_momentum_is_not_predicted_and_says_so():
+    laws, unpredicted = laws_of_sgd(1e-4, momentum=0.9)
+    assert laws == {}
+    assert set(unpredicted) == {"flow", "discrete", "exact"}
+    assert all("optim.momentum=0.9" in reason for reason in unpredicted.values())
