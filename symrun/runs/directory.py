@@ -1,0 +1,114 @@
+"""A run's folder: the one place where the names of its files stand."""
+
+import contextlib
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from symrun.errors import UsageError
+
+OUTPUTS = Path("outputs")
+TABLES = ("units", "parameters", "progress")
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Example:
+        run = RunDirectory.open("outputs/fig1/2026-01-31_12-00-00")
+        run.info()["config"]["optim"]["lr"]
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_json = path / "run.json"
+        self.figures = path / "figures"
+
+    def table(self, name: str) -> Path:
+        return self.path / "tables" / name
+
+    @classmethod
+    def create(cls, path: Path | None, name: str) -> "RunDirectory":
+        """Claim a new folder: `path`, or outputs/<name>/<date and time> where it is None.
+
+        Error: UsageError if `path` exists (a run is never overwritten, never mixed) or cannot
+        be made. `mkdir` is the claim, so two runs started in the same second get two folders.
+        """
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        attempt = 0
+        while True:
+            attempt += 1
+            suffix = "" if attempt == 1 else f"-{attempt}"
+            run = cls(path if path is not None else OUTPUTS / name / (stamp + suffix))
+            try:
+                run.path.parent.mkdir(parents=True, exist_ok=True)
+                if _claim(run.path):
+                    for table in TABLES:
+                        run.table(table).mkdir(parents=True)
+                    return run
+            except OSError as error:
+                reason = error.strerror
+                raise UsageError(f"run.dir={run.path} cannot be made: {reason}") from None
+            if path is not None:
+                remedy = "a run is never overwritten: choose another run.dir"
+                raise UsageError(f"run.dir={path} exists already; {remedy}")
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """The run that lies in `path`. Error: UsageError if none does."""
+        run = cls(Path(path))
+        run.info()
+        return run
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never started; what is not empty stays."""
+        self.run_json.unlink(missing_ok=True)
+        tables = [self.table(table) for table in TABLES]
+        with contextlib.suppress(OSError):
+            for folder in (*tables, tables[0].parent, self.path):
+                folder.rmdir()
+
+    def info(self) -> dict[str, Any]:
+        """run.json. Error: UsageError if it is missing or unreadable."""
+        try:
+            content = json.loads(self.run_json.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{self.path} is not a run folder: it has no run.json") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.run_json} cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise UsageError(f"{self.run_json} does not describe a run")
+        return content
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Replace run.json at once: a reader sees the old or the new one, never a half."""
+        draft = self.path / ".run.json"
+        with open(draft, "w") as file:
+            json.dump(info, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.run_json)
+
+    def update_info(self, **fields: Any) -> None:
+        self.write_info({**self.info(), **fields})
+
+
+def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:
+    """The runs below `outputs`, the one started last first; unreadable ones are left out."""
+    started: dict[RunDirectory, str] = {}
+    for run_json in outputs.glob("**/run.json"):
+        run = RunDirectory(run_json.parent)
+        with contextlib.suppress(UsageError):
+            started[run] = str(run.info().get("created", ""))
+    return sorted(started, key=started.__getitem__, reverse=True)
+
+
+def _claim(folder: Path) -> bool:
+    """Make `folder`; False if it is there already, whoever made it, also a moment ago."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""Tables written in the background, as parts that are complete or absent."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from symrun.errors import RunError
+from symrun.runs.directory import TABLES, RunDirectory
+
+Record = Callable[[], pa.Table]
+
+FLUSH_SECONDS = 10.0
+"""What a kill can cost at most: the records of this long."""
+
+_NOTHING: tuple[str, Record] = ("", lambda: pa.table({}))
+_MOST_WAITING = 256
+_MOST_ROWS = 2_000_000
+
+
+class TableWriter:
+    """Appends records to the tables of a run from a thread of its own.
+
+    A record is a function that makes its rows, so that waiting for the device happens in the
+    thread as well. The first records are written at once; then a part holds those of up to
+    FLUSH_SECONDS. Use it as a context manager: leaving it writes what is left.
+
+    Error: RunError from `put` or on leaving, if the disk refused.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._queue: queue.Queue[tuple[str, Record] | None] = queue.Queue(_MOST_WAITING)
+        self._buffers: dict[str, list[pa.Table]] = {}
+        self._parts = dict.fromkeys(TABLES, 0)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="symrun-writer", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind: object, *details: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:  # else the error that is under way tells more
+            self._raise_failure()
+
+    def put(self, table: str, record: Record) -> None:
+        """Hand over one record of `table`; waits only if the disk is far behind."""
+        self._raise_failure()
+        self._queue.put((table, record))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            reason = getattr(self._failure, "strerror", None) or self._failure
+            raise RunError(f"{self._run.path}/tables cannot be written: {reason}")
+
+    def _work(self) -> None:
+        due = 0.0
+        item: tuple[str, Record] | None
+        while True:
+            try:
+                wait = max(0.0, due - time.monotonic()) if self._rows() else None
+                item = self._queue.get(timeout=wait)
+            except queue.Empty:
+                item = _NOTHING
+            try:
+                if self._failure is None:
+                    self._append(item)
+                    late = time.monotonic() >= due or self._rows() > _MOST_ROWS
+                    if self._rows() and (late or item is None):
+                        self._flush()
+                        due = time.monotonic() + FLUSH_SECONDS
+            except Exception as error:  # put raises it in the training thread
+                self._failure = error
+                self._buffers.clear()
+            if item is None:
+                return
+
+    def _rows(self) -> int:
+        return sum(table.num_rows for buffer in self._buffers.values() for table in buffer)
+
+    def _append(self, item: tuple[str, Record] | None) -> None:
+        if item is not None and item is not _NOTHING:
+            name, record = item
+            self._buffers.setdefault(name, []).append(record())
+
+    def _flush(self) -> None:
+        for name, records in self._buffers.items():
+            part = self._run.table(name) / f"part-{self._parts[name]:06d}.parquet"
+            write_part(part, _units_first(records))
+            self._parts[name] += 1
+        self._buffers.clear()
+
+
+def _units_first(records: list[pa.Table]) -> pa.Table:
+    """Records of one table, from rows ordered by step to rows ordered by unit, then step.
+
+    A unit's curve then lies together: values beside each other are alike, which packs better
+    and is read faster. Records have the same rows in the same order, save in `progress`.
+    """
+    together = pa.concat_tables(records)
+    lengths = {record.num_rows for record in records}
+    if len(lengths) != 1:
+        return together
+    positions = np.arange(together.num_rows).reshape(len(records), -1)
+    return together.take(pa.array(positions.T.reshape(-1)))
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Write a parquet part so that it is complete or absent, whenever the process is killed."""
+    draft = path.with_name(f".{path.name}")  # readers of a folder pass over dot files
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    with open(draft, "wb") as file:
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            use_dictionary=names,
+            use_byte_stream_split=floats,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,157 @@
+"""Tables: complete or absent, in order, readable by everyone, at any time."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from symrun.errors import RunError
+from symrun.runs import writer as writer_module
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import units_schema
+from symrun.runs.writer import TableWriter, write_part
+
+UNITS = 4
+
+
+def record(step):
+    """Rows of two groups with two units each; measured = 10 step + position."""
+    kinds, groups = (
+        pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 1], pa.int16()), pa.array(names))
+        for names in (["scale", "rescale"], ["a", "a -> b"])
+    )
+    schema = units_schema(pa.float32())
+    numbers = pa.array([10 * step + i for i in range(UNITS)], pa.float32())
+    arrays = [
+        pa.array([step] * UNITS, pa.int32()),
+        kinds,
+        groups,
+        pa.array([0, 1, 0, 1], pa.int32()),
+    ]
+    arrays += [
+        numbers if name == "measured" else pa.nulls(UNITS, pa.float32())
+        for name in schema.names[4:]
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "run", "")
+
+
+def write(run, steps):
+    with TableWriter(run) as writer:
+        for step in steps:
+            writer.put("units", lambda step=step: record(step))
+
+
+def test_no_record_is_lost_or_doubled_and_a_units_curve_lies_together(run, monkeypatch):
+    monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 60.0)
+    write(run, range(50))
+    table = pd.read_parquet(run.table("units"))
+    assert len(table) == 50 * UNITS
+    table = table.sort_values("measured")
+    assert table["measured"].tolist() == [10.0 * s + i for s in range(50) for i in range(UNITS)]
+    largest = max(run.table("units").iterdir(), key=lambda part: part.stat().st_size)
+    part = pq.read_table(largest).to_pandas()
+    expected = part.sort_values(["symmetry", "group", "unit", "step"])
+    assert (
+        part.groupby(["group", "unit"], observed=True)["step"]
+        .apply(lambda steps: steps.is_monotonic_increasing)
+        .all()
+    )
+    assert expected["measured"].tolist() == part["measured"].tolist()
+
+
+def test_opens_as_it_is_with_pandas_pyarrow_and_duckdb(run):
+    write(run, range(5))
+    folder = run.table("units")
+    frame = pd.read_parquet(folder)
+    assert frame["symmetry"].dtype == "category" and frame["measured"].dtype == "float32"
+    assert pq.read_table(folder).num_rows == len(frame) == 5 * UNITS
+    for source in (folder / "*.parquet", folder / "part-*.parquet"):
+        rows = duckdb.sql(f"select count(*), sum(measured) from '{source}'").fetchall()
+        assert rows == [(5 * UNITS, float(frame["measured"].sum()))]
+
+
+def test_a_part_under_way_is_invisible(run, monkeypatch):
+    """What a kill in the middle of writing leaves behind does not disturb a reader."""
+    write(run, [0])
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.EIO, "died")))
+    with pytest.raises(OSError):
+        write_part(run.table("units") / "part-000009.parquet", record(1))
+    assert len(list(run.table("units").iterdir())) == 2
+    assert len(pd.read_parquet(run.table("units"))) == UNITS
+    rows = duckdb.sql(f"select count(*) from '{run.table('units')}/part-*.parquet'").fetchall()
+    assert rows == [(UNITS,)]
+
+
+def test_the_first_record_is_readable_at_once(run):
+    with TableWriter(run) as writer:
+        writer.put("units", lambda: record(0))
+        deadline = time.monotonic() + 20
+        while not list(run.table("units").glob("part-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(pd.read_parquet(run.table("units"))) == UNITS
+
+
+def test_a_full_disk_is_an_error_in_the_training_thread(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer_module, "write_part", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        with TableWriter(run) as writer:
+            while True:  # ends by the error of put, or never
+                writer.put("units", lambda: record(0))
+
+
+def test_an_error_that_is_under_way_is_not_hidden_by_the_writers(run, monkeypatch):
+    monkeypatch.setattr(writer_module, "write_part", lambda *_: 1 / 0)
+    with pytest.raises(KeyboardInterrupt):
+        with TableWriter(run) as writer:
+            writer.put("units", lambda: record(0))
+            raise KeyboardInterrupt
+
+
+KILLED = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from test_writer import RunDirectory, TableWriter, record, writer_module
+    writer_module.FLUSH_SECONDS = 0.0
+    run = RunDirectory.create(Path({path!r}), "")
+    with TableWriter(run) as writer:
+        for step in range(10**6):
+            writer.put("units", lambda step=step: record(step))
+            if step == 3:
+                print("writing", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
+def test_readable_after_kill_at_any_instant(tmp_path, delay):
+    script = KILLED.format(tests=os.path.dirname(__file__), path=str(tmp_path / "run"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"writing\n"
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    folder = tmp_path / "run" / "tables" / "units"
+    steps = pd.read_parquet(folder).groupby("step").size() if list(folder.glob("part-*")) else None
+    if steps is not None:  # whole records, one after the other, none missing in between
+        assert (steps == UNITS).all()
+        assert steps.index.tolist() == list(range(len(steps)))
