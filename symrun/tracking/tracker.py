@@ -1,0 +1,123 @@
+"""The tracker: measures every step, advances the laws, records now and then."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from symrun.laws import Drive, Law
+from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
+from symrun.runs.writer import TableWriter
+from symrun.symmetry import Group, Structure, Symmetry
+from symrun.tracking.measure import Measure
+from symrun.tracking.sample import ParameterSample
+from symrun.tracking.staging import Staged
+
+
+class Tracker:
+    """Follows the conserved quantities of a model through its training, beside what laws predict.
+
+    Call `before_update` between backward and the optimiser's step, and `finish` after the last
+    one. The tracker reads weights and gradients and never changes them, nor a random state: the
+    weights with and without it are the same, bit for bit.
+
+    Example:
+        with TableWriter(run) as writer:
+            tracker = Tracker(model, structure, laws, writer, every=20, sample=100, seed=0)
+            for step, (images, labels) in enumerate(batches):
+                optimizer.zero_grad()
+                cross_entropy(model(images), labels).backward()
+                tracker.before_update(step, lr)
+                optimizer.step()
+            tracker.finish(step + 1)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        laws: Mapping[str, Law],
+        writer: TableWriter,
+        every: int,
+        sample: int,
+        seed: int,
+    ) -> None:
+        self._measure = Measure(model, structure.groups)
+        self._laws = laws
+        self._writer = writer
+        self._every = every
+        self._sample = ParameterSample(model, structure.layers, sample, seed)
+        initial = self._measure.weights().measured
+        self._predicted = {name: initial.clone() for name in laws}
+        weights_dtype = next(model.parameters()).dtype
+        self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
+        self._unit_keys = _unit_keys(structure.groups)
+        value = pa.float64() if self._dtype is torch.float64 else pa.float32()
+        self._units_schema = units_schema(value)
+        self._parameters_schema = parameters_schema(value)
+
+    def before_update(self, step: int, lr: float) -> None:
+        """Measure theta_n and g_n, record them if due, and take the laws over update n.
+
+        lr: the learning rate that this update uses.
+        """
+        gradients = self._measure.gradients()
+        if step % self._every == 0:
+            self._record(step, grad_norm_sq=gradients.grad_norm_sq, defect=gradients.defect)
+        drive = Drive(self._measure.degree, gradients.force, gradients.defect)
+        for name, law in self._laws.items():
+            self._predicted[name] = law.advance(self._predicted[name], drive, lr)
+
+    def finish(self, step: int) -> None:
+        """Record the weights after the last update. They have no gradient: its columns are null."""
+        self._record(step)
+
+    def _record(self, step: int, **gradients: Tensor) -> None:
+        weights = self._measure.weights()
+        columns = {
+            "measured": weights.measured,
+            "magnitude": weights.magnitude,
+            **self._predicted,
+            **gradients,
+        }
+        staged = Staged(torch.stack(list(columns.values())).to(self._dtype))
+        self._writer.put("units", lambda: self._units_rows(step, list(columns), staged))
+        parameters = Staged(self._sample.values())
+        self._writer.put("parameters", lambda: self._parameter_rows(step, parameters))
+
+    def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
+        values = dict(zip(columns, staged.wait().numpy(), strict=True))
+        units = self._measure.units
+        arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
+        for column in MEASUREMENTS:
+            value_type = self._units_schema.field(column).type
+            if column in values:
+                arrays.append(pa.array(values[column], value_type))
+            else:
+                arrays.append(pa.nulls(units, value_type))
+        return pa.Table.from_arrays(arrays, schema=self._units_schema)
+
+    def _parameter_rows(self, step: int, staged: Staged) -> pa.Table:
+        steps = pa.array(np.full(len(self._sample.indices), step, np.int32))
+        value_type = self._parameters_schema.field("value").type
+        values = pa.array(staged.wait().numpy(), value_type)
+        arrays = [steps, self._sample.layers, self._sample.indices, values]
+        return pa.Table.from_arrays(arrays, schema=self._parameters_schema)
+
+
+def _unit_keys(groups: Sequence[Group]) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The columns symmetry, group and unit of every record."""
+    sizes = [group.units for group in groups]
+    group_of = np.repeat(np.arange(len(groups), dtype=np.int16), sizes)
+    unit = np.concatenate([np.empty(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)])
+    names = pa.array([group.name for group in groups], pa.string())
+    kinds = list(Symmetry)
+    kind_of = np.array([kinds.index(group.symmetry) for group in groups], np.int16)
+    symmetries = pa.array([kind.value for kind in kinds], pa.string())
+    return (
+        pa.DictionaryArray.from_arrays(pa.array(kind_of[group_of]), symmetries),
+        pa.DictionaryArray.from_arrays(pa.array(group_of), names),
+        pa.array(unit),
+    )

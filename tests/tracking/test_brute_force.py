@@ -1,0 +1,192 @@
+"""Every column of the tables, computed again in plain Python over named parameters.
+
+Nothing here shares code with the tracker: the groups are written down from the network's layers,
+sums are `math.fsum` over Python floats, and the laws are stepped unit by unit.
+"""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from symrun.laws import laws_of_sgd
+from symrun.models import vgg
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.symmetry import find_structure
+from symrun.tracking import Tracker
+
+LR, WEIGHT_DECAY, STEPS, EVERY = 0.05, 1e-2, 7, 3
+
+
+def expected_groups(model):
+    """(symmetry, group) -> for each unit, [(sign, parameter name, index of its entries)]."""
+    features, classifier = list(model.features), list(model.classifier)
+    convolutions = [i for i, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
+    with_bn = any(isinstance(layer, nn.BatchNorm2d) for layer in features)
+    groups = {}
+    for i in convolutions if with_bn else ():
+        groups["scale", f"features.{i}"] = [
+            [(1, f"features.{i}.weight", unit), (1, f"features.{i}.bias", unit)]
+            for unit in range(features[i].out_channels)
+        ]
+    takers = [(f"features.{i}", 1) for i in convolutions[1:]]
+    positions = classifier[0].in_features // features[convolutions[-1]].out_channels
+    takers.append(("classifier.0", positions))
+    for i, (taker, spread) in zip(convolutions, takers, strict=True):
+        giver = f"features.{i + 1 if with_bn else i}"
+        groups["rescale", f"{giver} -> {taker}"] = [
+            [
+                (-1, f"{giver}.weight", unit),
+                (-1, f"{giver}.bias", unit),
+                (1, f"{taker}.weight", (slice(None), slice(unit * spread, (unit + 1) * spread))),
+            ]
+            for unit in range(features[i].out_channels)
+        ]
+    for giver, taker in ((0, 3), (3, 6)):
+        groups["rescale", f"classifier.{giver} -> classifier.{taker}"] = [
+            [
+                (-1, f"classifier.{giver}.weight", unit),
+                (-1, f"classifier.{giver}.bias", unit),
+                (1, f"classifier.{taker}.weight", (slice(None), unit)),
+            ]
+            for unit in range(classifier[giver].out_features)
+        ]
+    groups["translation", "classifier.6"] = [
+        [(1, "classifier.6.weight", (slice(None), unit))]
+        for unit in range(classifier[6].in_features)
+    ]
+    groups["translation", "classifier.6.bias"] = [[(1, "classifier.6.bias", slice(None))]]
+    return groups
+
+
+def entries(tensors, name, index):
+    return tensors[name][index].reshape(-1).tolist()
+
+
+def reduce(unit, left, right=None):
+    """B(left, right) = sum of sign * left * right over a unit; of sign * left without right."""
+    terms = []
+    for sign, name, index in unit:
+        ones = [1.0] * len(entries(left, name, index))
+        pairs = zip(entries(left, name, index), entries(right, name, index) if right else ones)
+        terms += [sign * x * y for x, y in pairs]
+    return math.fsum(terms)
+
+
+def unsigned(unit):
+    return [(1, name, index) for _, name, index in unit]
+
+
+class BruteForce:
+    """The rows that the table must hold, keyed by (step, symmetry, group, unit)."""
+
+    def __init__(self, model):
+        self.groups = expected_groups(model)
+        self.rows = {}
+        self.predicted = {}
+
+    def before_update(self, step, model, recorded, final=False):
+        theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        gradient = None if final else {n: p.grad.clone() for n, p in model.named_parameters()}
+        for (symmetry, group), units in self.groups.items():
+            linear = symmetry == "translation"
+            for number, unit in enumerate(units):
+                key = (symmetry, group, number)
+                square = None if linear else theta
+                measured = reduce(unit, theta, square)
+                flow, discrete, exact = self.predicted.setdefault(key, (measured,) * 3)
+                row = {"measured": measured, "flow": flow, "discrete": discrete, "exact": exact}
+                size = {name: value.abs() for name, value in theta.items()}
+                row["magnitude"] = reduce(unsigned(unit), size, None if linear else size)
+                if gradient is not None:
+                    force = 0.0 if linear else reduce(unit, gradient, gradient)
+                    defect = reduce(unit, gradient, square)
+                    row["grad_norm_sq"] = reduce(unsigned(unit), gradient, gradient)
+                    row["defect"] = defect
+                    self.predicted[key] = self.advance(row, linear, force, defect)
+                if recorded:
+                    self.rows[(step, *key)] = row
+
+    @staticmethod
+    def advance(row, linear, force, defect):
+        keep = 1 - LR * WEIGHT_DECAY
+        rate = WEIGHT_DECAY * (1 if linear else 2)
+        # the integral of e^{-rate (lr - s)} over a step, by 200 midpoints instead of in closed form
+        kernel = [math.exp(-rate * LR * (i + 0.5) / 200) for i in range(200)]
+        flow = math.exp(-rate * LR) * row["flow"] + LR * force * math.fsum(kernel) * LR / 200
+        if linear:
+            return flow, keep * row["discrete"], keep * row["exact"] - LR * defect
+        discrete = keep**2 * row["discrete"] + LR**2 * force
+        exact = keep**2 * row["exact"] - 2 * LR * keep * defect + LR**2 * force
+        return flow, discrete, exact
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_every_column_of_every_unit(name, tmp_path):
+    model = vgg(name, 4, 64, 1 / 32, dropout=0.5).double()
+    model = model.to(memory_format=torch.channels_last)
+    structure = find_structure(model, torch.zeros(2, 3, 64, 64, dtype=torch.float64))
+    run = RunDirectory.create(tmp_path / "run", "")
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    brute_force = BruteForce(model)
+    laws, _ = laws_of_sgd(WEIGHT_DECAY, momentum=0.0)
+    with TableWriter(run) as writer:
+        tracker = Tracker(model, structure, laws, writer, every=EVERY, sample=5, seed=0)
+        for step in range(STEPS):
+            images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), torch.arange(4)).backward()
+            brute_force.before_update(step, model, recorded=step % EVERY == 0)
+            tracker.before_update(step, LR)
+            optimizer.step()
+        tracker.finish(STEPS)
+        brute_force.before_update(STEPS, model, recorded=True, final=True)
+
+    table = pd.read_parquet(run.table("units"))
+    keys = ["step", "symmetry", "group", "unit"]
+    table = table.astype({"symmetry": str, "group": str}).set_index(keys).sort_index()
+    expected = pd.DataFrame.from_dict(brute_force.rows, orient="index")
+    expected.index = pd.MultiIndex.from_tuples(expected.index, names=keys)
+    expected = expected.sort_index()
+    assert sorted(set(table.index.get_level_values("step"))) == [0, 3, 6, 7]
+    assert list(table.index) == list(expected.index)
+    assert set(table.columns) == set(expected.columns)
+
+    # float64 sums of at most 1e4 terms: 1e4 roundings relative to the sum of their sizes, plus
+    # the midpoint rule's (rate lr / 200)^2 / 24 in `flow`, which is smaller still
+    rounding = 1e4 * 2.0**-53
+    size = {
+        "defect": (expected["grad_norm_sq"] * expected["magnitude"]).pow(0.5) + 1e-30,
+        "grad_norm_sq": expected["grad_norm_sq"],
+    }
+    linear = expected.index.get_level_values("symmetry") == "translation"
+    size["defect"] = size["defect"].where(~linear, (4 * expected["grad_norm_sq"]).pow(0.5) + 1e-30)
+    for column in expected.columns:
+        allowed = rounding * size.get(column, expected["magnitude"] + LR)
+        error = (table[column] - expected[column]).abs()
+        assert table[column].isna().equals(expected[column].isna()), column
+        assert (error.dropna() <= allowed[error.notna()]).all(), column
+
+
+def test_sampled_parameters_are_the_weights(tmp_path):
+    model = vgg("vgg11", 4, 32, 1 / 16, dropout=0.5).to(memory_format=torch.channels_last)
+    structure = find_structure(model, torch.zeros(2, 3, 32, 32))
+    run = RunDirectory.create(tmp_path / "run", "")
+    with TableWriter(run) as writer:
+        tracker = Tracker(model, structure, {}, writer, every=1, sample=20, seed=3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2)
+        tracker.finish(5)
+    table = pd.read_parquet(run.table("parameters"))
+    assert set(table["step"]) == {5}
+    assert table["layer"].nunique() == 8 + 3
+    assert (table.groupby("layer", observed=True).size() == 20).all()
+    assert not table.duplicated(["layer", "index"]).any()
+    for row in table.itertuples():
+        weight = dict(model.named_parameters())[f"{row.layer}.weight"]
+        assert row.value == weight.detach().contiguous().reshape(-1)[row.index].item()
