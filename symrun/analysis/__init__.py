@@ -1,0 +1,6 @@
+"""How well what was measured agrees with what was predicted."""
+
+from symrun.analysis.agreement import Agreement, agreement
+from symrun.analysis.report import as_json, as_table, shortcomings
+
+__all__ = ["Agreement", "agreement", "as_json", "as_table", "shortcomings"]

@@ -1,0 +1,97 @@
+"""How good a prediction is: two numbers for each law, symmetry and group, never one.
+
+    residual    max over units and time of |Q - P| / magnitude
+    explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
+                broken conservation that the law accounts for; median over the units that moved
+
+Q is measured, P predicted, t = lr * step. A unit that stayed within CONSERVED of the decayed
+initial value did not move: there `explained` would compare rounding with rounding.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from symrun.config import Config
+from symrun.laws import gradient_flow
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS, unit_curves
+from symrun.symmetry import Symmetry
+
+Array = NDArray[np.float64]
+
+CONSERVED = 100 * 2.0**-24
+"""Motion relative to the magnitude up to which a unit is conserved: 100 float32 roundings."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One law in one group.
+
+    moved: units that moved. residual: None if the law makes no prediction in this run.
+    explained: None likewise, or if no unit moved. drift: the largest motion relative to the
+    magnitude among the units that did not move; None if all moved.
+    """
+
+    law: str
+    symmetry: str
+    group: str
+    units: int
+    moved: int
+    residual: float | None
+    explained: float | None
+    drift: float | None
+
+
+def agreement(run: RunDirectory) -> Iterator[Agreement]:
+    """Each law against the measurement, group by group, in the order of run.json.
+
+    A diverged run is compared up to its last finite record, with a warning.
+    Error: UsageError if the run has no records.
+    Example: worst = max(row.residual for row in agreement(run) if row.law == "exact")
+    """
+    info = run.info()
+    optim = Config.from_mapping(info["config"]).optim
+    columns = ["measured", "magnitude", *LAWS]
+    for group in info["groups"]:
+        curves = unit_curves(run, group["symmetry"], group["group"], columns)
+        finite = np.isfinite(curves.values["measured"].sum(axis=1))
+        records = finite.size if finite.all() else int(np.argmin(finite))
+        if records < finite.size:
+            last = curves.steps[max(records - 1, 0)]
+            warnings.warn(f"{group['group']} is not finite after step {last}", stacklevel=2)
+        measured, magnitude = (curves.values[name][:records] for name in columns[:2])
+        degree = Symmetry(group["symmetry"]).degree
+        times = optim.lr * curves.steps[:records].astype(np.float64)
+        conserved = gradient_flow(measured[0], times, degree, optim.weight_decay)
+        motion = _relative(measured - conserved, magnitude).max(axis=0)
+        moved = motion > CONSERVED
+        drift = None if moved.all() else float(motion[~moved].max())
+        for law in LAWS:
+            residual = explained = None
+            if law not in info["unpredicted"]:
+                error = measured - curves.values[law][:records]
+                residual = float(_relative(error, magnitude).max())
+                if moved.any():
+                    unexplained = (error**2).sum(axis=0) / ((measured - conserved) ** 2).sum(axis=0)
+                    explained = float(np.median(1 - unexplained[moved]))
+            yield Agreement(
+                law,
+                group["symmetry"],
+                group["group"],
+                measured.shape[1],
+                int(moved.sum()),
+                residual,
+                explained,
+                drift,
+            )
+
+
+def _relative(difference: Array, magnitude: Array) -> Array:
+    """|difference| / magnitude; 0 where both are 0, as a bias is at the start."""
+    size = np.abs(difference)
+    quotient: Array = np.divide(size, magnitude, out=np.zeros_like(size), where=size > 0)
+    return quotient

@@ -1,0 +1,95 @@
+"""Hydra's side of `symrun train`: from overrides to a typed configuration to a run."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from symrun.config import Config
+from symrun.errors import Interrupted, SymrunError, UsageError
+
+_PACKAGE = Path(__file__).parent
+
+
+def configs() -> Path:
+    """The folder of configurations: inside the package once installed, beside it in a checkout."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def compose(overrides: list[str]) -> Config:
+    """The configuration that `symrun train` would run with these overrides.
+
+    Error: UsageError, in one line, for what cannot be composed.
+    Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
+    """
+    with hydra.initialize_config_dir(str(configs()), version_base="1.3"):
+        try:
+            return _typed(hydra.compose("config", overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(_one_line(error)) from None
+
+
+def launch(arguments: list[str]) -> None:
+    """Run `symrun train` with Hydra's command line: overrides, -m, --cfg job, --help.
+
+    Prints each run's folder on standard output. A failed member of a sweep does not stop the
+    others. Error: UsageError for what cannot be composed; else what the run raised.
+    """
+    failures: list[SymrunError] = []
+
+    def one_run(settings: DictConfig) -> None:
+        from symrun.training.loop import train  # torch takes seconds to import
+
+        try:
+            path = train(_typed(settings), warn)
+        except SymrunError as error:
+            sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+            if sweep and not isinstance(error, Interrupted):
+                raise  # Hydra goes on with the other members and raises it at the end
+            failures.append(error)
+            if sweep:
+                raise KeyboardInterrupt from None
+            return
+        print(f"next: symrun check {path}; symrun plot fig1 | fig5", file=sys.stderr)
+        print(path, flush=True)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    sys.argv = ["symrun train", *arguments]
+    main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
+    try:
+        main(one_run)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_one_line(error)) from None
+    except KeyboardInterrupt:
+        if not failures:
+            raise
+    if failures:
+        raise failures[0]
+
+
+def warn(message: str) -> None:
+    print(f"symrun: warning: {message}", file=sys.stderr)
+
+
+def _typed(settings: DictConfig) -> Config:
+    return Config.from_mapping(OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type]
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's explanation without its search path and its advice to append with `+`."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if "Config search path:" in lines:
+        lines = lines[: lines.index("Config search path:")]
+    kept = [
+        line
+        for line in lines
+        if line and not line.startswith(("To append", "full_key", "object_type", "reference_type"))
+    ]
+    return "; ".join(kept)

@@ -1,0 +1,181 @@
+"""Training: one linear loop, with the tracker looking on."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from symrun.config import Config, Precision
+from symrun.data import Batches, Dataset, load
+from symrun.errors import Interrupted, RunError
+from symrun.laws import laws_of_sgd
+from symrun.models import vgg
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.symmetry import Structure, Symmetry, find_structure
+from symrun.tracking import Tracker
+from symrun.training.precision import (
+    autocast,
+    keep_float32,
+    select_device,
+    set_precision,
+    weights_dtype,
+)
+from symrun.training.progress import Progress, Scores
+from symrun.training.provenance import describe
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run trains, with what, on what."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    structure: Structure
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return autocast(self.precision, self.device)
+
+
+def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
+    """Model, optimiser and batches of a run, all drawn from `config.seed`."""
+    set_precision(config.precision, device)
+    dtype = weights_dtype(config.precision)
+    torch.manual_seed(config.seed)
+    model = vgg(
+        config.model.name,
+        dataset.classes,
+        dataset.image_size,
+        config.model.width,
+        config.model.dropout,
+    ).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = dataset.image_size
+    structure = find_structure(model, torch.zeros(2, 3, size, size, dtype=dtype))
+    for group in structure.groups:
+        if config.precision is Precision.bf16 and group.symmetry is Symmetry.translation:
+            keep_float32(model.get_submodule(group.layers[0]))
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.optim.lr,
+        weight_decay=config.optim.weight_decay,
+        momentum=config.optim.momentum,
+        dampening=config.optim.dampening,
+        nesterov=config.optim.nesterov,
+    )
+    batches = Batches(dataset, config.train.batch_size, config.seed, device, dtype)
+    return Training(model, optimizer, batches, structure, device, config.precision)
+
+
+def fit(
+    training: Training, steps: int, every: int, progress: Progress, tracker: Tracker | None
+) -> None:
+    """Make `steps` updates; validate after each epoch and at the end."""
+    model, optimizer, batches = training.model, training.optimizer, training.batches
+    model.train()
+    for epoch in itertools.count(1):
+        left = steps - progress.updates
+        for images, labels in itertools.islice(batches.epoch(epoch), left):
+            lr = optimizer.param_groups[0]["lr"]
+            optimizer.zero_grad()
+            with training.autocast():
+                logits = model(images)
+                loss = F.cross_entropy(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if tracker is not None:
+                tracker.before_update(progress.updates, lr)
+            optimizer.step()
+            progress.scores.add(logits, labels, loss)
+            progress.updated(len(labels))
+            if progress.updates % every == 0:
+                progress.record_training(epoch, lr)
+        progress.record_training(epoch, lr)
+        validate(training, epoch, progress)
+        if progress.updates == steps:
+            break
+    if tracker is not None:
+        tracker.finish(steps)
+
+
+@torch.no_grad()
+def validate(training: Training, epoch: int, progress: Progress) -> None:
+    """Loss and accuracy on the validation images, in evaluation mode."""
+    started = time.monotonic()
+    scores, count = Scores(training.device), 0
+    training.model.eval()
+    for images, labels in training.batches.validation():
+        with training.autocast():
+            logits = training.model(images)
+            scores.add(logits, labels, F.cross_entropy(logits, labels))
+        count += len(labels)
+    training.model.train()
+    progress.record_validation(epoch, scores, count, time.monotonic() - started)
+
+
+def train(config: Config, warn: Callable[[str], None]) -> Path:
+    """Train as configured into a run folder of its own, and return that folder.
+
+    Error: UsageError before anything was trained, leaving no folder behind; RunError and
+    Interrupted later, with the tables readable up to there.
+    """
+    device = select_device(config.device)
+    set_precision(config.precision, device)
+    run = RunDirectory.create(config.run.dir, config.run.name)
+    try:
+        dataset = load(config.data)
+        training = prepare(config, dataset, device)
+        optim = config.optim
+        laws, unpredicted = laws_of_sgd(optim.weight_decay, optim.momentum)
+        steps = config.train.steps or config.train.epochs * training.batches.steps_per_epoch
+        model, structure = training.model, training.structure
+        run.write_info(
+            describe(config, dataset, model, structure, device, training.batches.steps_per_epoch)
+            | {"unpredicted": unpredicted}
+        )
+    except BaseException:
+        run.discard()
+        raise
+    for reason in sorted(set(unpredicted.values())):
+        columns = ", ".join(law for law in unpredicted if unpredicted[law] == reason)
+        warn(f"not predicted, null in the tables: {columns}: {reason}")
+
+    progress = None
+    try:
+        with TableWriter(run) as writer:
+            progress = Progress(writer, steps, device)
+            tracker = Tracker(
+                model,
+                structure,
+                laws,
+                writer,
+                every=config.track.every,
+                sample=config.track.parameters,
+                seed=config.seed,
+            )
+            fit(training, steps, config.track.every, progress, tracker)
+        run.update_info(status="finished", last_step=steps)
+    except BaseException as error:
+        updates = progress.updates if progress is not None else 0
+        interrupted = isinstance(error, KeyboardInterrupt)
+        run.update_info(status="interrupted" if interrupted else "failed", last_step=updates)
+        readable = f"what was recorded until step {updates} is readable in {run.path}"
+        if interrupted:
+            raise Interrupted(f"interrupted; {readable}") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            raise RunError(f"out of GPU memory: lower train.batch_size; {readable}") from None
+        raise
+    finally:
+        if progress is not None:
+            progress.close()
+    if progress.last is not None and not math.isfinite(progress.last.loss):
+        warn(f"the loss is not finite (nan or inf) at step {steps}: try a lower optim.lr")
+    return run.path

@@ -1,0 +1,60 @@
+"""Arithmetic modes: named, set in one place, refused where they do not exist."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from symrun.config import Device, Precision
+from symrun.errors import UsageError
+
+
+def select_device(device: Device) -> torch.device:
+    """Error: UsageError if CUDA is asked for and missing; never a silent run on the CPU."""
+    available = torch.cuda.is_available()
+    if device is Device.cuda and not available:
+        raise UsageError("device=cuda needs a CUDA GPU and torch finds none; try device=cpu")
+    return torch.device("cuda" if available and device is not Device.cpu else "cpu")
+
+
+def device_title(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def weights_dtype(precision: Precision) -> torch.dtype:
+    return torch.float64 if precision is Precision.float64 else torch.float32
+
+
+def set_precision(precision: Precision, device: torch.device) -> None:
+    """Set torch's switches: TF32 in convolutions for tf32 alone, in matrix products never.
+
+    Error: UsageError for tf32 without a GPU, where it would silently be float32.
+    """
+    if precision is Precision.tf32 and device.type != "cuda":
+        raise UsageError("precision=tf32 needs a CUDA GPU; on the CPU use precision=float32")
+    convolutions = "tf32" if precision is Precision.tf32 else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """What forward and loss run in: bfloat16 where it is safe for bf16, nothing otherwise."""
+    if precision is Precision.bf16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def keep_float32(layer: nn.Module) -> None:
+    """Take a layer out of autocast, weights and input in float32.
+
+    For the last linear layer: its column sums move by rounding alone, so bfloat16 would drown
+    the translation symmetry.
+    """
+    forward = layer.forward
+
+    def in_float32(features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = forward(features.float())
+            return logits
+
+    layer.forward = in_float32

@@ -1,0 +1,94 @@
+"""What run.json says of a run: enough to read its tables, to draw its figures, to repeat it."""
+
+import platform
+import subprocess
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import symrun
+from symrun.config import Config
+from symrun.data import Dataset
+from symrun.symmetry import Structure
+from symrun.training.precision import device_title
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "hydra-core")
+
+
+def describe(
+    config: Config,
+    dataset: Dataset,
+    model: nn.Module,
+    structure: Structure,
+    device: torch.device,
+    steps_per_epoch: int,
+) -> dict[str, Any]:
+    """The content of run.json at the start of a run."""
+    name = config.model.name
+    depth, _, norm = name.removeprefix("vgg").partition("_")
+    return {
+        "schema": 1,
+        "status": "running",
+        "created": datetime.now().astimezone().isoformat(),
+        "last_step": 0,
+        "steps_per_epoch": steps_per_epoch,
+        "config": config.to_dict(),
+        "versions": {
+            "symrun": symrun.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+        "revision": source_revision(),
+        "device": device_title(device),
+        "precision": config.precision.value,
+        "seed": config.seed,
+        "dataset": {
+            "title": dataset.title,
+            "synthetic": dataset.synthetic,
+            "classes": dataset.classes,
+            "image_size": dataset.image_size,
+            "train_images": len(dataset.train.labels),
+            "val_images": len(dataset.val.labels),
+        },
+        "model": {
+            "name": name,
+            "title": f"VGG{depth} with BN" if norm else f"VGG{depth} without BN",
+            "width": config.model.width,
+            "batch_norm": bool(norm),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "layers": [
+            {"layer": layer.name, "kind": layer.kind, "block": layer.block}
+            for layer in structure.layers
+        ],
+        "groups": [
+            {
+                "symmetry": group.symmetry.value,
+                "group": group.name,
+                "units": group.units,
+                "layers": list(group.layers),
+            }
+            for group in structure.groups
+        ],
+    }
+
+
+def source_revision() -> str | None:
+    """Git commit of symrun's own source, "-dirty" if changed; None outside a checkout."""
+    root = Path(symrun.__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A package installed inside somebody else's repository must not report theirs.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

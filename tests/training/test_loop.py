@@ -1,0 +1,155 @@
+"""Training as a whole: the tracker changes nothing, and what is recorded is what happened."""
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+
+from symrun.data import load
+from symrun.errors import Interrupted, RunError
+from symrun.launch import compose
+from symrun.laws import laws_of_sgd
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.tracking import Tracker
+from symrun.training import loop
+from symrun.training.loop import fit, prepare, train
+from symrun.training.progress import Progress
+
+SMALL = [
+    "data=synthetic",
+    "data.train_images=40",
+    "data.val_images=20",
+    "model.width=0.0625",
+    "train.batch_size=16",
+    "train.steps=7",
+    "track.every=3",
+    "device=cpu",
+]
+
+
+def small(name, *overrides):
+    return compose([f"model={name}", *SMALL, *overrides])
+
+
+def weights_after(config, folder, tracked):
+    training = prepare(config, load(config.data), torch.device("cpu"))
+    run = RunDirectory.create(folder, "")
+    with TableWriter(run) as writer:
+        progress = Progress(writer, config.train.steps, training.device)
+        tracker = None
+        if tracked:
+            laws, _ = laws_of_sgd(config.optim.weight_decay, config.optim.momentum)
+            tracker = Tracker(training.model, training.structure, laws, writer, 1, 50, seed=0)
+        fit(training, config.train.steps, config.track.every, progress, tracker)
+        progress.close()
+    return copy.deepcopy(training.model.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bf16"])
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_weights_are_bit_identical_with_and_without_the_tracker(name, precision, tmp_path):
+    config = small(name, f"precision={precision}", "optim.weight_decay=1e-3")
+    tracked = weights_after(config, tmp_path / "a", tracked=True)
+    untracked = weights_after(config, tmp_path / "b", tracked=False)
+    assert tracked.keys() == untracked.keys()
+    for key, value in tracked.items():
+        assert torch.equal(value, untracked[key]), key
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    one, two, other = (
+        train(small("vgg11_bn", f"seed={seed}", f"run.dir={tmp_path}/{name}"), print)
+        for name, seed in (("one", 1), ("two", 1), ("other", 2))
+    )
+    tables = [pd.read_parquet(run / "tables" / "units") for run in (one, two, other)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["measured"].equals(tables[2]["measured"])
+
+
+def test_what_a_run_records(tmp_path):
+    path = train(small("vgg11_bn", f"run.dir={tmp_path}/run"), print)
+    info = RunDirectory.open(path).info()
+    assert info["status"] == "finished" and info["last_step"] == 7
+    assert info["device"] == "cpu" and info["precision"] == "float32"
+    assert info["dataset"]["synthetic"] is True and info["unpredicted"] == {}
+    units = pd.read_parquet(path / "tables" / "units")
+    assert sorted(set(units["step"])) == [0, 3, 6, 7]
+    at_the_end = units["step"] == 7
+    for column in ("grad_norm_sq", "defect"):
+        assert (units[column].isna() == at_the_end).all()
+    assert units["measured"].notna().all() and units["exact"].notna().all()
+    assert len(units) == 4 * sum(group["units"] for group in info["groups"])
+    parameters = pd.read_parquet(path / "tables" / "parameters")
+    assert sorted(set(parameters["step"])) == [0, 3, 6, 7]
+    assert set(parameters["layer"]) == {layer["layer"] for layer in info["layers"]}
+    progress = pd.read_parquet(path / "tables" / "progress").sort_values(["step", "split"])
+    # batches of 16, 16 and 8 an epoch: a row every 3 updates, and at the ends of epochs
+    train_rows = progress[progress["split"] == "train"]
+    assert train_rows["step"].tolist() == [3, 6, 7]
+    assert progress[progress["split"] == "val"]["step"].tolist() == [3, 6, 7]
+    assert train_rows["epoch"].tolist() == [1, 2, 3]
+    assert (train_rows["lr"] == 0.1).all() and progress["loss"].gt(0).all()
+    assert progress["top5"].between(progress["top1"], 1).all()
+
+
+def test_scores_are_the_means_of_the_batches(tmp_path):
+    """Loss and accuracy of the first rows, recomputed from a second, untracked training."""
+    config = small("vgg11", "model.dropout=0", f"run.dir={tmp_path}/run", "track.every=1")
+    path = train(config, print)
+    rows = pd.read_parquet(path / "tables" / "progress").query("split == 'train'")
+    training = prepare(config, load(config.data), torch.device("cpu"))
+    for step, (images, labels) in enumerate(training.batches.epoch(1)):
+        logits = training.model(images)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        training.optimizer.zero_grad()
+        loss.backward()
+        training.optimizer.step()
+        row = rows[rows["step"] == step + 1].iloc[0]
+        assert row["loss"] == loss.item()
+        assert row["top1"] == (logits.argmax(1) == labels).double().mean().item()
+        places = (logits > logits.gather(1, labels[:, None])).sum(1)
+        assert row["top5"] == (places < 5).double().mean().item()
+
+
+def test_momentum_leaves_the_laws_null_and_warns(tmp_path):
+    warnings = []
+    path = train(small("vgg11", "optim.momentum=0.9", f"run.dir={tmp_path}/m"), warnings.append)
+    assert len(warnings) == 1 and "flow, discrete, exact" in warnings[0]
+    units = pd.read_parquet(path / "tables" / "units")
+    assert units[["flow", "discrete", "exact"]].isna().all(axis=None)
+    assert units["measured"].notna().all()
+    assert set(RunDirectory.open(path).info()["unpredicted"]) == {"flow", "discrete", "exact"}
+
+
+def test_ctrl_c_keeps_what_was_written(tmp_path, monkeypatch):
+    update = Progress.updated
+
+    def interrupt_at_five(self, images):
+        update(self, images)
+        if self.updates == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "updated", interrupt_at_five)
+    with pytest.raises(Interrupted, match="until step 5 is readable"):
+        train(small("vgg11", f"run.dir={tmp_path}/run"), print)
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.info()["status"] == "interrupted" and run.info()["last_step"] == 5
+    assert sorted(set(pd.read_parquet(run.table("units"))["step"])) == [0, 3]
+
+
+def test_a_failed_run_says_so_in_run_json(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RunError("the disk is gone")
+
+    monkeypatch.setattr(loop, "fit", fail)
+    with pytest.raises(RunError, match="the disk is gone"):
+        train(small("vgg11", f"run.dir={tmp_path}/run"), print)
+    assert RunDirectory.open(tmp_path / "run").info()["status"] == "failed"
+
+
+def test_divergence_is_said(tmp_path):
+    warnings = []
+    train(small("vgg11", "optim.lr=1e20", f"run.dir={tmp_path}/run"), warnings.append)
+    assert any("not finite" in warning for warning in warnings)

@@ -1,0 +1,70 @@
+"""Precision modes do what their names say, or are refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from symrun.config import Device, Precision
+from symrun.errors import UsageError
+from symrun.training.precision import (
+    autocast,
+    keep_float32,
+    select_device,
+    set_precision,
+    weights_dtype,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_cuda_without_a_gpu_is_an_error_and_auto_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="device=cuda needs a CUDA GPU"):
+        select_device(Device.cuda)
+    assert select_device(Device.auto) == select_device(Device.cpu) == CPU
+
+
+def test_tf32_without_a_gpu_is_an_error():
+    with pytest.raises(UsageError, match="precision=tf32 needs a CUDA GPU"):
+        set_precision(Precision.tf32, CPU)
+
+
+@pytest.mark.parametrize("precision", [Precision.float64, Precision.float32, Precision.bf16])
+def test_tf32_is_off_unless_asked_for(precision):
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    set_precision(precision, CPU)
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_weights_are_float64_in_float64_alone():
+    kinds = {precision.value: weights_dtype(precision) for precision in Precision}
+    assert kinds.pop("float64") is torch.float64
+    assert set(kinds.values()) == {torch.float32}
+
+
+def test_the_last_linear_layer_stays_out_of_autocast():
+    first, last = nn.Linear(8, 8), nn.Linear(8, 3)
+    features = torch.randn(4, 8)
+    keep_float32(last)
+    with autocast(Precision.bf16, CPU):
+        hidden = first(features)
+        logits = last(hidden)
+    assert hidden.dtype is torch.bfloat16 and logits.dtype is torch.float32
+    assert torch.equal(logits, nn.functional.linear(hidden.float(), last.weight, last.bias))
+
+
+@pytest.mark.gpu
+def test_tf32_changes_convolutions_and_leaves_linear_layers_alone():
+    device = torch.device("cuda")
+    images = torch.randn(8, 64, 16, 16, device=device)
+    convolution = nn.Conv2d(64, 64, 3).to(device)
+    linear = nn.Linear(16, 64).to(device)
+    results = {}
+    for precision in (Precision.float32, Precision.tf32):
+        set_precision(precision, device)
+        results[precision] = convolution(images), linear(images)
+    (conv_32, linear_32), (conv_tf32, linear_tf32) = results.values()
+    assert not torch.equal(conv_32, conv_tf32)
+    assert torch.equal(linear_32, linear_tf32)
