@@ -1,0 +1,93 @@
+"""Batches on the device, drawn from (seed, epoch) alone, so that a run can stop and go on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from symrun.data.dataset import Dataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """The batches of a data set: images [batch, 3, height, width], normalised, in `dtype` and
+    channels_last, and labels int64 [batch].
+
+    Moves the data set to the device once, as uint8; on the CPU it stays where it is.
+
+    Example:
+        batches = Batches(dataset, 256, 0, torch.device("cuda"), torch.float32)
+        for images, labels in batches.epoch(0): ...
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
+        self.crop_padding = dataset.crop_padding
+        self.flip_probability = 0.5 if dataset.flip else 0.0
+        self.train_images = dataset.train.images.to(device)
+        self.train_labels = dataset.train.labels.to(device)
+        self.val_images = dataset.val.images.to(device)
+        self.val_labels = dataset.val.labels.to(device)
+        # (x / 255 - mean) / std = scale * x + shift, never in less than float32.
+        arithmetic = torch.promote_types(dtype, torch.float32)
+        mean, std = torch.tensor([dataset.mean, dataset.std], dtype=torch.float64)[..., None, None]
+        self.scale = (1 / (255 * std)).to(device, arithmetic)
+        self.shift = (-mean / std).to(device, arithmetic)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last batch may be smaller; a single image is left out, as batch norm needs two."""
+        whole, rest = divmod(len(self.train_labels), self.batch_size)
+        return whole + (rest > 1)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch from batch `start` on: each image once, shuffled,
+        cropped at random from a black border and flipped at random."""
+        order, top, left, flip = (draw.to(self.device) for draw in self._draws(epoch))
+        for step in range(start, self.steps_per_epoch):
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            images = self.train_images[order[batch]]
+            images = self._augmented(images, top[batch], left[batch], flip[batch])
+            yield self._normalised(images), self.train_labels[order[batch]]
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation images in their order, as they are."""
+        for first in range(0, len(self.val_labels), self.batch_size):
+            batch = slice(first, first + self.batch_size)
+            yield self._normalised(self.val_images[batch]), self.val_labels[batch]
+
+    def _draws(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Order of the images, top and left edge of each crop in the padded image, flip."""
+        (key,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(key))
+        count, edges = len(self.train_labels), 2 * self.crop_padding + 1
+        order = torch.randperm(count, generator=generator)
+        top, left = torch.randint(edges, (2, count), generator=generator)
+        flip = torch.rand(count, generator=generator) < self.flip_probability
+        return order, top, left, flip
+
+    def _augmented(self, images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+        """images: uint8 [batch, 3, height, width]; top, left, flip: [batch]."""
+        height, width = images.shape[2:]
+        padded = F.pad(images, [self.crop_padding] * 4)
+        # Every crop there could be, as a view: [batch, 3, edges, edges, height, width].
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        cropped = crops[torch.arange(len(images), device=self.device), :, top, left]
+        return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        images = images.to(self.scale.dtype, memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, images, self.scale).to(self.dtype)

@@ -1,0 +1,37 @@
+"""What every data set is: two splits of uint8 images in memory, and how to prepare them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 [images, 3, height, width]; labels: int64 [images], in [0, classes)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, and the augmentation that leaves its classes what they are.
+
+    mean, std: of the channels of an image in [0, 1]. crop_padding: pixels of black border around
+    an image before a random crop to its own size. flip: whether a mirrored image keeps its class.
+    """
+
+    title: str
+    synthetic: bool
+    train: Split
+    val: Split
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_padding: int
+    flip: bool
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side."""
+        return self.train.images.shape[-1]
