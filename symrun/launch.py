@@ -84,12 +84,11 @@ def _typed(settings: DictConfig) -> Config:
 
 def _one_line(error: Exception) -> str:
     """Hydra's explanation without its search path and its advice to append with `+`."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [
+        line.strip() for part in (error, error.__cause__) for line in str(part or "").splitlines()
+    ]
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
-    kept = [
-        line
-        for line in lines
-        if line and not line.startswith(("To append", "full_key", "object_type", "reference_type"))
-    ]
-    return "; ".join(kept)
+    noise = ("To append", "full_key", "object_type", "reference_type", "^", "See https")
+    kept = [line for line in lines if line and not line.startswith(noise)]
+    return "; ".join(kept).replace(":; ", ": ")

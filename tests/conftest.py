@@ -3,7 +3,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _two_threads_and_default_precision():
+def _own_precision_and_seed():
     """Each test starts from torch's own settings, whatever the last one set."""
     convolutions = torch.backends.cudnn.conv.fp32_precision
     products = torch.backends.cuda.matmul.fp32_precision

@@ -76,8 +76,9 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
                 error = measured - curves.values[law][:records]
                 residual = float(_relative(error, magnitude).max())
                 if moved.any():
-                    unexplained = (error**2).sum(axis=0) / ((measured - conserved) ** 2).sum(axis=0)
-                    explained = float(np.median(1 - unexplained[moved]))
+                    broken = np.square(measured - conserved)[:, moved].sum(axis=0)
+                    missed = np.square(error)[:, moved].sum(axis=0)
+                    explained = float(np.median(1 - missed / broken))
             yield Agreement(
                 law,
                 group["symmetry"],

@@ -30,6 +30,8 @@ class Drive:
 
 
 class Law(Protocol):
+    """Predicts each unit's conserved quantity, update by update."""
+
     def advance(self, conserved: Tensor, drive: Drive, lr: float) -> Tensor:
         """Q_n -> Q_{n+1}, each float64 [units], over one update with learning rate `lr`."""
         ...

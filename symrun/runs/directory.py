@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from symrun.errors import UsageError
+from symrun.files import complete_or_absent
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
@@ -84,12 +84,8 @@ class RunDirectory:
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replace run.json at once: a reader sees the old or the new one, never a half."""
-        draft = self.path / ".run.json"
-        with open(draft, "w") as file:
-            json.dump(info, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(self.run_json)
+        with complete_or_absent(self.run_json) as draft:
+            draft.write_text(json.dumps(info, indent=2))
 
     def update_info(self, **fields: Any) -> None:
         self.write_info({**self.info(), **fields})

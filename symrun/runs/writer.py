@@ -1,6 +1,5 @@
 """Tables written in the background, as parts that are complete or absent."""
 
-import os
 import queue
 import threading
 import time
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from symrun.errors import RunError
+from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
 
 Record = Callable[[], pa.Table]
@@ -115,23 +115,14 @@ def _units_first(records: list[pa.Table]) -> pa.Table:
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """Write a parquet part so that it is complete or absent, whenever the process is killed."""
-    draft = path.with_name(f".{path.name}")  # readers of a folder pass over dot files
+    """Write a parquet part. Error: OSError, and no part, if the disk refuses."""
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    with open(draft, "wb") as file:
+    with complete_or_absent(path) as draft:
         pq.write_table(
             table,
-            file,
+            draft,
             compression="zstd",
             use_dictionary=names,
             use_byte_stream_split=floats,
         )
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

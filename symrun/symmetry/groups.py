@@ -17,6 +17,8 @@ from enum import Enum
 
 
 class Symmetry(Enum):
+    """The three families of symmetry that the paper treats."""
+
     translation = "translation"
     scale = "scale"
     rescale = "rescale"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from symrun.config import Config, Precision
 from symrun.data import Batches, Dataset, load
@@ -46,6 +46,10 @@ class Training:
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return autocast(self.precision, self.device)
 
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
 
 def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
     """Model, optimiser and batches of a run, all drawn from `config.seed`."""
@@ -76,29 +80,39 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
     return Training(model, optimizer, batches, structure, device, config.precision)
 
 
+def update(
+    training: Training,
+    images: Tensor,
+    labels: Tensor,
+    tracker: Tracker | None = None,
+    step: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Update number `step`. Returns the logits [batch, classes] and the mean loss behind it."""
+    training.optimizer.zero_grad()
+    with training.autocast():
+        logits = training.model(images)
+        loss = F.cross_entropy(logits, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if tracker is not None:
+        tracker.before_update(step, training.lr)
+    training.optimizer.step()
+    return logits, loss
+
+
 def fit(
     training: Training, steps: int, every: int, progress: Progress, tracker: Tracker | None
 ) -> None:
     """Make `steps` updates; validate after each epoch and at the end."""
-    model, optimizer, batches = training.model, training.optimizer, training.batches
-    model.train()
+    training.model.train()
     for epoch in itertools.count(1):
         left = steps - progress.updates
-        for images, labels in itertools.islice(batches.epoch(epoch), left):
-            lr = optimizer.param_groups[0]["lr"]
-            optimizer.zero_grad()
-            with training.autocast():
-                logits = model(images)
-                loss = F.cross_entropy(logits, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if tracker is not None:
-                tracker.before_update(progress.updates, lr)
-            optimizer.step()
+        for images, labels in itertools.islice(training.batches.epoch(epoch), left):
+            logits, loss = update(training, images, labels, tracker, progress.updates)
             progress.scores.add(logits, labels, loss)
             progress.updated(len(labels))
             if progress.updates % every == 0:
-                progress.record_training(epoch, lr)
-        progress.record_training(epoch, lr)
+                progress.record_training(epoch, lr=training.lr)
+        progress.record_training(epoch, lr=training.lr)
         validate(training, epoch, progress)
         if progress.updates == steps:
             break

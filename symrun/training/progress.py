@@ -1,5 +1,6 @@
 """How training goes: running means on the device, a row and a line for people now and then."""
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -95,7 +96,8 @@ class Progress:
             if split == "train":
                 self._shown = shown
             else:
-                self._bar.write(f"epoch {epoch}, step {step}: {shown}, top-5 {mean.top5:.1%}")
+                line = f"epoch {epoch}, step {step}: {shown}, top-5 {mean.top5:.1%}"
+                self._bar.write(line, file=sys.stderr)
             values = {
                 "step": step,
                 "epoch": epoch,

@@ -16,7 +16,7 @@ from symrun.data import Dataset
 from symrun.symmetry import Structure
 from symrun.training.precision import device_title
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "hydra-core")
+_PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "hydra-core")
 
 
 def describe(

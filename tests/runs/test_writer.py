@@ -85,12 +85,15 @@ def test_opens_as_it_is_with_pandas_pyarrow_and_duckdb(run):
 
 
 def test_a_part_under_way_is_invisible(run, monkeypatch):
-    """What a kill in the middle of writing leaves behind does not disturb a reader."""
+    """What a failed write and what a kill in the middle leave behind does not disturb a reader."""
     write(run, [0])
     monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.EIO, "died")))
     with pytest.raises(OSError):
         write_part(run.table("units") / "part-000009.parquet", record(1))
-    assert len(list(run.table("units").iterdir())) == 2
+    assert len(list(run.table("units").iterdir())) == 1
+    killed = run.table("units") / ".part-000009.parquet-abc" / "part-000009.parquet"
+    killed.parent.mkdir()
+    killed.write_bytes(b"PAR1 and half a part")
     assert len(pd.read_parquet(run.table("units"))) == UNITS
     rows = duckdb.sql(f"select count(*) from '{run.table('units')}/part-*.parquet'").fetchall()
     assert rows == [(UNITS,)]

@@ -72,7 +72,9 @@ def reduce(unit, left, right=None):
     terms = []
     for sign, name, index in unit:
         ones = [1.0] * len(entries(left, name, index))
-        pairs = zip(entries(left, name, index), entries(right, name, index) if right else ones)
+        pairs = zip(
+            entries(left, name, index), entries(right, name, index) if right else ones, strict=True
+        )
         terms += [sign * x * y for x, y in pairs]
     return math.fsum(terms)
 

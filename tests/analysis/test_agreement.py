@@ -1,0 +1,143 @@
+"""Residual and explained against hand-made tables whose numbers are known."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from symrun.analysis import agreement, as_json, as_table, shortcomings
+from symrun.errors import UsageError
+from symrun.launch import compose
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS, MEASUREMENTS, units_schema
+from symrun.runs.writer import write_part
+
+STEPS = np.array([0, 10, 20])
+
+
+def make_run(tmp_path, symmetry, columns, unpredicted=(), weight_decay=0.01):
+    """A run of one group; columns: name -> [records, units]."""
+    run = RunDirectory.create(tmp_path / "run", "")
+    config = compose(["data=synthetic", f"optim.weight_decay={weight_decay}"])
+    run.write_info(
+        {
+            "config": config.to_dict(),
+            "unpredicted": dict.fromkeys(unpredicted, "because"),
+            "groups": [{"symmetry": symmetry, "group": "g", "units": 2, "layers": ["g"]}],
+        }
+    )
+    records, units = columns["measured"].shape
+    name = pa.dictionary(pa.int16(), pa.string())
+    arrays = [
+        pa.array(np.repeat(STEPS[:records], units), pa.int32()),
+        pa.array([symmetry] * records * units).cast(name),
+        pa.array(["g"] * records * units).cast(name),
+        pa.array(np.tile(np.arange(units), records), pa.int32()),
+    ]
+    for column in MEASUREMENTS:
+        if column in columns:
+            arrays.append(pa.array(columns[column].reshape(-1), pa.float64()))
+        else:
+            arrays.append(pa.nulls(records * units, pa.float64()))
+    table = pa.Table.from_arrays(arrays, schema=units_schema(pa.float64()))
+    for number in range(records):  # a part for each record
+        rows = table.slice(number * units, units)
+        write_part(run.table("units") / f"part-{number:06d}.parquet", rows)
+    return run
+
+
+def decayed(initial, degree):
+    return np.exp(-degree * 0.01 * 0.1 * STEPS)[:, None] * np.array(initial)
+
+
+def test_residual_and_explained_by_hand(tmp_path):
+    baseline = decayed([4.0, 2.0], degree=2)
+    measured = baseline + np.array([[0, 0], [0.5, 0], [1.0, 0]])  # unit 1 moves, unit 2 does not
+    magnitude = np.full_like(measured, 5.0)
+    off = np.array([[0, 0], [0.1, 0], [0.0, 1e-7]])
+    columns = {"measured": measured, "magnitude": magnitude, "flow": measured + off}
+    columns |= {"discrete": baseline, "exact": measured}
+    rows = {row.law: row for row in agreement(make_run(tmp_path, "scale", columns))}
+    assert list(rows) == list(LAWS)
+    flow = rows["flow"]
+    assert (flow.units, flow.moved) == (2, 1)
+    assert flow.residual == pytest.approx(0.1 / 5)
+    assert flow.explained == pytest.approx(1 - 0.1**2 / (0.5**2 + 1.0**2))
+    assert flow.drift < 1e-15
+    assert rows["discrete"].explained == pytest.approx(0.0)  # no better than the baseline
+    assert rows["exact"].residual == 0 and rows["exact"].explained == 1
+
+
+def test_translation_decays_at_half_the_rate(tmp_path):
+    measured = decayed([3.0, -1.0], degree=1)
+    columns = dict.fromkeys(("measured", *LAWS), measured)
+    columns["magnitude"] = np.abs(measured)
+    for row in agreement(make_run(tmp_path, "translation", columns)):
+        assert row.moved == 0 and row.explained is None and row.residual == 0
+        assert row.drift < 1e-15
+
+
+@pytest.mark.parametrize(("motion", "moved"), [(5e-6, 0), (7e-6, 1)])
+def test_conserved_means_within_100_float32_roundings_of_the_magnitude(tmp_path, motion, moved):
+    """100 * 2^-24 = 6.0e-6."""
+    measured = decayed([1.0, 1.0], degree=2)
+    measured[2, 0] += motion
+    columns = dict.fromkeys(("measured", *LAWS), measured)
+    columns["magnitude"] = np.ones_like(measured)
+    rows = list(agreement(make_run(tmp_path, "scale", columns)))
+    assert all(row.moved == moved for row in rows)
+
+
+def test_a_law_without_prediction_has_no_numbers(tmp_path):
+    measured = decayed([1.0, 2.0], degree=2) + 0.1 * STEPS[:, None]
+    columns = {"measured": measured, "magnitude": measured}
+    rows = list(agreement(make_run(tmp_path, "scale", columns, unpredicted=LAWS)))
+    assert all(row.residual is None and row.explained is None for row in rows)
+    assert shortcomings(rows, 0.9, None) == ["no law has a number for explained in this run"]
+
+
+def test_a_bias_that_starts_at_zero_has_no_residual(tmp_path):
+    zeros = np.zeros((3, 2))
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), zeros)
+    assert all(row.residual == 0 for row in agreement(make_run(tmp_path, "translation", columns)))
+
+
+def test_a_diverged_run_is_compared_up_to_there_with_a_warning(tmp_path):
+    measured = decayed([1.0, 2.0], degree=2)
+    measured[2] = np.nan
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
+    with pytest.warns(UserWarning, match="not finite after step 10"):
+        rows = list(agreement(make_run(tmp_path, "scale", columns)))
+    assert all(row.residual == 0 for row in rows)
+
+
+def test_bars(tmp_path):
+    measured = decayed([1.0, 1.0], degree=2) + 0.01 * STEPS[:, None]
+    columns = dict.fromkeys(("measured", *LAWS), measured)
+    columns |= {"magnitude": np.ones_like(measured), "flow": measured + [[0, 0], [0, 0], [0.1, 0]]}
+    rows = list(agreement(make_run(tmp_path, "scale", columns)))
+    assert shortcomings(rows, min_explained=0.5, max_residual=0.2) == []
+    (line,) = shortcomings(rows, min_explained=None, max_residual=0.05)
+    assert line == "flow of scale g: residual 0.1, the bar is 0.05"
+    assert len(shortcomings(rows, min_explained=0.9999, max_residual=0.05)) == 2
+
+
+def test_table_and_json(tmp_path):
+    measured = decayed([1.0, 1.0], degree=2) + 0.01 * STEPS[:, None]
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
+    rows = list(agreement(make_run(tmp_path, "rescale", columns)))
+    parsed = json.loads(as_json(rows))["rows"]
+    keys = {"law", "symmetry", "group", "units", "moved", "residual", "explained"}
+    assert len(parsed) == 3 and all(keys <= set(row) for row in parsed)
+    lines = as_table(rows).splitlines()
+    assert len(lines) == 3 and lines[1].split()[:2] == ["symmetry", "group"]
+    assert lines[2].split() == ["rescale", "g", "2", "2", "-"] + ["0.0e+00"] * 3 + ["1.00000"] * 3
+
+
+def test_a_run_without_records_is_one_clear_error(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "")
+    groups = [{"symmetry": "scale", "group": "g", "units": 1, "layers": ["g"]}]
+    run.write_info({"config": compose([]).to_dict(), "unpredicted": {}, "groups": groups})
+    with pytest.raises(UsageError, match="has no records yet"):
+        list(agreement(run))

@@ -1,0 +1,115 @@
+"""The shape of the code: imports run downwards, files stay small, public names are pinned."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import symrun
+
+ROOT = Path(symrun.__file__).parent
+# From the top down: a module imports only from what stands below it, or from its own folder.
+LAYERS = [
+    "__main__",
+    "cli",
+    "launch",
+    "training",
+    "tracking",
+    "figures",
+    "analysis",
+    "data",
+    "models",
+    "runs",
+    "config",
+    "symmetry",
+    "laws",
+    "files",
+    "errors",
+]
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def layer_of(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def module_name(path):
+    return ".".join(("symrun", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_run_downwards(path):
+    here = layer_of(module_name(path))
+    for imported in imports_of(path):
+        there = layer_of(imported) if imported.split(".")[0] == "symrun" else None
+        if there is not None and there != here:
+            assert LAYERS.index(here) < LAYERS.index(there), f"{path.name} imports {imported}"
+
+
+def test_no_import_cycle():
+    edges = {
+        module_name(path): {name for name in imports_of(path) if name.split(".")[0] == "symrun"}
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    done, under_way = set(), []
+
+    def visit(module):
+        assert module not in under_way, f"import cycle through {module}"
+        if module in done or module not in edges:
+            return
+        under_way.append(module)
+        for imported in edges[module]:
+            visit(imported)
+        under_way.pop()
+        done.add(module)
+
+    for module in edges:
+        visit(module)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_laws_know_neither_torch_modules_nor_files():
+    for path in (ROOT / "laws").glob("*.py"):
+        assert not {"torch.nn", "pathlib", "os"} & set(imports_of(path))
+        assert "nn" not in path.read_text().replace("running", "").split("import")[0].split()
+
+
+def test_figures_never_train():
+    for path in (ROOT / "figures").glob("*.py"):
+        assert not {name for name in imports_of(path) if name.split(".")[0] == "torch"}
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("symrun.analysis", ["Agreement", "agreement", "as_json", "as_table", "shortcomings"]),
+        ("symrun.laws", ["DiscreteLaw", "Drive", "Law", "ModifiedFlow", "gradient_flow",
+                         "laws_of_sgd"]),
+        ("symrun.models", ["VGG", "vgg"]),
+        ("symrun.symmetry", ["Block", "Group", "Layer", "Structure", "Symmetry",
+                             "find_structure"]),
+        ("symrun.tracking", ["Tracker"]),
+    ],
+)  # fmt: skip
+def test_public_names(module, names):
+    loaded = importlib.import_module(module)
+    assert sorted(loaded.__all__) == names
+    assert all(getattr(loaded, name).__doc__ for name in names)

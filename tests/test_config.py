@@ -1,0 +1,99 @@
+"""Wrong settings are refused before anything starts: setting, constraint, value, in one line."""
+
+import dataclasses
+
+import pytest
+
+from symrun.config import Config, Precision, SyntheticConfig
+from symrun.errors import UsageError
+from symrun.launch import compose, configs
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=-0.1", "optim.lr must be > 0, got -0.1"),
+        ("optim.lr=nan", "optim.lr must be > 0, got nan"),
+        ("optim.lr=fast", "optim.lr must be a number, got 'fast'"),
+        ("optim.weight_decay=-1e-4", "optim.weight_decay must be >= 0, got -0.0001"),
+        ("optim.weight_decay=10", "optim.weight_decay must be < 1 / optim.lr (10), got 10"),
+        ("optim.momentum=1", "optim.momentum must be in [0, 1), got 1.0"),
+        ("optim.dampening=0.5", "optim.dampening must be 0 where optim.momentum is 0"),
+        ("optim.nesterov=true", "optim.nesterov must be false unless optim.momentum > 0"),
+        ("train.steps=0", "train.steps must be >= 1, got 0"),
+        ("train.epochs=1.5", "train.epochs must be an integer, got 1.5"),
+        ("train.batch_size=1", "train.batch_size must be >= 2, got 1"),
+        ("track.every=0", "track.every must be >= 1, got 0"),
+        ("track.parameters=-1", "track.parameters must be >= 0, got -1"),
+        ("model.width=0", "model.width must be in (0, 8], got 0"),
+        ("model.dropout=1", "model.dropout must be in [0, 1), got 1"),
+        ("model.name=vgg12", "model.name must be one of vgg11, vgg11_bn"),
+        ("data.classes=1", "data.classes must be in [2, 1000], got 1"),
+        ("data.image_size=40", "data.image_size must be a multiple of 32, got 40"),
+        ("data.train_images=3", "data.train_images must be >= data.classes (10), got 3"),
+        ("data.name=cifar", "data.name must be one of tiny_imagenet, synthetic, got cifar"),
+        ("precision=float16", "precision must be one of float64, float32, tf32, bf16, got float16"),
+        ("device=tpu", "device must be one of auto, cpu, cuda, got tpu"),
+        ("seed=-1", "seed must be in [0, 2^63), got -1"),
+        ("seed=true", "seed must be an integer, got True"),
+        ("optim.foo=1", "optim.foo"),
+        ("model=vgg12", "vgg12"),
+        ("experiment=fig9", "fig9"),
+        ("optim.lr", "optim.lr"),
+        ("data.root=/tmp", "data.root"),
+    ],
+)
+def test_refused_in_one_line(override, message):
+    with pytest.raises(UsageError) as caught:
+        compose(["data=synthetic", override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+@pytest.mark.parametrize("norm", ["", "_bn"])
+def test_every_model_has_a_preset(depth, norm):
+    assert compose([f"model=vgg{depth}{norm}"]).model.name == f"vgg{depth}{norm}"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model", "weight_decay"),
+    [("fig1", "vgg16_bn", 1e-4), ("fig5_bn", "vgg16_bn", 0.0), ("fig5_plain", "vgg16", 0.0)],
+)
+def test_the_papers_settings(experiment, model, weight_decay):
+    config = compose([f"experiment={experiment}"])
+    assert (config.model.name, config.model.width, config.model.dropout) == (model, 1.0, 0.5)
+    assert (config.optim.lr, config.optim.weight_decay) == (0.1, weight_decay)
+    assert (config.optim.momentum, config.optim.nesterov) == (0.0, False)
+    assert (config.train.epochs, config.train.steps, config.train.batch_size) == (100, None, 256)
+    assert config.data.name == "tiny_imagenet" and config.run.name == experiment
+
+
+def test_every_preset_composes():
+    for path in configs().glob("experiment/*.yaml"):
+        assert compose([f"experiment={path.stem}"]).run.name == path.stem
+
+
+def test_overrides_win_over_the_preset_and_become_typed():
+    config = compose(
+        ["experiment=quickstart_bn", "optim.lr=1", "precision=bf16", "train.steps=null"]
+    )
+    assert config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
+    assert config.precision is Precision.bf16 and config.train.steps is None
+    assert isinstance(config.data, SyntheticConfig)
+
+
+def test_a_configuration_is_frozen_and_survives_run_json():
+    config = compose(["experiment=quickstart_plain", "run.dir='~/here'"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1
+    assert Config.from_mapping(config.to_dict()) == config
+    assert "~" not in str(config.run.dir)
+
+
+def test_unknown_and_missing_settings_are_named():
+    settings = compose([]).to_dict()
+    with pytest.raises(UsageError, match="there is no setting track.evry"):
+        Config.from_mapping({**settings, "track": {"evry": 1, "parameters": 1}})
+    with pytest.raises(UsageError, match="the setting track.parameters is missing"):
+        Config.from_mapping({**settings, "track": {"every": 1}})
