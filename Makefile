@@ -1,0 +1,40 @@
+# symrun: run `make` for a list of what there is.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= outputs/figures
+
+help:  ## This list
+	@grep -E '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(VENV)/.installed  ## The environment, in .venv (PYTHON=python3.12 to choose one)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: venv  ## Two quickstart runs on the CPU, Figs. 1 and 5 in outputs/figures, the check tables
+	bn=$$($(BIN)/symrun train experiment=quickstart_bn) && \
+	plain=$$($(BIN)/symrun train experiment=quickstart_plain) && \
+	$(BIN)/symrun plot fig1 $$bn --out $(OUT) && \
+	$(BIN)/symrun plot fig5 $$bn $$plain --out $(OUT) && \
+	$(BIN)/symrun check $$bn && \
+	$(BIN)/symrun check $$plain
+
+test: venv  ## All tests that run without a GPU
+	$(BIN)/python -m pytest
+
+lint: venv  ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: venv  ## What tracking costs: time of a step, bytes of a record
+	$(BIN)/python scripts/bench_tracking.py
+
+clean:  ## Remove the environment and caches; runs in outputs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
