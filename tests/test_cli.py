@@ -1,4 +1,4 @@
-"""The command line as a person uses it: every mistake is one line and an exit code, no traceback."""
+"""The command line as a person uses it: a mistake is one line and an exit code, no traceback."""
 
 import json
 import os

@@ -85,14 +85,18 @@ def read_table(run: RunDirectory, name: str, columns: Sequence[str], **equal: st
         raise UsageError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _pivot(table: pa.Table, unit: str, columns: Sequence[str]) -> Curves:
+def _pivot(table: pa.Table, unit: str, columns: Sequence[str], what: str) -> Curves:
+    """Error: UsageError unless each record holds each unit once."""
     order = [("step", "ascending"), (unit, "ascending")]
     table = table.sort_by(order)
     steps = np.unique(table["step"].to_numpy())
+    units = len(np.unique(table[unit].to_numpy()))
+    if table.num_rows == 0 or table.num_rows != len(steps) * units:
+        raise UsageError(f"{what}: the table has missing or doubled records")
     values = {}
     for column in columns:
         flat = table[column].to_numpy().astype(np.float64)
-        values[column] = flat.reshape(len(steps), -1)
+        values[column] = flat.reshape(len(steps), units)
     return Curves(steps.astype(np.int64), values)
 
 
@@ -101,10 +105,10 @@ def unit_curves(
 ) -> Curves:
     """Every unit of one group over time. Error: UsageError as in `read_table`."""
     table = read_table(run, "units", ["step", "unit", *columns], symmetry=symmetry, group=group)
-    return _pivot(table, "unit", columns)
+    return _pivot(table, "unit", columns, f"{run.path}, {group}")
 
 
 def parameter_curves(run: RunDirectory, layer: str) -> Curves:
     """The sampled parameters of one layer over time: column `value`, [records, sample]."""
     table = read_table(run, "parameters", ["step", "index", "value"], layer=layer)
-    return _pivot(table, "index", ["value"])
+    return _pivot(table, "index", ["value"], f"{run.path}, {layer}")

@@ -1,0 +1,123 @@
+"""Fig. 5: how conservation breaks, measured and as modified gradient flow predicts it."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from symrun.figures.style import add_lines, caption, drawable, frame, label_steps, styled, title
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import Curves, unit_curves
+
+NEEDS = {"without BN": "fig5_plain", "with BN": "fig5_bn"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`symmetry`: of the group that it shows, in the run `need`; `units`: what the group's are."""
+
+    symmetry: str
+    need: str
+    quantity: str
+    units: str
+
+
+PANELS = (
+    Panel("translation", "without BN", "Column sum,\nlast linear layer", "columns"),
+    Panel("scale", "with BN", "Squared channel norm,\n2nd convolution", "channels"),
+    Panel("rescale", "without BN", "Squared channel norms,\n5th − 4th convolution", "channels"),
+)
+
+_MOST_UNITS = 16
+_COLOURS = matplotlib.colormaps["viridis"]
+_WIDTH = 1.8
+_PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
+
+
+def role(info: dict[str, Any]) -> str | None:
+    for need in NEEDS:
+        if all(_group(info, panel.symmetry) for panel in PANELS if panel.need == need):
+            return need
+    return None
+
+
+def _group(info: dict[str, Any], symmetry: str) -> dict[str, Any] | None:
+    """The group of that symmetry which the paper shows; None if this run has none."""
+    rows = info["layers"]
+    convolutions = [row["layer"] for row in rows if row["kind"] == "convolution"]
+    for group in info["groups"]:
+        layers = group["layers"]
+        shown = {
+            "translation": group["units"] > 1,
+            "scale": layers[:1] == convolutions[1:2],
+            "rescale": layers == convolutions[3:5],
+        }
+        if group["symmetry"] == symmetry and shown[symmetry]:
+            return dict(group)
+    return None
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """One panel a symmetry: measured lines, coloured by rank, under the dashed ones of law 1.
+
+    runs: one without BN, one with BN.
+
+    Error: UsageError if a run has fewer than two records.
+    """
+    run_of = dict(zip(NEEDS, runs, strict=True))
+    info_of = {need: run.info() for need, run in run_of.items()}
+    curves = [_curves(run_of[panel.need], panel) for panel in PANELS]
+    last_steps = {
+        panel.need: int(shown.steps[-1]) for panel, shown in zip(PANELS, curves, strict=True)
+    }
+    captions = [caption(info, last_steps[need]) for need, info in info_of.items()]
+    figure, panels = frame((7, 3.5), title(5, 0.0, list(info_of.values())), captions)
+    for axes, panel, shown in zip(panels.subplots(1, 3), PANELS, curves, strict=True):
+        _draw_panel(axes, panel, info_of[panel.need], shown)
+    handles = [Line2D([], [], color=_COLOURS(0.5), linewidth=_WIDTH, label="measured")]
+    if not all(np.isnan(shown.values["flow"]).all() for shown in curves):
+        label = "predicted (law 1: modified gradient flow)"
+        handles.append(Line2D([], [], label=label, **_PREDICTED))
+    panels.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _curves(run: RunDirectory, panel: Panel) -> Curves:
+    group = _group(run.info(), panel.symmetry)
+    assert group is not None, f"{run.path} was not chosen by role"
+    columns = ["measured", "flow"]
+    return drawable(run, unit_curves(run, panel.symmetry, group["group"], columns))
+
+
+def _draw_panel(axes: Axes, panel: Panel, info: dict[str, Any], curves: Curves) -> None:
+    measured, flow = curves.values["measured"], curves.values["flow"]
+    shown = _evenly_by_rank(measured[-1])
+    colours = _COLOURS(np.linspace(0.25, 0.9, len(shown)))
+    add_lines(axes, curves.steps, measured[:, shown], colors=colours, linewidths=_WIDTH)
+    if np.isnan(flow).all():
+        reason = textwrap.fill(info["unpredicted"]["flow"], 24)
+        text = f"theory: not predicted\n{reason}"
+        axes.text(0.04, 0.98, text, transform=axes.transAxes, va="top", fontsize=7)
+        low, high = axes.get_ylim()
+        axes.set_ylim(top=high + 0.5 * (high - low))  # room for the text above the lines
+    else:
+        add_lines(axes, curves.steps, flow[:, shown], **_PREDICTED)
+    count = f"{len(shown)} of {measured.shape[1]:,} {panel.units}"
+    axes.set_title(f"{panel.symmetry.capitalize()}\n{count}")
+    axes.set_ylabel(panel.quantity)
+    label_steps(axes, info)
+
+
+def _evenly_by_rank(final: NDArray[np.float64]) -> NDArray[np.intp]:
+    """At most _MOST_UNITS units, from the one that ends lowest to the one that ends highest."""
+    ranks = np.linspace(0, len(final) - 1, min(len(final), _MOST_UNITS)).round().astype(int)
+    units: NDArray[np.intp] = np.argsort(final)[ranks]
+    return units

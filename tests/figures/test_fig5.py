@@ -1,0 +1,206 @@
+"""Fig. 5: measured curves are the table's, dashed ones the law's, and absent where it is silent."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from symrun.errors import UsageError
+from symrun.figures import plot, select_runs
+from symrun.figures.fig5 import draw
+
+GROUPS = ["classifier.6", "features.4", "features.8 -> features.11"]
+SYMMETRIES = ["translation", "scale", "rescale"]
+
+
+@pytest.fixture
+def runs(write_run):
+    """One without BN, one with BN."""
+    return [write_run(False, name="plain"), write_run(True, name="bn")]
+
+
+def curves(run, symmetry, group, column):
+    """[records, units], read without symrun."""
+    rows = pd.read_parquet(run.table("units"))
+    rows = rows[(rows["symmetry"] == symmetry) & (rows["group"] == group)]
+    return rows.pivot(index="step", columns="unit", values=column).to_numpy()
+
+
+def legend_of(figure):
+    (legend,) = figure.subfigs[0].legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def is_dashed(lines):
+    return lines.get_linestyle()[0][1] is not None
+
+
+def test_each_panel_shows_its_group_measured_and_predicted(runs):
+    plain, bn = runs
+    panels = zip(draw(runs).axes, [plain, bn, plain], SYMMETRIES, GROUPS, strict=True)
+    for axes, run, symmetry, group in panels:
+        measured, predicted = axes.collections
+        tables = [curves(run, symmetry, group, column) for column in ("measured", "flow")]
+        lines = [np.array(lines.get_segments())[:, :, 1] for lines in (measured, predicted)]
+        count = min(16, tables[0].shape[1])
+        assert lines[0].shape == lines[1].shape == (count, 12)
+        units = [int(np.argmin(np.abs(tables[0].T - line).max(axis=1))) for line in lines[0]]
+        assert len(set(units)) == count
+        for drawn, table in zip(lines, tables, strict=True):
+            np.testing.assert_array_equal(drawn, table.T[units])
+        ends = tables[0][-1]
+        assert lines[0][0, -1] == ends.min() and lines[0][-1, -1] == ends.max()
+        assert (np.diff(lines[0][:, -1]) >= 0).all()
+        assert symmetry.capitalize() in axes.get_title()
+        assert f"{count} of {len(ends)}" in axes.get_title()
+
+
+def test_units_are_picked_evenly_by_rank(runs):
+    axes = draw(runs).axes[0]
+    ends = np.sort(curves(runs[0], "translation", "classifier.6", "measured")[-1])
+    drawn = np.array(axes.collections[0].get_segments())[:, -1, 1]
+    ranks = np.searchsorted(ends, drawn)
+    assert len(ends) == 128 and set(np.diff(ranks)) <= {8, 9}
+
+
+def test_predictions_are_black_and_dashed_over_coloured_lines(runs):
+    for axes in draw(runs).axes:
+        measured, predicted = axes.collections
+        assert is_dashed(predicted) and not is_dashed(measured)
+        assert predicted.get_color().tolist() == [[0, 0, 0, 1]]
+        assert len({tuple(colour) for colour in measured.get_color()}) == len(
+            measured.get_segments()
+        )
+        assert predicted.get_linewidth()[0] < measured.get_linewidth()[0]
+
+
+def test_axes_and_legend_are_named(runs):
+    figure = draw(runs)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == [
+        "Column sum,\nlast linear layer",
+        "Squared channel norm,\n2nd convolution",
+        "Squared channel norms,\n5th − 4th convolution",
+    ]
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "Step $n$  (time $t = ηn$, $η$ = 0.1)"
+        assert axes.get_xlim() == (0, 600)
+    assert legend_of(figure) == ["measured", "predicted (law 1: modified gradient flow)"]
+
+
+def test_where_the_law_is_silent_nothing_is_dashed_and_the_reason_is_given(write_run, overlaps):
+    runs = [write_run(norm, name=str(norm), momentum=0.9) for norm in (False, True)]
+    figure = draw(runs)
+    for axes in figure.axes:
+        (measured,) = axes.collections
+        (text,) = axes.texts
+        reason = " ".join(text.get_text().split())
+        assert reason == (
+            "theory: not predicted symrun has no law for momentum yet (optim.momentum=0.9)"
+        )
+    assert legend_of(figure) == ["measured"]
+    assert overlaps(figure) == []
+    for axes in figure.axes:
+        box = axes.texts[0].get_window_extent()
+        assert axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+        highest = max(line[:, 1].max() for line in axes.collections[0].get_segments())
+        assert axes.transData.transform((0, highest))[1] < box.y0
+
+
+def test_one_run_predicted_and_one_not(write_run):
+    runs = [write_run(False, name="plain"), write_run(True, name="bn", momentum=0.9)]
+    figure = draw(runs)
+    assert [len(axes.collections) for axes in figure.axes] == [2, 1, 2]
+    assert len(legend_of(figure)) == 2
+
+
+def test_each_panel_names_its_own_learning_rate(write_run):
+    runs = [write_run(False, name="plain", lr=0.05), write_run(True, name="bn", lr=0.01)]
+    labels = [axes.get_xlabel() for axes in draw(runs).axes]
+    assert [label.rsplit(" ", 1)[1] for label in labels] == ["0.05)", "0.01)", "0.05)"]
+
+
+def test_the_title_and_the_captions_tell_both_runs(write_run, runs, paper):
+    figure = draw(runs)
+    assert figure.get_suptitle() == (
+        "Fig. 5 on synthetic textures, VGG11 at width 1/8: not the paper's setting"
+    )
+    captions = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert len(captions) == 2
+    assert "VGG11 without BN" in captions[0] and "VGG11 with BN" in captions[1]
+
+    papers = [write_run(norm, name=f"paper{norm}", records=2, **paper) for norm in (False, True)]
+    assert draw(papers).get_suptitle() == "Fig. 5 on Tiny ImageNet, VGG16"
+    assert draw([papers[0], runs[1]]).get_suptitle() == (
+        "Fig. 5 on Tiny ImageNet, VGG16; synthetic textures, VGG11 at width 1/8:"
+        " not the paper's setting"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scale": 1e5},
+        {"scale": 1e-6, "depth": 16, "synthetic": False, "classes": 50, "weight_decay": 5e-4},
+        {"depth": 16, "width": 1.0, "classes": 200, "synthetic": False, "steps": 39_100},
+    ],
+)
+@pytest.mark.parametrize("dpi", [150, 300])
+def test_no_text_lies_on_another(write_run, overlaps, settings, dpi):
+    figure = draw([write_run(norm, name=str(norm), **settings) for norm in (False, True)])
+    figure.set_dpi(dpi)
+    assert overlaps(figure) == []
+
+
+def test_runs_may_be_given_in_any_order(runs, tmp_path):
+    plain, bn = runs
+    for given in ([plain, bn], [bn, plain]):
+        assert select_runs("fig5", given) == [plain, bn]
+    written = plot("fig5", [bn.path, plain.path], None, ["pdf", "svg"])
+    assert [path.parent for path in written] == [bn.path / "figures"] * 2
+
+
+@pytest.mark.parametrize("norm, preset", [(True, "fig5_plain"), (False, "fig5_bn")])
+def test_a_missing_run_is_named(write_run, norm, preset):
+    missing = "without BN" if norm else "with BN"
+    with pytest.raises(UsageError) as caught:
+        select_runs("fig5", [write_run(norm)])
+    assert str(caught.value) == (
+        "fig5 needs a run without BN and a run with BN; there is none"
+        f" {missing} among those given: `symrun train experiment={preset}` makes one"
+    )
+
+
+def test_a_second_run_of_a_kind_is_refused(write_run):
+    runs = [write_run(True, name="one"), write_run(True, name="two")]
+    with pytest.raises(UsageError, match=r"two is a second one with BN$"):
+        select_runs("fig5", runs)
+
+
+def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"none without BN in outputs: .*experiment=fig5_plain"):
+        select_runs("fig5", [])
+    for day, (name, norm) in enumerate([("a", False), ("b", True), ("c", False), ("d", True)]):
+        run = write_run(norm, name=f"outputs/{name}")
+        run.update_info(created=f"2026-01-{day + 1:02d}T00:00:00")
+    assert [run.path.name for run in select_runs("fig5", [])] == ["c", "d"]
+    assert [run.path.name for run in select_runs("fig1", [])] == ["d"]
+    older = [write_run(False, name="e"), write_run(True, name="f")]
+    assert select_runs("fig5", [], candidates=older) == older
+
+
+def test_a_shallow_network_does_not_fit(write_run):
+    run = write_run(False)
+    info = run.info()
+    run.update_info(layers=info["layers"][:4])
+    with pytest.raises(UsageError, match="does not fit"):
+        select_runs("fig5", [run])
+
+
+@pytest.mark.parametrize("records, message", [(0, "no records yet"), (1, "a single record so far")])
+def test_a_run_without_curves_is_one_clear_line(write_run, records, message):
+    runs = [write_run(False, name="plain", records=records), write_run(True, name="bn")]
+    with pytest.raises(UsageError, match=message) as caught:
+        draw(runs)
+    assert "\n" not in str(caught.value)

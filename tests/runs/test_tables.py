@@ -1,0 +1,58 @@
+"""Reading: what was written comes back unit by unit, and a damaged table is one clear line."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_writer import UNITS, record
+
+from symrun.errors import UsageError
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import unit_curves
+from symrun.runs.writer import write_part
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "")
+    for number, steps in enumerate(([0, 1], [2])):
+        rows = pa.concat_tables([record(step) for step in steps])
+        write_part(run.table("units") / f"part-{number:06d}.parquet", rows)
+    return run
+
+
+def test_curves_are_records_by_units(run):
+    curves = unit_curves(run, "rescale", "a -> b", ["measured", "flow"])
+    assert curves.steps.tolist() == [0, 1, 2]
+    assert curves.values["measured"].tolist() == [[2, 3], [12, 13], [22, 23]]
+    assert curves.values["measured"].dtype == np.float64
+    assert np.isnan(curves.values["flow"]).all()  # null
+
+
+def refusal(run, group="a"):
+    with pytest.raises(UsageError) as caught:
+        unit_curves(run, "scale", group)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_group_that_is_not_there(run):
+    assert "missing or doubled" in refusal(run, "z")
+
+
+def test_doubled_records_are_noticed(run):
+    write_part(run.table("units") / "part-000002.parquet", record(2))
+    assert "missing or doubled" in refusal(run)
+
+
+def test_an_incomplete_record_is_noticed(run):
+    write_part(run.table("units") / "part-000002.parquet", record(3).slice(0, UNITS - 3))
+    assert "missing or doubled" in refusal(run)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:40], lambda data: b"", lambda data: data[::-1]]
+)
+def test_a_damaged_part_is_named(run, damage):
+    part = run.table("units") / "part-000001.parquet"
+    part.write_bytes(damage(part.read_bytes()))
+    assert "tables/units cannot be read" in refusal(run)
