@@ -86,19 +86,16 @@ def main() -> None:
             pairs = paired_steps(config, writer, options.pairs)
         size = record_bytes(Path(folder) / "bytes")
     ratios = sorted(tracked / without for without, tracked in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    ratio, low, high = (ratios[len(ratios) * quarter // 4] for quarter in (2, 1, 3))
+    without, tracked = (statistics.median(seconds) * 1e3 for seconds in zip(*pairs, strict=True))
     device = device_title(select_device(config.device))
-    print(
-        f"{config.model.name}, width {config.model.width:g}, batch {config.train.batch_size}, "
-        f"{config.precision.value}, {device}, {torch.get_num_threads()} threads, "
-        f"{len(pairs)} pairs, a record every {config.track.every} steps"
-    )
-    print(f"step without tracking  {statistics.median(w for w, _ in pairs) * 1e3:9.1f} ms")
-    print(f"step with tracking     {statistics.median(t for _, t in pairs) * 1e3:9.1f} ms")
-    print(
-        f"tracked / untracked    {statistics.median(ratios):9.4f}  (quartiles {low:.4f}, {high:.4f})"
-    )
-    print(f"a record of full VGG16-BN  {size / 1e3:.0f} kB on disk")
+    print(f"{config.model.name}, width {config.model.width:g}, batch {config.train.batch_size}")
+    print(f"{config.precision.value} on {device}, {torch.get_num_threads()} CPU threads")
+    print(f"{len(pairs)} pairs of steps, a record every {config.track.every} steps")
+    print(f"step without tracking      {without:9.1f} ms")
+    print(f"step with tracking         {tracked:9.1f} ms")
+    print(f"tracked / untracked        {ratio:9.4f}     quartiles {low:.4f} to {high:.4f}")
+    print(f"a record of full VGG16-BN  {size / 1e3:9.0f} kB on disk")
 
 
 if __name__ == "__main__":

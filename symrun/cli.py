@@ -1,7 +1,9 @@
 """The command line: each command to one function, every error to one line."""
 
 import argparse
+import os
 import sys
+import warnings
 from pathlib import Path
 
 from symrun import __version__
@@ -28,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("symrun: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1
+    except OSError as error:
+        print(f"symrun: {error}", file=sys.stderr)
         return 1
 
 
@@ -70,7 +75,9 @@ def _check(options: argparse.Namespace) -> int:
     from symrun.analysis import agreement, as_json, as_table, shortcomings
     from symrun.runs.directory import RunDirectory
 
-    rows = list(agreement(RunDirectory.open(options.run_folder)))
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
+        rows = list(agreement(RunDirectory.open(options.run_folder)))
     print(as_json(rows) if options.json else as_table(rows))
     short = shortcomings(rows, options.min_explained, options.max_residual)
     for line in short:

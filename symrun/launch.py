@@ -48,7 +48,8 @@ def launch(arguments: list[str]) -> None:
         from symrun.training.loop import train  # torch takes seconds to import
 
         try:
-            path = train(_typed(settings), warn)
+            config = _typed(settings)
+            path = train(config, warn)
         except SymrunError as error:
             sweep = HydraConfig.get().mode is RunMode.MULTIRUN
             if sweep and not isinstance(error, Interrupted):
@@ -57,7 +58,9 @@ def launch(arguments: list[str]) -> None:
             if sweep:
                 raise KeyboardInterrupt from None
             return
-        print(f"next: symrun check {path}; symrun plot fig1 | fig5", file=sys.stderr)
+        bn = config.model.name.endswith("_bn")
+        figure = f"fig1 {path}" if bn else f"fig5 {path} RUN_WITH_BN"
+        print(f"next: symrun check {path}; symrun plot {figure}", file=sys.stderr)
         print(path, flush=True)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed

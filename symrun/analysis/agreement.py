@@ -56,13 +56,15 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
     info = run.info()
     optim = Config.from_mapping(info["config"]).optim
     columns = ["measured", "magnitude", *LAWS]
+    diverged = False
     for group in info["groups"]:
         curves = unit_curves(run, group["symmetry"], group["group"], columns)
         finite = np.isfinite(curves.values["measured"].sum(axis=1))
         records = finite.size if finite.all() else int(np.argmin(finite))
-        if records < finite.size:
-            last = curves.steps[max(records - 1, 0)]
-            warnings.warn(f"{group['group']} is not finite after step {last}", stacklevel=2)
+        if records < finite.size and not diverged:
+            diverged = True
+            where = f"{group['group']} is not finite after step {curves.steps[records - 1]}"
+            warnings.warn(f"{run.path} diverged: {where}; compared up to there", stacklevel=2)
         measured, magnitude = (curves.values[name][:records] for name in columns[:2])
         degree = Symmetry(group["symmetry"]).degree
         times = optim.lr * curves.steps[:records].astype(np.float64)

@@ -25,7 +25,7 @@ def as_table(rows: Sequence[Agreement]) -> str:
             [group.symmetry, group.group, str(group.units), str(group.moved or "conserved")]
             + [_scientific(group.drift)]
             + [_scientific(law.residual) for law in laws]
-            + ["-" if law.explained is None else f"{law.explained:.5f}" for law in laws]
+            + ["-" if law.explained is None else f"{law.explained:.7f}" for law in laws]
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

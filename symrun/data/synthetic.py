@@ -42,7 +42,7 @@ def synthetic_textures(config: SyntheticConfig) -> Dataset:
         val=_split(textures, config.val_images, config.image_size, val_rng),
         classes=config.classes,
         mean=(0.5, 0.5, 0.5),
-        std=(0.23, 0.23, 0.23),
+        std=(0.295, 0.295, 0.295),
         crop_padding=4,
         flip=False,
     )
@@ -82,8 +82,8 @@ def _draw(
     axis = np.arange(size, dtype=np.float32)
     down, across = (textures.wave[labels, i, None] * axis for i in (0, 1))
     phase = uniform(0, 2 * np.pi, 1, 1) + down[:, :, None] + across[:, None, :]
-    background = textures.background[labels, :, None, None] + uniform(-0.1, 0.1, 3, 1, 1)
-    grating = textures.grating[labels, :, None, None] * uniform(0.15, 0.4, 1, 1, 1)
+    background = textures.background[labels, :, None, None] + uniform(-0.2, 0.2, 3, 1, 1)
+    grating = textures.grating[labels, :, None, None] * uniform(0.12, 0.24, 1, 1, 1)
     pixels: Floats = background + grating * np.cos(phase)[:, None]
-    pixels += 0.1 * rng.standard_normal(pixels.shape, dtype=np.float32)
+    pixels += 0.25 * rng.standard_normal(pixels.shape, dtype=np.float32)
     return np.clip(255 * pixels, 0, 255)

@@ -10,6 +10,9 @@ from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 
 OUTPUTS = Path("outputs")
+SCHEMA = 1
+"""Version of run.json and the tables."""
+
 TABLES = ("units", "parameters", "progress")
 
 
@@ -57,9 +60,12 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
-        """The run that lies in `path`. Error: UsageError if none does."""
+        """The run that lies in `path`. Error: UsageError if none does that this symrun can read."""
         run = cls(Path(path))
-        run.info()
+        schema = run.info().get("schema")
+        if schema != SCHEMA:
+            remedy = f"this symrun reads {SCHEMA}"
+            raise UsageError(f"{run.run_json} has schema {schema}; {remedy}")
         return run
 
     def discard(self) -> None:

@@ -37,6 +37,5 @@ class ParameterSample:
     @torch.no_grad()
     def values(self) -> Tensor:
         """The sampled weights now, [sample] over all layers, on the weights' device."""
-        return torch.cat(
-            [torch.empty(0), *(weight[place].flatten() for weight, place in self._places)]
-        )
+        values = [weight[place] for weight, place in self._places]
+        return torch.cat(values) if values else torch.empty(0)

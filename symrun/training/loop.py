@@ -180,7 +180,8 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     except BaseException as error:
         updates = progress.updates if progress is not None else 0
         interrupted = isinstance(error, KeyboardInterrupt)
-        run.update_info(status="interrupted" if interrupted else "failed", last_step=updates)
+        with contextlib.suppress(OSError):  # a full disk: the error under way tells more
+            run.update_info(status="interrupted" if interrupted else "failed", last_step=updates)
         readable = f"what was recorded until step {updates} is readable in {run.path}"
         if interrupted:
             raise Interrupted(f"interrupted; {readable}") from None

@@ -13,6 +13,7 @@ from torch import nn
 import symrun
 from symrun.config import Config
 from symrun.data import Dataset
+from symrun.runs.directory import SCHEMA
 from symrun.symmetry import Structure
 from symrun.training.precision import device_title
 
@@ -31,7 +32,7 @@ def describe(
     name = config.model.name
     depth, _, norm = name.removeprefix("vgg").partition("_")
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "status": "running",
         "created": datetime.now().astimezone().isoformat(),
         "last_step": 0,

@@ -132,7 +132,7 @@ def test_table_and_json(tmp_path):
     assert len(parsed) == 3 and all(keys <= set(row) for row in parsed)
     lines = as_table(rows).splitlines()
     assert len(lines) == 3 and lines[1].split()[:2] == ["symmetry", "group"]
-    assert lines[2].split() == ["rescale", "g", "2", "2", "-"] + ["0.0e+00"] * 3 + ["1.00000"] * 3
+    assert lines[2].split() == ["rescale", "g", "2", "2", "-"] + ["0.0e+00"] * 3 + ["1.0000000"] * 3
 
 
 def test_a_run_without_records_is_one_clear_error(tmp_path):

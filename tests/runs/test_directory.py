@@ -44,7 +44,7 @@ def test_discard_leaves_nothing_and_spares_what_is_not_its_own(tmp_path):
     assert (run.path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"schema": 99}', b"\xff\xfe"])
 def test_a_missing_or_broken_run_json_is_one_clear_error(tmp_path, content):
     if content is not None:
         (tmp_path / "run.json").write_bytes(

@@ -1,0 +1,57 @@
+"""What only a GPU can show: no waiting in the step, and a tracker that changes nothing there."""
+
+import pandas as pd
+import pytest
+import torch
+
+from symrun.analysis import agreement
+from symrun.data import load
+from symrun.launch import compose
+from symrun.laws import laws_of_sgd
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.tracking import Tracker
+from symrun.training.loop import prepare, train, update
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+SMALL = ["data=synthetic", "model=vgg11_bn", "model.width=0.125", "device=cuda", "train.steps=40"]
+
+
+def stepped(config, folder, tracked, sync="default"):
+    torch.use_deterministic_algorithms(True)
+    training = prepare(config, load(config.data), CUDA)
+    laws, _ = laws_of_sgd(config.optim.weight_decay, momentum=0.0)
+    with TableWriter(RunDirectory.create(folder, "")) as writer:
+        tracker = Tracker(training.model, training.structure, laws, writer, 5, 20, seed=0)
+        batches = training.batches.epoch(1)
+        for step in range(12):
+            images, labels = next(batches)
+            if step == 2:  # what is made once is made
+                torch.cuda.set_sync_debug_mode(sync)
+            update(training, images, labels, tracker if tracked else None, step)
+        torch.cuda.set_sync_debug_mode("default")
+    torch.use_deterministic_algorithms(False)
+    return {name: value.cpu() for name, value in training.model.state_dict().items()}
+
+
+def test_no_step_waits_for_the_device(tmp_path):
+    stepped(compose(SMALL), tmp_path / "run", tracked=True, sync="error")
+
+
+def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    tracked = stepped(compose(SMALL), tmp_path / "a", tracked=True)
+    untracked = stepped(compose(SMALL), tmp_path / "b", tracked=False)
+    assert all(torch.equal(value, untracked[name]) for name, value in tracked.items())
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
+def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision):
+    path = train(compose([*SMALL, f"precision={precision}", f"run.dir={tmp_path}/run"]), print)
+    run = RunDirectory.open(path)
+    assert run.info()["device"] == torch.cuda.get_device_name()
+    # rounding of the weights at each of 40 updates, in whatever arithmetic the gradients were made
+    bar = 1e-12 if precision == "float64" else 1e-5
+    assert all(row.residual <= bar for row in agreement(run) if row.law == "exact")
+    assert len(pd.read_parquet(run.table("progress"))) > 0
