@@ -20,7 +20,6 @@ from symrun.data.source import SPLITS, Source, download, open_source
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 
-CLASSES = 200
 IMAGE_SHAPE = (3, 64, 64)
 
 # The name of an image file, and its label.
@@ -46,14 +45,12 @@ def tiny_imagenet(config: TinyImageNetConfig) -> Dataset:
             f"data.cache={config.cache} cannot be written: {error}: {remedy}"
         ) from None
     train, val = (_decoded(decoded, split) for split in SPLITS)
-    classes = int(train.labels.max()) + 1
-    some = f", {classes} of {CLASSES} classes" if classes < CLASSES else ""
     return Dataset(
-        title=f"Tiny ImageNet{some}",
+        title="Tiny ImageNet",
         synthetic=False,
         train=train,
         val=val,
-        classes=classes,
+        classes=int(train.labels.max()) + 1,
         mean=(0.480, 0.448, 0.397),
         std=(0.276, 0.269, 0.282),
         crop_padding=4,
