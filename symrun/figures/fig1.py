@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from symrun.errors import UsageError
-from symrun.figures.style import add_lines, caption, drawable, frame, label_steps, styled, title
+from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
 
@@ -45,7 +45,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         for layer, group in _filter_groups(info).items()
     }
     last_step = int(next(iter(norms.values())).steps[-1])
-    figure, panels = frame((5.5, 3.5), title(1, 1e-4, [info]), [caption(info, last_step)])
+    figure, panels = frame((5.5, 3.5), title(1, 1e-4, [info]), captions([(info, last_step)]))
     left, right = panels.subplots(1, 2)
     for layer in blocks:
         look = {"color": colours[layer], "alpha": 0.35, "linewidth": 0.4, "rasterized": True}

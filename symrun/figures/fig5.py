@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from symrun.figures.style import add_lines, caption, drawable, frame, label_steps, styled, title
+from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves, unit_curves
 
@@ -78,8 +78,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     last_steps = {
         panel.need: int(shown.steps[-1]) for panel, shown in zip(PANELS, curves, strict=True)
     }
-    captions = [caption(info, last_steps[need]) for need, info in info_of.items()]
-    figure, panels = frame((7, 3.5), title(5, 0.0, list(info_of.values())), captions)
+    lines = captions((info, last_steps[need]) for need, info in info_of.items())
+    figure, panels = frame((7, 3.4), title(5, 0.0, list(info_of.values())), lines)
     for axes, panel, shown in zip(panels.subplots(1, 3), PANELS, curves, strict=True):
         _draw_panel(axes, panel, info_of[panel.need], shown)
     handles = [Line2D([], [], color=_COLOURS(0.5), linewidth=_WIDTH, label="measured")]

@@ -54,6 +54,7 @@ _GIF_FRAME_MILLISECONDS = 100
 _GIF_LAST_MILLISECONDS = 2000
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_RECORDS = 400
+_MODEL = "<model>"
 
 
 def _planned_steps(info: dict[str, Any]) -> int:
@@ -93,14 +94,27 @@ def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
     )
 
 
-def caption(info: dict[str, Any], last_step: int) -> str:
-    """Data, model, optimiser, batch size, length and precision of a run drawn up to `last_step`."""
+def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
+    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
+
+    Runs that differ in nothing but the model's title share one.
+    """
+    titles: dict[str, list[str]] = {}
+    for info, last_step in drawn:
+        titles.setdefault(_caption(info, last_step), []).append(info["model"]["title"])
+    return [
+        text.replace(_MODEL, " and ".join(models).replace(" ", "\N{NO-BREAK SPACE}"))
+        for text, models in titles.items()
+    ]
+
+
+def _caption(info: dict[str, Any], last_step: int) -> str:
     data, config = info["dataset"], info["config"]
     optim, planned = config["optim"], _planned_steps(info)
     length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
     parts = [
         f"{data['title']} ({data['classes']} classes, {data['image_size']}×{data['image_size']})",
-        f"{info['model']['title']}, width {_fraction(info['model']['width'])}",
+        f"{_MODEL}, width {_fraction(info['model']['width'])}",
         f"SGD η = {optim['lr']:g}, λ = {optim['weight_decay']:g}",
         f"momentum {optim['momentum']:g}" if optim["momentum"] else "",
         f"dampening {optim['dampening']:g}" if optim["dampening"] else "",
@@ -117,15 +131,15 @@ def _fraction(width: float) -> str:
 
 
 def frame(
-    size: tuple[float, float], heading: str, captions: Iterable[str]
+    size: tuple[float, float], heading: str, lines: Iterable[str]
 ) -> tuple[Figure, SubFigure]:
     """An empty figure of `size` [inches], and the place in it for panels and legend.
 
-    That place lies between the heading, above, and the captions, below.
+    That place lies between the heading, above, and the lines of captions, below.
     """
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(heading, wrap=True)
-    figure.supxlabel("\n".join(captions), fontsize=7, color="0.35", wrap=True)
+    figure.supxlabel("\n".join(lines), fontsize=7, color="0.35", wrap=True)
     return figure, figure.add_subfigure(figure.add_gridspec()[0])
 
 

@@ -97,6 +97,7 @@ def run_info(
         },
         "layers": layers,
         "groups": groups,
+        "schema": 1,
         "unpredicted": {"flow": NO_LAW} if optim.get("momentum") else {},
     }
 

@@ -119,14 +119,21 @@ def test_each_panel_names_its_own_learning_rate(write_run):
     assert [label.rsplit(" ", 1)[1] for label in labels] == ["0.05)", "0.01)", "0.05)"]
 
 
+def captions(figure):
+    return figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").splitlines()
+
+
 def test_the_title_and_the_captions_tell_both_runs(write_run, runs, paper):
     figure = draw(runs)
     assert figure.get_suptitle() == (
         "Fig. 5 on synthetic textures, VGG11 at width 1/8: not the paper's setting"
     )
-    captions = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").splitlines()
-    assert len(captions) == 2
-    assert "VGG11 without BN" in captions[0] and "VGG11 with BN" in captions[1]
+    (caption,) = captions(figure)  # the runs differ in the model alone
+    assert ", VGG11 without BN and VGG11 with BN, " in caption
+
+    plain, bn = captions(draw([runs[0], write_run(True, name="other", lr=0.01)]))
+    assert "VGG11 without BN" in plain and "η = 0.1," in plain
+    assert "VGG11 with BN" in bn and "η = 0.01," in bn
 
     papers = [write_run(norm, name=f"paper{norm}", records=2, **paper) for norm in (False, True)]
     assert draw(papers).get_suptitle() == "Fig. 5 on Tiny ImageNet, VGG16"
