@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from symrun.analysis import agreement
 from symrun.data import load
 from symrun.errors import Interrupted, RunError
 from symrun.launch import compose
@@ -56,6 +57,23 @@ def test_weights_are_bit_identical_with_and_without_the_tracker(name, precision,
     assert tracked.keys() == untracked.keys()
     for key, value in tracked.items():
         assert torch.equal(value, untracked[key]), key
+
+
+@pytest.mark.parametrize("weight_decay", [0, 1e-3])
+@pytest.mark.parametrize(("precision", "rounding"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_the_laws_meet_the_measurement(name, precision, rounding, weight_decay, tmp_path):
+    """`exact` for every unit; `discrete` too, save where BatchNorm's eps breaks the scale symmetry.
+
+    rounding: float64's and float32's, over 60 updates of weights of many entries, amply.
+    """
+    settings = [f"precision={precision}", f"optim.weight_decay={weight_decay}"]
+    path = train(small(name, *settings, "train.steps=60", f"run.dir={tmp_path}/run"), print)
+    rows = list(agreement(RunDirectory.open(path)))
+    assert {row.symmetry for row in rows} >= {"rescale", "translation"}
+    for row in rows:
+        if row.law == "exact" or (row.law == "discrete" and row.symmetry != "scale"):
+            assert row.residual <= rounding, row
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
