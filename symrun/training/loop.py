@@ -123,7 +123,7 @@ def fit(
 @torch.no_grad()
 def validate(training: Training, epoch: int, progress: Progress) -> None:
     """Loss and accuracy on the validation images, in evaluation mode."""
-    started = time.monotonic()
+    started = _clock(training.device)
     scores, count = Scores(training.device), 0
     training.model.eval()
     for images, labels in training.batches.validation():
@@ -132,7 +132,14 @@ def validate(training: Training, epoch: int, progress: Progress) -> None:
             scores.add(logits, labels, F.cross_entropy(logits, labels))
         count += len(labels)
     training.model.train()
-    progress.record_validation(epoch, scores, count, time.monotonic() - started)
+    progress.record_validation(epoch, scores, count, _clock(training.device) - started)
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, once the device has caught up: it waits, so it has no place in a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def train(config: Config, warn: Callable[[str], None]) -> Path:
