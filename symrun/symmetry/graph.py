@@ -229,18 +229,19 @@ def _convolution_axis(module: nn.Module, ndim: int) -> int | None:
 
 
 def _layers(search: _Search) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
+    """Those that own their weight as it is: a parametrised one is computed anew at every use."""
+    layers: dict[str, Layer] = {}
     sizes: list[tuple[int, ...]] = []
     for node in search.graph.nodes:
-        module, shape = search.module(node), _shape(node)
-        if module is None or shape is None:
+        module, shape, name = search.module(node), _shape(node), str(node.target)
+        if module is None or shape is None or "weight" not in module._parameters:
             continue
         dimensions = _CONVOLUTIONS.get(type(module))
         if dimensions is not None:
             size = shape[-dimensions:]
             if sizes[-1:] != [size]:
                 sizes.append(size)
-            layers.append(Layer(str(node.target), "convolution", len(sizes) - 1))
+            layers.setdefault(name, Layer(name, "convolution", len(sizes) - 1))
         elif isinstance(module, nn.Linear):
-            layers.append(Layer(str(node.target), "linear", None))
-    return tuple(layers)
+            layers.setdefault(name, Layer(name, "linear", None))
+    return tuple(layers.values())

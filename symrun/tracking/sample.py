@@ -18,11 +18,10 @@ class ParameterSample:
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer], size: int, seed: int) -> None:
         random = np.random.default_rng(np.random.SeedSequence((seed, size)))
-        parameters = dict(model.named_parameters())
         self._places: list[tuple[Tensor, tuple[Tensor, ...]]] = []
         layer_of, index_of = [np.empty(0, np.int16)], [np.empty(0, np.int64)]
         for number, layer in enumerate(layers):
-            weight = parameters[f"{layer.name}.weight"]
+            weight = model.get_parameter(f"{layer.name}.weight")
             index = np.sort(random.choice(weight.numel(), min(size, weight.numel()), replace=False))
             place = np.unravel_index(index, tuple(weight.shape))
             self._places.append(

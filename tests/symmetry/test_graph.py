@@ -203,6 +203,13 @@ def test_a_parametrised_weight_is_left_alone():
     assert names(model, FEATURES) == ["2", "2.bias"]
 
 
+def test_layers_are_listed_once_and_only_with_a_weight_of_their_own():
+    shared = nn.Linear(6, 6)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(6, 6), nn.Linear(6, 3))
+    nn.utils.parametrizations.weight_norm(model[3])
+    assert [layer.name for layer in find_structure(model, FEATURES).layers] == ["0", "4"]
+
+
 def test_logits_read_twice_or_not_from_a_linear_layer_are_no_translation():
     model = nn.Sequential(nn.Linear(6, 3), nn.Tanh())
     assert names(model, FEATURES) == []
