@@ -1,6 +1,7 @@
 """The command line: each command to one function, every error to one line."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -15,6 +16,9 @@ TRAIN_HELP = "train a network and record its conserved quantities (settings: sym
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path need not fit the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         if arguments[:1] == ["train"]:  # Hydra parses the rest
             from symrun.launch import launch
@@ -32,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `symrun check RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
-    except OSError as error:
-        print(f"symrun: {error}", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        print(f"symrun: {error or 'out of memory'}", file=sys.stderr)
         return 1
 
 
@@ -79,7 +83,8 @@ def _check(options: argparse.Namespace) -> int:
         warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
         rows = list(agreement(RunDirectory.open(options.run_folder)))
     print(as_json(rows) if options.json else as_table(rows))
-    short = shortcomings(rows, options.min_explained, options.max_residual)
+    bars = (options.min_explained, options.max_residual)
+    short = shortcomings(rows, *bars) if bars != (None, None) else []
     for line in short:
         print(f"symrun: {line}", file=sys.stderr)
     return 1 if short else 0

@@ -81,12 +81,13 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         require("data.classes", 2 <= self.classes <= 1000, "in [2, 1000]", self.classes)
         size = self.image_size
-        require("data.image_size", size >= 32 and size % 32 == 0, "a multiple of 32", size)
+        require("data.image_size", size % 32 == 0, "a multiple of 32", size)
+        require("data.image_size", 32 <= size <= 1024, "in [32, 1024]", size)
         for setting in ("train_images", "val_images"):
             count = getattr(self, setting)
-            require(
-                f"data.{setting}", count >= self.classes, f">= data.classes ({self.classes})", count
-            )
+            at_least = f">= data.classes ({self.classes})"
+            require(f"data.{setting}", count >= self.classes, at_least, count)
+            require(f"data.{setting}", count <= 10**6, "<= 1000000", count)
         require("data.seed", self.seed >= 0, ">= 0", self.seed)
 
 
@@ -158,6 +159,10 @@ class RunConfig:
     name: str
     dir: Path | None
 
+    def __post_init__(self) -> None:
+        plain = self.name == Path(self.name).name and self.name not in ("", "..")
+        require("run.name", plain, "a name without slashes", repr(self.name))
+
 
 @dataclass(frozen=True)
 class Config:
@@ -178,9 +183,10 @@ class Config:
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         data = settings["data"]
-        names = ", ".join(DATA_CONFIGS)
-        require("data.name", data["name"] in DATA_CONFIGS, f"one of {names}", data["name"])
-        typed: dict[str, Any] = {"data": _build(DATA_CONFIGS[data["name"]], data, "data.")}
+        require("data", isinstance(data, Mapping) and "name" in data, "a data set", repr(data))
+        name = str(data["name"])
+        require("data.name", name in DATA_CONFIGS, f"one of {', '.join(DATA_CONFIGS)}", name)
+        typed: dict[str, Any] = {"data": _build(DATA_CONFIGS[name], data, "data.")}
         return _build(cls, {**settings, **typed}, "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,6 +203,7 @@ class Config:
 
 
 def _build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:
+    require(prefix.rstrip("."), isinstance(values, Mapping), "a group of settings", repr(values))
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
@@ -226,4 +233,9 @@ def _typed(value: Any, hint: Any, setting: str) -> Any:
     allowed = {float: (int, float), Path: (str, Path)}.get(hint, (hint,))
     fits = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     require(setting, fits, _KINDS[hint], repr(value))
-    return hint(value) if hint is not Path else Path(value).expanduser()
+    if hint is not Path:
+        return hint(value)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{setting}={value} names a home folder that cannot be found") from None

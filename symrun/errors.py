@@ -14,7 +14,7 @@ class UsageError(SymrunError, ValueError):
 
 
 class RunError(SymrunError, RuntimeError):
-    """A run that had started failed: a full disk, a non-finite loss. Exit code 1."""
+    """A run that had started failed: a full disk, a full memory. Exit code 1."""
 
 
 class Interrupted(SymrunError):

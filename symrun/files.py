@@ -26,7 +26,7 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
         try:
             draft.rename(target)
         except OSError:
-            if not target.is_dir():
+            if not (draft.is_dir() and target.is_dir()):
                 raise
     _flush(target.parent)
 

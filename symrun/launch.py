@@ -43,8 +43,11 @@ def launch(arguments: list[str]) -> None:
     others. Error: UsageError for what cannot be composed; else what the run raised.
     """
     failures: list[SymrunError] = []
+    composed = False
 
     def one_run(settings: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         from symrun.training.loop import train  # torch takes seconds to import
 
         try:
@@ -53,7 +56,8 @@ def launch(arguments: list[str]) -> None:
         except SymrunError as error:
             sweep = HydraConfig.get().mode is RunMode.MULTIRUN
             if sweep and not isinstance(error, Interrupted):
-                raise  # Hydra goes on with the other members and raises it at the end
+                print(f"symrun: {error}", file=sys.stderr)
+                raise  # Hydra goes on with the other members and raises the first at the end
             failures.append(error)
             if sweep:
                 raise KeyboardInterrupt from None
@@ -70,6 +74,10 @@ def launch(arguments: list[str]) -> None:
         main(one_run)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_one_line(error)) from None
+    except ValueError as error:
+        if composed:
+            raise
+        raise UsageError(_one_line(error)) from None  # Hydra's own, for `data=null`
     except KeyboardInterrupt:
         if not failures:
             raise

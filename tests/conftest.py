@@ -1,5 +1,10 @@
+import os
+
 import pytest
 import torch
+
+# For the GPU tests: before CUDA starts, or deterministic matrix products are refused.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(autouse=True)

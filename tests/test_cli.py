@@ -92,6 +92,7 @@ def test_a_broken_member_does_not_stop_a_sweep_and_is_not_hidden(capfd):
         (["optim.foo=1"], "optim.foo"),
         (["optim.lr=-0.1"], "optim.lr must be > 0, got -0.1"),
         (["data=tiny_imagenet", "data.root=nowhere"], "nowhere"),
+        (["data=null"], "Config group override must be a string"),
         (["device=cuda"], "device=cuda needs a CUDA GPU"),
         (["precision=tf32"], "precision=tf32 needs a CUDA GPU"),
         (["run.dir=."], "exists already"),

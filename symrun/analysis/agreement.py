@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symrun.config import Config
+from symrun.errors import UsageError
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS, unit_curves
@@ -33,7 +34,8 @@ class Agreement:
 
     moved: units that moved. residual: None if the law makes no prediction in this run.
     explained: None likewise, or if no unit moved. drift: the largest motion relative to the
-    magnitude among the units that did not move; None if all moved.
+    magnitude among the units that did not move; None if all moved. diverged: the group is not
+    finite to the end, and was compared up to there.
     """
 
     law: str
@@ -44,13 +46,14 @@ class Agreement:
     residual: float | None
     explained: float | None
     drift: float | None
+    diverged: bool
 
 
 def agreement(run: RunDirectory) -> Iterator[Agreement]:
     """Each law against the measurement, group by group, in the order of run.json.
 
     A diverged run is compared up to its last finite record, with a warning.
-    Error: UsageError if the run has no records.
+    Error: UsageError if the run has fewer than two records, which show no motion.
     Example: worst = max(row.residual for row in agreement(run) if row.law == "exact")
     """
     info = run.info()
@@ -59,7 +62,9 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
     diverged = False
     for group in info["groups"]:
         curves = unit_curves(run, group["symmetry"], group["group"], columns)
-        finite = np.isfinite(curves.values["measured"].sum(axis=1))
+        if len(curves.steps) < 2:
+            raise UsageError(f"{run.path} has a single record so far: nothing can have moved")
+        finite = np.isfinite(curves.values["measured"]).min(axis=1)
         records = finite.size if finite.all() else int(np.argmin(finite))
         if records < finite.size and not diverged:
             diverged = True
@@ -90,6 +95,7 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
                 residual,
                 explained,
                 drift,
+                records < finite.size,
             )
 
 

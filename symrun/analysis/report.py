@@ -35,7 +35,7 @@ def shortcomings(
     rows: Sequence[Agreement], min_explained: float | None, max_residual: float | None
 ) -> list[str]:
     """What falls short of the bars, a line each; a bar that nothing was held against is one too."""
-    lines = []
+    lines = ["the run diverged"] if any(row.diverged for row in rows) else []
     for key, bar, sign in (("explained", min_explained, 1), ("residual", max_residual, -1)):
         if bar is None:
             continue

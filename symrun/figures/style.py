@@ -127,7 +127,8 @@ def _caption(info: dict[str, Any], last_step: int) -> str:
 
 
 def _fraction(width: float) -> str:
-    return str(Fraction(width).limit_denominator(100))
+    fraction = Fraction(width).limit_denominator(100)
+    return str(fraction) if abs(fraction - width) < 1e-9 else f"{width:g}"
 
 
 def frame(

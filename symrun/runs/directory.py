@@ -13,6 +13,14 @@ OUTPUTS = Path("outputs")
 SCHEMA = 1
 """Version of run.json and the tables."""
 
+_DESCRIBED = {
+    "config": dict,
+    "dataset": dict,
+    "model": dict,
+    "layers": list,
+    "groups": list,
+    "unpredicted": dict,
+}
 TABLES = ("units", "parameters", "progress")
 
 
@@ -66,6 +74,9 @@ class RunDirectory:
         if schema != SCHEMA:
             remedy = f"this symrun reads {SCHEMA}"
             raise UsageError(f"{run.run_json} has schema {schema}; {remedy}")
+        for key, kind in _DESCRIBED.items():
+            if not isinstance(run.info().get(key), kind):
+                raise UsageError(f"{run.run_json} does not describe a run: {key} is missing")
         return run
 
     def discard(self) -> None:
@@ -98,11 +109,13 @@ class RunDirectory:
 
 
 def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:
-    """The runs below `outputs`, the one started last first; unreadable ones are left out."""
+    """The runs below `outputs`, the one started last first, without unreadable and empty ones."""
     started: dict[RunDirectory, str] = {}
     for run_json in outputs.glob("**/run.json"):
-        run = RunDirectory(run_json.parent)
         with contextlib.suppress(UsageError):
+            run = RunDirectory.open(run_json.parent)
+            if not list(run.table("units").glob("part-*")):
+                continue
             started[run] = str(run.info().get("created", ""))
     return sorted(started, key=started.__getitem__, reverse=True)
 

@@ -8,7 +8,9 @@ compensates it in its columns. Whatever the search does not understand ends the 
 Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive homogeneity.
 """
 
+import contextlib
 import copy
+import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from symrun.symmetry.homogeneous import UnitAxis, channel_axis, pass_through
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# Types are compared exactly: a subclass (lazy, quantised, parametrised) may compute anything.
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def find_structure(model: nn.Module, example_input: Tensor) -> Structure:
     Batch normalisation counts as a scale symmetry where it uses batch statistics, that is as
     the modules' `training` flags stand now.
 
-    Assumes: the loss is softmax cross-entropy of the model's output [batch, classes].
+    Assumes: the loss is softmax cross-entropy of the model's output [batch, classes], and no part
+    of forward runs without gradients: the trace does not show `torch.no_grad`.
     Error: UsageError if torch.fx cannot trace the model.
     Example:
         structure = find_structure(vgg("vgg16_bn", 200, 64, 1.0, 0.5), torch.zeros(2, 3, 64, 64))
@@ -68,12 +72,16 @@ def find_structure(model: nn.Module, example_input: Tensor) -> Structure:
 
 
 def _traced(model: nn.Module, example_input: Tensor) -> fx.Graph:
-    skeleton = copy.deepcopy(model).to("meta")
     try:
+        skeleton = copy.deepcopy(model).to("meta")
         traced = fx.symbolic_trace(skeleton)
-        ShapeProp(traced).propagate(example_input.to("meta"))
+        with contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints tracebacks
+            ShapeProp(traced).propagate(example_input.to("meta"))
     except Exception as error:  # a user's forward can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = str(first).splitlines()[0] if str(first) else type(first).__name__
         raise UsageError(
             f"{type(model).__name__} cannot be traced by torch.fx, so its symmetries "
             f"cannot be found: {reason}"
@@ -90,29 +98,41 @@ def _shape(node: fx.Node) -> tuple[int, ...] | None:
 class _Search:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.graph = graph
-        self.modules = dict(model.named_modules())
-        self._calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        self._read_directly = {node.target for node in graph.nodes if node.op == "get_attr"}
+        self.modules: dict[str, nn.Module] = dict(model.named_modules())
+        self._calls = Counter(str(n.target) for n in graph.nodes if n.op == "call_module")
+        self._read_directly = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
         self._owners = Counter(
-            id(parameter)
+            _storage(tensor)
             for module in self.modules.values()
-            for parameter in module._parameters.values()
-            if parameter is not None
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+            if tensor is not None
         )
+        tensors = {*dict(model.named_parameters()), *dict(model.named_buffers())}
+        # A tensor that forward made without its input may have been made from any parameter.
+        self._untraced = not self._read_directly <= tensors
 
     def module(self, node: fx.Node) -> nn.Module | None:
-        return self.modules[str(node.target)] if node.op == "call_module" else None
+        """The module that is called; None if hooks or a forward of its own change what it does."""
+        if node.op != "call_module":
+            return None
+        path = str(node.target).split(".")
+        around = [".".join(path[:depth]) for depth in range(len(path) + 1)]
+        if any(_is_altered(self.modules[name]) for name in around):
+            return None
+        return self.modules[str(node.target)]
 
     def owns_its_parameters(self, name: str) -> bool:
         """Used once, trained, and shared with nothing: else a change of it shows elsewhere too."""
         module = self.modules[name]
         parameters = dict(module.named_parameters(recurse=False))
         return (
-            self._calls[name] == 1
+            not self._untraced
+            and self._calls[name] == 1
+            and not any(name.startswith(f"{called}.") for called in self._calls)
             and "weight" in parameters
             and all(
                 parameter.requires_grad
-                and self._owners[id(parameter)] == 1
+                and self._owners[_storage(parameter)] == 1
                 and f"{name}.{leaf}" not in self._read_directly
                 for leaf, parameter in parameters.items()
             )
@@ -172,7 +192,7 @@ class _Search:
     def _end(
         self, name: str, module: nn.Module, shape: tuple[int, ...], units: UnitAxis
     ) -> Block | None:
-        if isinstance(module, _NORMALISATIONS):
+        if type(module) in _NORMALISATIONS:
             batch_statistics = module.training or module.running_mean is None
             return _ABSORBED if batch_statistics and units.axis == 1 else None
         takes = _input_axis(module, len(shape))
@@ -190,7 +210,7 @@ class _Search:
         if not isinstance(logits, fx.Node) or len(logits.users) != 1:
             return []
         name, module, shape = str(logits.target), self.module(logits), _shape(logits)
-        if not isinstance(module, nn.Linear) or shape is None or len(shape) != 2:
+        if type(module) is not nn.Linear or shape is None or len(shape) != 2:
             return []
         if not self.owns_its_parameters(name):
             return []
@@ -202,22 +222,32 @@ class _Search:
         return groups
 
 
+def _storage(tensor: Tensor) -> int:
+    """Where its numbers lie, the same for tensors that share them."""
+    return tensor.data_ptr() or id(tensor)
+
+
+def _is_altered(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(getattr(module, kind) for kind in hooks)
+
+
 # A normalisation takes the unit's scale away and needs nothing to compensate it.
 _ABSORBED = Block("", (0,), 0)
 
 
 def _output_axis(module: nn.Module, ndim: int) -> int | None:
     """Axis of a layer's output that counts its units; None for what owns no symmetry."""
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return ndim - 1
-    if isinstance(module, _NORMALISATIONS):
+    if type(module) in _NORMALISATIONS:
         return 1 if module.affine else None
     return _convolution_axis(module, ndim)
 
 
 def _input_axis(module: nn.Module, ndim: int) -> int | None:
     """Axis of the input that a layer's columns count; None where columns do not pair with it."""
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return ndim - 1
     ungrouped = getattr(module, "groups", 1) == 1
     return _convolution_axis(module, ndim) if ungrouped else None
@@ -242,6 +272,6 @@ def _layers(search: _Search) -> tuple[Layer, ...]:
             if sizes[-1:] != [size]:
                 sizes.append(size)
             layers.setdefault(name, Layer(name, "convolution", len(sizes) - 1))
-        elif isinstance(module, nn.Linear):
+        elif type(module) is nn.Linear:
             layers.setdefault(name, Layer(name, "linear", None))
     return tuple(layers.values())

@@ -7,7 +7,7 @@ from torch import Tensor
 class Staged:
     """A copy of a device tensor that is under way to the host.
 
-    Making one costs the step an enqueued copy; `numpy` waits for its arrival, so it belongs in
+    Making one costs the step an enqueued copy; `wait` waits for its arrival, so it belongs in
     the writing thread.
     """
 

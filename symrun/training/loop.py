@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from symrun.config import Config, Precision
 from symrun.data import Batches, Dataset, load
-from symrun.errors import Interrupted, RunError
+from symrun.errors import Interrupted, RunError, UsageError
 from symrun.laws import laws_of_sgd
 from symrun.models import vgg
 from symrun.runs.directory import RunDirectory
@@ -65,9 +65,11 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
     ).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = dataset.image_size
     structure = find_structure(model, torch.zeros(2, 3, size, size, dtype=dtype))
-    for group in structure.groups:
-        if config.precision is Precision.bf16 and group.symmetry is Symmetry.translation:
-            keep_float32(model.get_submodule(group.layers[0]))
+    if config.precision is Precision.bf16:
+        for group in structure.groups:
+            logits = model.get_submodule(group.layers[0])
+            if group.symmetry is Symmetry.translation and isinstance(logits, nn.Linear):
+                keep_float32(logits)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.optim.lr,
@@ -162,8 +164,10 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
             describe(config, dataset, model, structure, device, training.batches.steps_per_epoch)
             | {"unpredicted": unpredicted}
         )
-    except BaseException:
+    except BaseException as error:
         run.discard()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise RunError("the data set or the network does not fit into the GPU") from None
         raise
     for reason in sorted(set(unpredicted.values())):
         columns = ", ".join(law for law in unpredicted if unpredicted[law] == reason)
@@ -187,7 +191,7 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     except BaseException as error:
         updates = progress.updates if progress is not None else 0
         interrupted = isinstance(error, KeyboardInterrupt)
-        with contextlib.suppress(OSError):  # a full disk: the error under way tells more
+        with contextlib.suppress(OSError, UsageError):  # the error under way tells more
             run.update_info(status="interrupted" if interrupted else "failed", last_step=updates)
         readable = f"what was recorded until step {updates} is readable in {run.path}"
         if interrupted:

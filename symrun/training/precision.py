@@ -1,6 +1,7 @@
 """Arithmetic modes: named, set in one place, refused where they do not exist."""
 
 import contextlib
+import types
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +45,15 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
-def keep_float32(layer: nn.Module) -> None:
+def keep_float32(layer: nn.Linear) -> None:
     """Take a layer out of autocast, weights and input in float32.
 
     For the last linear layer: its column sums move by rounding alone, so bfloat16 would drown
     the translation symmetry.
     """
-    forward = layer.forward
+    layer.forward = types.MethodType(_linear_in_float32, layer)  # type: ignore[method-assign]
 
-    def in_float32(features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = forward(features.float())
-            return logits
 
-    layer.forward = in_float32
+def _linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return nn.functional.linear(features.float(), layer.weight, layer.bias)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -55,7 +56,8 @@ def means(staged: Staged) -> Means:
 class Progress:
     """The rows of the table `progress`, and a bar on standard error.
 
-    The bar shows what the writing thread saw last, so training never waits for a number.
+    The bar shows what the writing thread saw last, so training never waits for a number. Only the
+    training thread draws: an interruption can leave the bar's lock with whoever holds it.
     """
 
     def __init__(self, writer: TableWriter, steps: int, device: torch.device) -> None:
@@ -65,6 +67,7 @@ class Progress:
         self.last: Means | None = None
         self._writer = writer
         self._shown = ""
+        self._lines: deque[str] = deque()
         self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True)
         self._images = 0
         self._since = time.monotonic()
@@ -74,6 +77,7 @@ class Progress:
         self.updates += 1
         self._images += images
         self._bar.set_postfix_str(self._shown, refresh=False)
+        self._print_lines()
         self._bar.update()
 
     def record_training(self, epoch: int, lr: float) -> None:
@@ -96,8 +100,7 @@ class Progress:
             if split == "train":
                 self._shown = shown
             else:
-                line = f"epoch {epoch}, step {step}: {shown}, top-5 {mean.top5:.1%}"
-                self._bar.write(line, file=sys.stderr)
+                self._lines.append(f"epoch {epoch}, step {step}: {shown}, top-5 {mean.top5:.1%}")
             values = {
                 "step": step,
                 "epoch": epoch,
@@ -114,5 +117,11 @@ class Progress:
         self._images = 0
         self._since = time.monotonic()
 
+    def _print_lines(self) -> None:
+        while self._lines:
+            self._bar.write(self._lines.popleft(), file=sys.stderr)
+
     def close(self) -> None:
+        """Once the writer is closed, so that all rows have been seen."""
+        self._print_lines()
         self._bar.close()

@@ -109,7 +109,14 @@ def test_a_diverged_run_is_compared_up_to_there_with_a_warning(tmp_path):
     columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
     with pytest.warns(UserWarning, match="not finite after step 10"):
         rows = list(agreement(make_run(tmp_path, "scale", columns)))
-    assert all(row.residual == 0 for row in rows)
+    assert all(row.residual == 0 and row.diverged for row in rows)
+    assert shortcomings(rows, min_explained=None, max_residual=1.0) == ["the run diverged"]
+
+
+def test_a_single_record_shows_no_motion(tmp_path):
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), np.ones((1, 2)))
+    with pytest.raises(UsageError, match="a single record"):
+        list(agreement(make_run(tmp_path, "scale", columns)))
 
 
 def test_bars(tmp_path):

@@ -44,7 +44,9 @@ def test_discard_leaves_nothing_and_spares_what_is_not_its_own(tmp_path):
     assert (run.path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"schema": 99}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[1]", "{}", '{"schema": 1}', '{"schema": 99}', b"\xff\xfe"]
+)
 def test_a_missing_or_broken_run_json_is_one_clear_error(tmp_path, content):
     if content is not None:
         (tmp_path / "run.json").write_bytes(
@@ -68,7 +70,16 @@ def test_run_json_is_replaced_at_once(tmp_path, monkeypatch):
     assert json.loads(run.run_json.read_text()) == {"status": "running"}
 
 
-def test_newest_first(tmp_path):
-    for name, created in (("a", "2026-01-01"), ("b", "2026-03-01"), ("c", "2026-02-01")):
-        RunDirectory.create(tmp_path / "x" / name, "").write_info({"created": created})
+DESCRIBED = dict.fromkeys(("config", "dataset", "model", "unpredicted"), {})
+DESCRIBED |= {"schema": 1, "layers": [], "groups": []}
+
+
+def test_newest_first_without_what_cannot_be_drawn(tmp_path):
+    started = {"a": "2026-01-01", "b": "2026-03-01", "c": "2026-02-01", "empty": "2026-04-01"}
+    for name, created in started.items():
+        run = RunDirectory.create(tmp_path / "x" / name, "")
+        run.write_info({**DESCRIBED, "created": created})
+        if name != "empty":
+            (run.table("units") / "part-000000.parquet").touch()
+    RunDirectory.create(tmp_path / "foreign", "").write_info({"schema": 1, "groups": None})
     assert [run.path.name for run in newest_first(tmp_path)] == ["b", "c", "a"]

@@ -203,6 +203,71 @@ def test_a_parametrised_weight_is_left_alone():
     assert names(model, FEATURES) == ["2", "2.bias"]
 
 
+def test_a_parametrised_bias_is_left_alone():
+    for layer, found in ((0, ["2", "2.bias"]), (2, [])):
+        model = mlp(nn.ReLU())
+        nn.utils.parametrize.register_parametrization(model[layer], "bias", nn.Softplus())
+        assert names(model, FEATURES) == found
+
+
+@pytest.mark.parametrize(
+    ("alter", "found"),
+    [
+        (lambda m: m[0].register_forward_hook(lambda layer, x, y: y.clamp(max=1)), ["2", "2.bias"]),
+        (lambda m: m[1].register_forward_pre_hook(lambda layer, x: (x[0] + 1,)), ["2", "2.bias"]),
+        (lambda m: m[2].register_full_backward_hook(lambda layer, x, y: None), []),
+        (lambda m: m.register_forward_hook(lambda layer, x, y: y.tanh()), []),
+        (lambda m: setattr(m[0], "forward", torch.tanh), ["2", "2.bias"]),
+    ],
+)
+def test_what_hooks_may_change_is_left_alone(alter, found):
+    model = mlp(nn.ReLU())
+    model[0] = nn.Linear(6, 6)
+    model[2] = nn.Linear(6, 3)
+    alter(model)
+    assert names(model, FEATURES) == found
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda layer: layer._parameters["weight"].norm(),
+        lambda layer: layer.state_dict()["weight"].norm(),
+        lambda layer: sum(parameter.square().sum() for parameter in layer.parameters()),
+    ],
+)
+def test_a_parameter_that_forward_reads_behind_the_tracers_back_is_left_alone(read):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.two(F.relu(self.one(x))) * read(self.one)
+
+    assert names(Reads(), FEATURES) == []
+
+
+def test_a_layer_that_works_inside_another_module_too_is_left_alone():
+    class Borrows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+            self.last = nn.Linear(8, 6)
+
+        def forward(self, x):
+            borrowed = self.last(F.relu(self.encoder.linear1(x)))
+            return self.encoder(x[:, None])[:, 0] + borrowed
+
+    assert names(Borrows(), FEATURES) == []
+
+
+def test_weights_that_share_their_numbers_are_left_alone():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[2].weight = nn.Parameter(model[0].weight)  # another Parameter, the same memory
+    assert names(model, FEATURES) == ["4", "4.bias"]
+
+
 def test_layers_are_listed_once_and_only_with_a_weight_of_their_own():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(6, 6), nn.Linear(6, 3))

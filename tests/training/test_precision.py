@@ -1,5 +1,7 @@
 """Precision modes do what their names say, or are refused."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,17 @@ def test_the_last_linear_layer_stays_out_of_autocast():
         logits = last(hidden)
     assert hidden.dtype is torch.bfloat16 and logits.dtype is torch.float32
     assert torch.equal(logits, nn.functional.linear(hidden.float(), last.weight, last.bias))
+
+
+def test_a_copy_of_a_layer_kept_in_float32_uses_its_own_weights():
+    layer = nn.Linear(8, 3)
+    keep_float32(layer)
+    zeroed = copy.deepcopy(layer)
+    with torch.no_grad():
+        zeroed.weight.zero_()
+    features = torch.ones(1, 8)
+    assert torch.equal(zeroed(features)[0], zeroed.bias)
+    assert not torch.equal(layer(features)[0], layer.bias)
 
 
 @pytest.mark.gpu
