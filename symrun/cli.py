@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except (OSError, MemoryError) as error:
-        print(f"symrun: {error or 'out of memory'}", file=sys.stderr)
+        print(f"symrun: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
 
 

@@ -118,6 +118,14 @@ def test_wrong_commands(capfd, tmp_path):
         assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_full_memory_is_one_line(capfd, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("symrun.runs.directory.RunDirectory.open", full)
+    assert refused(capfd, ["check", "."], code=1) == "symrun: out of memory"
+
+
 def test_help_and_version(capfd):
     for arguments in (["--help"], ["--version"], ["plot", "--help"], ["check", "--help"]):
         with pytest.raises(SystemExit) as caught:

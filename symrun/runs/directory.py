@@ -70,12 +70,13 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run that lies in `path`. Error: UsageError if none does that this symrun can read."""
         run = cls(Path(path))
-        schema = run.info().get("schema")
+        info = run.info()
+        schema = info.get("schema")
         if schema != SCHEMA:
             remedy = f"this symrun reads {SCHEMA}"
             raise UsageError(f"{run.run_json} has schema {schema}; {remedy}")
         for key, kind in _DESCRIBED.items():
-            if not isinstance(run.info().get(key), kind):
+            if not isinstance(info.get(key), kind):
                 raise UsageError(f"{run.run_json} does not describe a run: {key} is missing")
         return run
 
