@@ -1,35 +1,30 @@
-"""The paper's figures, a file each. They read the tables of runs; they never train."""
+"""The figures, a file each. They read the tables of runs, or draw equations; they never train."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from matplotlib.figure import Figure
 
 from symrun.errors import UsageError
 from symrun.figures import fig1, fig5
+from symrun.figures.selection import Selection
 from symrun.figures.style import FORMATS, save
 from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
 
 
-class PaperFigure(Protocol):
-    """What the module of a figure offers.
+class FigureModule(Protocol):
+    """What the module of a figure offers."""
 
-    NEEDS: the runs that it draws, each with the preset that makes one.
-    """
-
-    NEEDS: dict[str, str]
-
-    def role(self, info: dict[str, Any]) -> str | None:
-        """Which of NEEDS the run of this run.json is; None if it is none of them."""
-        ...
+    @property
+    def RUNS(self) -> Selection: ...
 
     def draw(self, runs: Sequence[RunDirectory]) -> Figure:
-        """The figure of `runs`, which are in the order of NEEDS."""
+        """The figure of `runs`, which RUNS chose."""
         ...
 
 
-FIGURES: dict[str, PaperFigure] = {"fig1": fig1, "fig5": fig5}
+FIGURES: dict[str, FigureModule] = {"fig1": fig1, "fig5": fig5}
 
 
 def select_runs(
@@ -44,24 +39,11 @@ def select_runs(
     Error: UsageError for an unknown figure, a run that is missing, does not fit or is left over.
     Example: select_runs("fig5", [])
     """
-    needs, role_of = _named(figure).NEEDS, _named(figure).role
-    wanted = " and ".join(f"a run {need}" for need in needs)
-    chosen: dict[str, RunDirectory] = {}
-    for run in runs or (newest_first() if candidates is None else candidates):
-        info = run.info()
-        role = role_of(info) if "groups" in info else None
-        if runs and role is None:
-            raise UsageError(f"{figure} needs {wanted}; {run.path} does not fit")
-        if runs and role in chosen:
-            raise UsageError(f"{figure} needs {wanted}; {run.path} is a second one {role}")
-        if role is not None:
-            chosen.setdefault(role, run)
-    for need, preset in needs.items():
-        if need not in chosen:
-            where = "among those given" if runs else f"in {OUTPUTS}"
-            remedy = f"`symrun train experiment={preset}` makes one"
-            raise UsageError(f"{figure} needs {wanted}; there is none {need} {where}: {remedy}")
-    return [chosen[need] for need in needs]
+
+    def found() -> list[RunDirectory]:
+        return newest_first() if candidates is None else list(candidates)
+
+    return _named(figure).RUNS.choose(figure, runs, found)
 
 
 def plot(
@@ -69,7 +51,8 @@ def plot(
 ) -> list[Path]:
     """Draw `figure` of the runs in `paths` into out/<figure>.<format>, one file per format.
 
-    `paths`: none for the newest runs that fit. `out`: None for figures/ of the first run.
+    `paths`: none for the newest runs that fit. `out`: None for figures/ of the first run,
+    outputs/figures for a figure without runs.
 
     Error: UsageError for an unknown figure or format, runs that do not fit or have fewer than two
     records, or a folder that cannot be written.
@@ -81,11 +64,12 @@ def plot(
             raise UsageError(f"--format must be some of {', '.join(FORMATS)}, got {name!r}")
     given = [RunDirectory.open(path) for path in paths]
     runs = select_runs(figure, given)
-    folder = (given or runs)[0].figures if out is None else out
-    return save(module.draw(runs), folder, figure, formats)
+    if out is None:
+        out = (given or runs)[0].figures if runs else OUTPUTS / "figures"
+    return save(module.draw(runs), out, figure, formats)
 
 
-def _named(figure: str) -> PaperFigure:
+def _named(figure: str) -> FigureModule:
     if figure not in FIGURES:
         raise UsageError(f"there is no figure {figure!r}; there are {', '.join(FIGURES)}")
     return FIGURES[figure]

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from symrun.errors import UsageError
+from symrun.figures.selection import Roles
 from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
-
-NEEDS = {"with BN": "fig1"}
 
 Colour = tuple[float, float, float]
 
@@ -22,8 +21,11 @@ Colour = tuple[float, float, float]
 _HUES = ("#0072B2", "#DDAA33", "#009E73", "#CC79A7", "#AA3311", "#56B4E9", "#777777")
 
 
-def role(info: dict[str, Any]) -> str | None:
+def _role(info: dict[str, Any]) -> str | None:
     return "with BN" if _filter_groups(info) else None
+
+
+RUNS = Roles({"with BN": "fig1"}, _role)
 
 
 @styled

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.figures.selection import Roles
 from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves, unit_curves
 
-NEEDS = {"without BN": "fig5_plain", "with BN": "fig5_bn"}
+_NEEDS = {"without BN": "fig5_plain", "with BN": "fig5_bn"}
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ _WIDTH = 1.8
 _PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
 
 
-def role(info: dict[str, Any]) -> str | None:
-    for need in NEEDS:
+def _role(info: dict[str, Any]) -> str | None:
+    for need in _NEEDS:
         if all(_group(info, panel.symmetry) for panel in PANELS if panel.need == need):
             return need
     return None
+
+
+RUNS = Roles(_NEEDS, _role)
 
 
 def _group(info: dict[str, Any], symmetry: str) -> dict[str, Any] | None:
@@ -72,7 +76,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
     Error: UsageError if a run has fewer than two records.
     """
-    run_of = dict(zip(NEEDS, runs, strict=True))
+    run_of = dict(zip(_NEEDS, runs, strict=True))
     info_of = {need: run.info() for need, run in run_of.items()}
     curves = [_curves(run_of[panel.need], panel) for panel in PANELS]
     last_steps = {
