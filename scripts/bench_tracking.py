@@ -15,11 +15,11 @@ import torch
 from symrun.config import Config
 from symrun.data import load
 from symrun.launch import compose
-from symrun.laws import laws_of_sgd
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.loop import Training, prepare, update
+from symrun.training.optimizers import laws_of
 from symrun.training.precision import device_title, select_device
 
 SETTING = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
@@ -29,9 +29,10 @@ WARM_UP = 3
 
 def make(config: Config, writer: TableWriter) -> tuple[Training, Tracker]:
     training = prepare(config, load(config.data), select_device(config.device))
-    laws, _ = laws_of_sgd(config.optim.weight_decay, config.optim.momentum)
+    laws, _ = laws_of(config.optim)
+    model, optimizer, structure = training.model, training.optimizer, training.structure
     every, sample = config.track.every, config.track.parameters
-    tracker = Tracker(training.model, training.structure, laws, writer, every, sample, config.seed)
+    tracker = Tracker(model, optimizer, structure, laws, writer, every, sample, config.seed)
     return training, tracker
 
 

@@ -92,26 +92,74 @@ class SyntheticConfig:
 
 
 DataConfig = TinyImageNetConfig | SyntheticConfig
-DATA_CONFIGS = {"tiny_imagenet": TinyImageNetConfig, "synthetic": SyntheticConfig}
+DATA_CONFIGS: dict[str, type[DataConfig]] = {
+    "tiny_imagenet": TinyImageNetConfig,
+    "synthetic": SyntheticConfig,
+}
+
+
+class Schedule(Enum):
+    """How the learning rate changes over a run; `symrun.schedule` computes it."""
+
+    constant = "constant"
+    multistep = "multistep"
+    cosine = "cosine"
+    warmup_cosine = "warmup_cosine"
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """torch.optim.SGD's own settings and constraints."""
+    """What all optimisers have: torch.optim's own settings and constraints, and a schedule.
 
+    milestones: shares of the run after which `multistep` multiplies the learning rate by gamma.
+    warmup: share of the run over which `warmup_cosine` raises it. Each is null elsewhere.
+    """
+
+    name: str
     lr: float
     weight_decay: float
-    momentum: float
-    dampening: float
-    nesterov: bool
+    schedule: Schedule
+    milestones: tuple[float, ...] | None
+    gamma: float | None
+    warmup: float | None
 
     def __post_init__(self) -> None:
         require("optim.lr", 0 < self.lr < math.inf, "> 0", self.lr)
         decay = self.weight_decay
         require("optim.weight_decay", 0 <= decay < math.inf, ">= 0", decay)
+        for setting, schedule, example in (
+            ("milestones", Schedule.multistep, "[0.5,0.75]"),
+            ("gamma", Schedule.multistep, "0.1"),
+            ("warmup", Schedule.warmup_cosine, "0.05"),
+        ):
+            value, used = getattr(self, setting), self.schedule is schedule
+            name, given = f"optim.schedule={schedule.value}", value is not None
+            require(f"optim.{setting}", used or not given, f"null without {name}", value)
+            needed = f"given with {name}, such as {example}"
+            require(f"optim.{setting}", given or not used, needed, "null")
+        if self.milestones is not None:
+            rising = list(self.milestones) == sorted(set(self.milestones))
+            inside = all(0 < milestone < 1 for milestone in self.milestones)
+            allowed = bool(self.milestones) and rising and inside
+            shares = "rising shares of the run, each in (0, 1)"
+            require("optim.milestones", allowed, shares, list(self.milestones))
+        require("optim.gamma", self.gamma is None or 0 < self.gamma <= 1, "in (0, 1]", self.gamma)
         require(
-            "optim.weight_decay", self.lr * decay < 1, f"< 1 / optim.lr ({1 / self.lr:g})", decay
+            "optim.warmup", self.warmup is None or 0 < self.warmup < 1, "in (0, 1)", self.warmup
         )
+
+
+@dataclass(frozen=True)
+class SgdConfig(OptimConfig):
+    momentum: float
+    dampening: float
+    nesterov: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decay = self.weight_decay
+        bound = f"< 1 / optim.lr ({1 / self.lr:g})"
+        require("optim.weight_decay", self.lr * decay < 1, bound, decay)
         require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
         require("optim.dampening", 0 <= self.dampening < 1, "in [0, 1)", self.dampening)
         without_momentum = "0 where optim.momentum is 0, since it has no effect there"
@@ -124,6 +172,42 @@ class OptimConfig:
         nesterov_allowed = self.momentum > 0 and self.dampening == 0
         needs = "false unless optim.momentum > 0 and optim.dampening = 0"
         require("optim.nesterov", not self.nesterov or nesterov_allowed, needs, self.nesterov)
+
+
+@dataclass(frozen=True)
+class AdamConfig(OptimConfig):
+    """Adam, and AdamW, whose weight decay is decoupled from the gradient."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("optim.beta1", 0 <= self.beta1 < 1, "in [0, 1)", self.beta1)
+        require("optim.beta2", 0 <= self.beta2 < 1, "in [0, 1)", self.beta2)
+        require("optim.eps", self.eps > 0, "> 0", self.eps)
+
+
+@dataclass(frozen=True)
+class RmspropConfig(OptimConfig):
+    alpha: float
+    eps: float
+    momentum: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("optim.alpha", 0 <= self.alpha < 1, "in [0, 1)", self.alpha)
+        require("optim.eps", self.eps > 0, "> 0", self.eps)
+        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
+
+
+OPTIM_CONFIGS: dict[str, type[OptimConfig]] = {
+    "sgd": SgdConfig,
+    "adam": AdamConfig,
+    "adamw": AdamConfig,
+    "rmsprop": RmspropConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -182,11 +266,10 @@ class Config:
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
-        data = settings["data"]
-        require("data", isinstance(data, Mapping) and "name" in data, "a data set", repr(data))
-        name = str(data["name"])
-        require("data.name", name in DATA_CONFIGS, f"one of {', '.join(DATA_CONFIGS)}", name)
-        typed: dict[str, Any] = {"data": _build(DATA_CONFIGS[name], data, "data.")}
+        typed: dict[str, Any] = {
+            "data": _build_named(DATA_CONFIGS, settings, "data", "a data set"),
+            "optim": _build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser"),
+        }
         return _build(cls, {**settings, **typed}, "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,6 +280,8 @@ class Config:
                 return {key: plain(item) for key, item in value.items()}
             if isinstance(value, Enum):
                 return value.value
+            if isinstance(value, tuple):
+                return list(value)
             return str(value) if isinstance(value, Path) else value
 
         return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
@@ -214,6 +299,19 @@ def _build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Sett
     return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in hints.items()})
 
 
+def _build_named(
+    kinds: Mapping[str, type[Settings]], settings: Mapping[str, Any], group: str, what: str
+) -> Settings:
+    """The settings of a group that says by its `name` which of several kinds it is."""
+    values = settings.get(group)
+    named = isinstance(values, Mapping) and "name" in values
+    require(group, named, what, repr(values))
+    assert isinstance(values, Mapping)
+    name = str(values["name"])
+    require(f"{group}.name", name in kinds, f"one of {', '.join(kinds)}", name)
+    return _build(kinds[name], values, f"{group}.")
+
+
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
 
@@ -223,6 +321,9 @@ def _typed(value: Any, hint: Any, setting: str) -> Any:
         if value is None and type(None) in hint.__args__:
             return None
         hint = next(kind for kind in hint.__args__ if kind is not type(None))
+    if typing.get_origin(hint) is tuple:
+        require(setting, isinstance(value, list | tuple), "a list such as [0.5,0.75]", repr(value))
+        return tuple(_typed(item, typing.get_args(hint)[0], setting) for item in value)
     if dataclasses.is_dataclass(hint):
         built_already = dataclasses.is_dataclass(value)
         return value if built_already else _build(typing.cast(type, hint), value, setting + ".")

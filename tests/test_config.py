@@ -1,6 +1,7 @@
 """Wrong settings are refused before anything starts: setting, constraint, value, in one line."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -20,6 +21,13 @@ from symrun.launch import compose, configs
         ("optim.momentum=1", "optim.momentum must be in [0, 1), got 1.0"),
         ("optim.dampening=0.5", "optim.dampening must be 0 where optim.momentum is 0"),
         ("optim.nesterov=true", "optim.nesterov must be false unless optim.momentum > 0"),
+        ("optim.schedule=linear", "optim.schedule must be one of constant, multistep, cosine,"),
+        ("optim.gamma=0.1", "optim.gamma must be null without optim.schedule=multistep, got 0.1"),
+        ("optim.warmup=0.1", "optim.warmup must be null without optim.schedule=warmup_cosine"),
+        ("optim.schedule=warmup_cosine", "optim.warmup must be given with"),
+        ("optim.schedule=multistep", "optim.milestones must be given with"),
+        ("optim.name=adagrad", "optim.name must be one of sgd, adam, adamw, rmsprop, got adagrad"),
+        ("optim=adagrad", "adagrad"),
         ("train.steps=0", "train.steps must be >= 1, got 0"),
         ("train.epochs=1.5", "train.epochs must be an integer, got 1.5"),
         ("train.batch_size=1", "train.batch_size must be >= 2, got 1"),
@@ -36,7 +44,7 @@ from symrun.launch import compose, configs
         ("device=tpu", "device must be one of auto, cpu, cuda, got tpu"),
         ("seed=-1", "seed must be in [0, 2^63), got -1"),
         ("seed=true", "seed must be an integer, got True"),
-        ("optim=null", "optim must be a group of settings, got None"),
+        ("train=null", "train must be a group of settings, got None"),
         ("data.name=[1]", "data.name must be one of tiny_imagenet, synthetic, got [1]"),
         ("data.image_size=65536", "data.image_size must be in [32, 1024], got 65536"),
         ("data.train_images=100000000", "data.train_images must be <= 1000000"),
@@ -54,6 +62,39 @@ def test_refused_in_one_line(override, message):
         compose(["data=synthetic", override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.milestones=[0.5,0.4]", "optim.gamma=0.1"], "rising shares of the run"),
+        (["optim.milestones=[1]", "optim.gamma=0.1"], "rising shares of the run"),
+        (["optim.milestones=[]", "optim.gamma=0.1"], "rising shares of the run"),
+        (["optim.milestones=0.5", "optim.gamma=0.1"], "a list such as [0.5,0.75], got 0.5"),
+        (["optim.milestones=[a]", "optim.gamma=0.1"], "optim.milestones must be a number"),
+        (["optim.milestones=[0.5]"], "optim.gamma must be given"),
+        (["optim.milestones=[0.5]", "optim.gamma=0"], "optim.gamma must be in (0, 1], got 0.0"),
+    ],
+)
+def test_milestones_refused_in_one_line(overrides, message):
+    with pytest.raises(UsageError) as caught:
+        compose(["data=synthetic", "optim.schedule=multistep", *overrides])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "override", "message"),
+    [
+        ("adam", "optim.beta2=1", "optim.beta2 must be in [0, 1), got 1.0"),
+        ("adamw", "optim.eps=0", "optim.eps must be > 0, got 0.0"),
+        ("adam", "optim.momentum=0.9", "momentum"),
+        ("rmsprop", "optim.alpha=-1", "optim.alpha must be in [0, 1), got -1.0"),
+    ],
+)
+def test_wrong_settings_of_other_optimisers(optimiser, override, message):
+    with pytest.raises(UsageError) as caught:
+        compose([f"optim={optimiser}", override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("depth", [11, 13, 16, 19])
@@ -90,10 +131,11 @@ def test_overrides_win_over_the_preset_and_become_typed():
 
 
 def test_a_configuration_is_frozen_and_survives_run_json():
-    config = compose(["experiment=quickstart_plain", "run.dir='~/here'"])
+    milestones = ["optim.schedule=multistep", "optim.milestones=[0.5,0.75]", "optim.gamma=0.1"]
+    config = compose(["experiment=quickstart_plain", "run.dir='~/here'", *milestones])
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
-    assert Config.from_mapping(config.to_dict()) == config
+    assert Config.from_mapping(json.loads(json.dumps(config.to_dict()))) == config
     assert "~" not in str(config.run.dir)
 
 

@@ -7,11 +7,11 @@ import torch
 from symrun.analysis import agreement
 from symrun.data import load
 from symrun.launch import compose
-from symrun.laws import laws_of_sgd
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.loop import prepare, train, update
+from symrun.training.optimizers import laws_of
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -29,9 +29,10 @@ def _deterministic():
 
 def stepped(config, folder, tracked, sync="default"):
     training = prepare(config, load(config.data), CUDA)
-    laws, _ = laws_of_sgd(config.optim.weight_decay, momentum=0.0)
+    laws, _ = laws_of(config.optim)
+    model, structure = training.model, training.structure
     with TableWriter(RunDirectory.create(folder, "")) as writer:
-        tracker = Tracker(training.model, training.structure, laws, writer, 5, 20, seed=0)
+        tracker = Tracker(model, training.optimizer, structure, laws, writer, 5, 20, seed=0)
         batches = training.batches.epoch(1)
         for step in range(12):
             images, labels = next(batches)

@@ -4,8 +4,10 @@
     explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
                 broken conservation that the law accounts for; median over the units that moved
 
-Q is measured, P predicted, t = lr * step. A unit that stayed within CONSERVED of the decayed
-initial value did not move: there `explained` would compare rounding with rounding.
+Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
+beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). For optimisers
+other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed within CONSERVED
+of its baseline did not move: there `explained` would compare rounding with rounding.
 """
 
 import warnings
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.config import Config
+from symrun.config import Config, OptimConfig, SgdConfig
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow
-from symrun.runs.directory import RunDirectory
+from symrun.runs.directory import RunDirectory, planned_steps
 from symrun.runs.tables import LAWS, unit_curves
+from symrun.schedule import times
 from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
@@ -58,6 +61,7 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
     """
     info = run.info()
     optim = Config.from_mapping(info["config"]).optim
+    flow_times, weight_decay = gradient_flow_times(optim, planned_steps(info))
     columns = ["measured", "magnitude", *LAWS]
     diverged = False
     for group in info["groups"]:
@@ -72,8 +76,8 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
             warnings.warn(f"{run.path} diverged: {where}; compared up to there", stacklevel=2)
         measured, magnitude = (curves.values[name][:records] for name in columns[:2])
         degree = Symmetry(group["symmetry"]).degree
-        times = optim.lr * curves.steps[:records].astype(np.float64)
-        conserved = gradient_flow(measured[0], times, degree, optim.weight_decay)
+        elapsed = flow_times[curves.steps[:records]]
+        conserved = gradient_flow(measured[0], elapsed, degree, weight_decay)
         motion = _relative(measured - conserved, magnitude).max(axis=0)
         moved = motion > CONSERVED
         drift = None if moved.all() else float(motion[~moved].max())
@@ -97,6 +101,14 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
                 drift,
                 records < finite.size,
             )
+
+
+def gradient_flow_times(optim: OptimConfig, steps: int) -> tuple[Array, float]:
+    """Time of gradient flow at each of `steps` + 1 steps, and the weight decay that acts in it."""
+    if not isinstance(optim, SgdConfig):
+        return times(optim, steps), 0.0
+    pace = (1 - optim.dampening) / (1 - optim.momentum)
+    return pace * times(optim, steps), optim.weight_decay
 
 
 def _relative(difference: Array, magnitude: Array) -> Array:

@@ -2,8 +2,19 @@
 
 from symrun.laws.conservation import gradient_flow
 from symrun.laws.discrete import DiscreteLaw
-from symrun.laws.law import Drive, Law
+from symrun.laws.law import SGD, Drive, Law, MomentumDrive
 from symrun.laws.modified_flow import ModifiedFlow
+from symrun.laws.oscillator import Oscillator
 from symrun.laws.sgd import laws_of_sgd
 
-__all__ = ["DiscreteLaw", "Drive", "Law", "ModifiedFlow", "gradient_flow", "laws_of_sgd"]
+__all__ = [
+    "SGD",
+    "DiscreteLaw",
+    "Drive",
+    "Law",
+    "ModifiedFlow",
+    "MomentumDrive",
+    "Oscillator",
+    "gradient_flow",
+    "laws_of_sgd",
+]

@@ -2,33 +2,64 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from symrun.laws.law import Drive
+from symrun.laws.law import SGD, Drive
 
 
 @dataclass(frozen=True)
 class DiscreteLaw:
-    """The update theta - eta (g + lambda theta), projected on the symmetry; s = 1 - eta lambda:
+    """The update of torch.optim.SGD, projected on the symmetry.
 
-        linear      Q_{n+1} = s Q_n - eta D_n
-        quadratic   Q_{n+1} = s^2 Q_n - 2 eta s D_n + eta^2 B(g, g)
+    With C_n = B(theta_n, b_{n-1}), C_0 = 0, for a quadratic reducer, or C_n the sum of b_{n-1} for
+    a linear one, whose forcing is 0; alpha_0 = 0:
+
+        B(theta_n, b_n) = beta C_n + (1 - alpha_n) (D_n + lambda Q_n)
+        B(theta_n, u_n) = B(theta_n, b_n), or D_n + lambda Q_n + beta B(theta_n, b_n) with Nesterov
+        Q_{n+1} = Q_n - k eta B(theta_n, u_n) + eta^2 B(u_n, u_n)
+        C_{n+1} = B(theta_n, b_n) - eta B(u_n, b_n)
+
+    Without momentum C drops out and B(u, u) follows from the gradient; s = 1 - eta lambda:
+
+        Q_{n+1} = s^k Q_n - k eta s^{k-1} D_n + eta^2 B(g, g)
 
     `with_defect` false sets D = 0: what a perfect symmetry predicts. True takes the measured D:
     then the law is an identity, which audits the measurement itself.
 
-    Assumes: SGD without momentum.
-    Error: with the defect, rounding; without, the accumulated 2 eta D (BatchNorm's eps, precision).
+    Assumes: torch.optim.SGD; any schedule, momentum, dampening, Nesterov.
+    Error: with the defect, rounding; without, the accumulated k eta D (BatchNorm's eps, precision).
     Source: symrun; algebra on torch.optim.SGD's definition.
-    Example: DiscreteLaw(weight_decay=1e-4, with_defect=True).advance(norms_sq, drive, lr=0.1)
+    Example: DiscreteLaw(SGD(weight_decay=1e-4), with_defect=True).advance(state, drive, lr=0.1)
     """
 
-    weight_decay: float
+    sgd: SGD
     with_defect: bool
 
-    def advance(self, conserved: Tensor, drive: Drive, lr: float) -> Tensor:
-        shrink = 1 - lr * self.weight_decay
-        following = shrink**drive.degree * conserved + lr**2 * drive.force
+    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
+        """Rows Q and, with momentum, C."""
+        if self.sgd.momentum == 0:
+            return conserved[None].clone()
+        return torch.stack([conserved, torch.zeros_like(conserved)])
+
+    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
+        sgd, degree = self.sgd, drive.degree
+        if drive.momentum is None:
+            shrink = 1 - lr * sgd.weight_decay
+            following = shrink**degree * state + lr**2 * drive.force
+            if self.with_defect:
+                following -= lr * degree * shrink ** (degree - 1) * drive.defect
+            return following
+        conserved, projected = state
+        pull = sgd.weight_decay * conserved
         if self.with_defect:
-            following -= lr * drive.degree * shrink ** (drive.degree - 1) * drive.defect
-        return following
+            pull = pull + drive.defect
+        dampening = 0.0 if drive.momentum.first else sgd.dampening
+        buffer = sgd.momentum * projected + (1 - dampening) * pull
+        update = pull + sgd.momentum * buffer if sgd.nesterov else buffer
+        return torch.stack(
+            [
+                conserved - lr * degree * update + lr**2 * drive.momentum.force,
+                buffer - lr * drive.momentum.cross,
+            ]
+        )

@@ -10,25 +10,36 @@ from symrun.laws.law import Drive
 
 @dataclass(frozen=True)
 class ModifiedFlow:
-    """Q' = -k lambda Q + eta B(g, g), in time t = sum of learning rates.
+    """Q' = -r Q + eta B(g, g), in time t = sum of learning rates; r = k lambda.
 
     Finite steps drive Q through the gradient's norm; to a linear reducer they do nothing. Over
     an update B(g, g) is constant and the equation is solved exactly:
 
-        Q(t + eta) = e^{-r eta} Q(t) + eta * (1 - e^{-r eta}) / r * B(g, g),   r = k lambda
+        Q(t + eta) = e^{-r eta} Q(t) + eta * (1 - e^{-r eta}) / r * B(g, g)
+
+    `corrected` takes the decay that modified flow has to the next order in eta, where the law of
+    the paper drops it: r = k (lambda + eta lambda^2 / 2), since SGD shrinks theta by
+    1 - eta lambda = e^{-eta (lambda + eta lambda^2 / 2 + ...)} in a step.
 
     Assumes: a perfect symmetry; SGD without momentum.
-    Error: O(eta^2 lambda) an update relative to Q; none at lambda = 0 beside rounding.
-    Source: Kunin et al. 2021, section 5.
-    Example: ModifiedFlow(weight_decay=1e-4).advance(norms_sq, drive, lr=0.1)
+    Error: against SGD at fixed t, relative to Q: eta lambda^2 t k / 2 from the decay, to which
+    `corrected` leaves eta^2 lambda^3 t k / 3; relative to the forced motion eta lambda, in both.
+    None at lambda = 0 beside rounding.
+    Source: Kunin et al. 2021, section 5; `corrected`: the rate of their code's phase portrait.
+    Example: ModifiedFlow(weight_decay=1e-4).advance(state, drive, lr=0.1)
     """
 
     weight_decay: float
+    corrected: bool = False
 
-    def advance(self, conserved: Tensor, drive: Drive, lr: float) -> Tensor:
-        if self.weight_decay == 0:
-            return conserved + lr**2 * drive.force
-        rate = drive.degree * self.weight_decay
+    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
+        return conserved[None].clone()
+
+    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
+        decay = self.weight_decay
+        if decay == 0:
+            return state + lr**2 * drive.force
+        rate = drive.degree * (decay + lr * decay**2 / 2 if self.corrected else decay)
         # expm1, since 1 - e^{-r eta} would cancel at the small decays that are in use
         duration = -torch.expm1(-rate * lr) / rate
-        return torch.exp(-rate * lr) * conserved + lr * duration * drive.force
+        return torch.exp(-rate * lr) * state + lr * duration * drive.force

@@ -10,7 +10,7 @@ from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 
 OUTPUTS = Path("outputs")
-SCHEMA = 1
+SCHEMA = 2
 """Version of run.json and the tables."""
 
 _DESCRIBED = {
@@ -20,6 +20,7 @@ _DESCRIBED = {
     "layers": list,
     "groups": list,
     "unpredicted": dict,
+    "steps_per_epoch": int,
 }
 TABLES = ("units", "parameters", "progress")
 
@@ -36,6 +37,7 @@ class RunDirectory:
         self.path = path
         self.run_json = path / "run.json"
         self.figures = path / "figures"
+        self.checkpoints = path / "checkpoints"
 
     def table(self, name: str) -> Path:
         return self.path / "tables" / name
@@ -107,6 +109,12 @@ class RunDirectory:
 
     def update_info(self, **fields: Any) -> None:
         self.write_info({**self.info(), **fields})
+
+
+def planned_steps(info: dict[str, Any]) -> int:
+    """Updates that the run of this run.json was to make."""
+    train = info["config"]["train"]
+    return int(train["steps"] or train["epochs"] * info["steps_per_epoch"])
 
 
 def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:

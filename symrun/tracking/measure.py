@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from symrun.errors import RunError
 from symrun.symmetry import Block, Group
+from symrun.tracking.momentum import Momentum
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,29 @@ class GradientReductions:
     grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs.
     force: B(g, g); 0 for translation.
     defect: B(theta, g), or the sum of g for translation.
+    update_force, cross: B(u, u) and B(u, b) of the coming update; 0 for translation; None without
+    momentum.
     """
 
     grad_norm_sq: Tensor
     force: Tensor
     defect: Tensor
+    update_force: Tensor | None = None
+    cross: Tensor | None = None
 
 
 class Measure:
     """Reduces a model's parameters to the units of its groups, laid one after the other.
 
     Nothing here waits for the device, and nothing is written to the parameters.
+
+    momentum: what the optimiser adds to the gradient; None for an update along the gradient.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Group], momentum: Momentum | None = None
+    ) -> None:
+        self._momentum = momentum
         parameters = dict(model.named_parameters())
         self.units = sum(group.units for group in groups)
         self._places: dict[str, list[_Place]] = defaultdict(list)
@@ -79,12 +89,13 @@ class Measure:
     def gradients(self) -> GradientReductions:
         """Error: RunError if a parameter has no gradient."""
         grad_norm_sq, force, defect = self._zeros(), self._zeros(), self._zeros()
+        update_force, cross = self._zeros(), self._zeros()
         for name, places in self._places.items():
             parameter = self._parameters[name]
             if parameter.grad is None:
                 raise RunError(f"{name} has no gradient: the loss does not depend on it")
-            gradient = parameter.grad.double()
-            gradient_sq, product = gradient.square(), gradient * parameter.double()
+            weight, gradient = parameter.double(), parameter.grad.double()
+            gradient_sq, product = gradient.square(), gradient * weight
             for place in places:
                 units, sign = place.units, place.block.sign
                 norm_sq = place.reduce(gradient_sq)
@@ -94,7 +105,18 @@ class Measure:
                 else:
                     force[units] += sign * norm_sq
                     defect[units] += sign * place.reduce(product)
-        return GradientReductions(grad_norm_sq, force, defect)
+            if self._momentum is None:
+                continue
+            coming = self._momentum.update(parameter, weight, gradient)
+            update_sq, update_buffer = coming.update.square(), coming.update * coming.buffer
+            for place in places:
+                if place.degree == 2:
+                    units, sign = place.units, place.block.sign
+                    update_force[units] += sign * place.reduce(update_sq)
+                    cross[units] += sign * place.reduce(update_buffer)
+        if self._momentum is None:
+            return GradientReductions(grad_norm_sq, force, defect)
+        return GradientReductions(grad_norm_sq, force, defect, update_force, cross)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.units, dtype=torch.float64, device=self.device)

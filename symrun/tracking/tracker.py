@@ -7,11 +7,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from symrun.laws import Drive, Law
+from symrun.laws import Drive, Law, MomentumDrive
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Group, Structure, Symmetry
-from symrun.tracking.measure import Measure
+from symrun.tracking.measure import GradientReductions, Measure
+from symrun.tracking.momentum import momentum_of
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.staging import Staged
 
@@ -20,12 +21,12 @@ class Tracker:
     """Follows the conserved quantities of a model through its training, beside what laws predict.
 
     Call `before_update` between backward and the optimiser's step, and `finish` after the last
-    one. The tracker reads weights and gradients and never changes them, nor a random state: the
-    weights with and without it are the same, bit for bit.
+    one. The tracker reads weights, gradients and momentum buffers and never changes them, nor a
+    random state: the weights with and without it are the same, bit for bit.
 
     Example:
         with TableWriter(run) as writer:
-            tracker = Tracker(model, structure, laws, writer, every=20, sample=100, seed=0)
+            tracker = Tracker(model, optimizer, structure, laws, writer, 20, sample=100, seed=0)
             for step, (images, labels) in enumerate(batches):
                 optimizer.zero_grad()
                 cross_entropy(model(images), labels).backward()
@@ -37,6 +38,7 @@ class Tracker:
     def __init__(
         self,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         structure: Structure,
         laws: Mapping[str, Law],
         writer: TableWriter,
@@ -44,13 +46,16 @@ class Tracker:
         sample: int,
         seed: int,
     ) -> None:
-        self._measure = Measure(model, structure.groups)
+        self._momentum = momentum_of(optimizer)
+        self._measure = Measure(model, structure.groups, self._momentum)
         self._laws = laws
         self._writer = writer
         self._every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
         initial = self._measure.weights().measured
-        self._predicted = {name: initial.clone() for name in laws}
+        self._states = {
+            name: law.start(initial, self._measure.degree) for name, law in laws.items()
+        }
         weights_dtype = next(model.parameters()).dtype
         self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
         self._unit_keys = _unit_keys(structure.groups)
@@ -66,20 +71,27 @@ class Tracker:
         gradients = self._measure.gradients()
         if step % self._every == 0:
             self._record(step, grad_norm_sq=gradients.grad_norm_sq, defect=gradients.defect)
-        drive = Drive(self._measure.degree, gradients.force, gradients.defect)
+        drive = self._drive(gradients)
         for name, law in self._laws.items():
-            self._predicted[name] = law.advance(self._predicted[name], drive, lr)
+            self._states[name] = law.advance(self._states[name], drive, lr)
 
     def finish(self, step: int) -> None:
         """Record the weights after the last update. They have no gradient: its columns are null."""
         self._record(step)
+
+    def _drive(self, gradients: GradientReductions) -> Drive:
+        momentum = None
+        if self._momentum is not None:
+            assert gradients.update_force is not None and gradients.cross is not None
+            momentum = MomentumDrive(gradients.update_force, gradients.cross, self._momentum.first)
+        return Drive(self._measure.degree, gradients.force, gradients.defect, momentum)
 
     def _record(self, step: int, **gradients: Tensor) -> None:
         weights = self._measure.weights()
         columns = {
             "measured": weights.measured,
             "magnitude": weights.magnitude,
-            **self._predicted,
+            **{name: state[0] for name, state in self._states.items()},
             **gradients,
         }
         staged = Staged(torch.stack(list(columns.values())).to(self._dtype))

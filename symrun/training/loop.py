@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from symrun.config import Config, Precision
 from symrun.data import Batches, Dataset, load
 from symrun.errors import Interrupted, RunError, UsageError
-from symrun.laws import laws_of_sgd
 from symrun.models import vgg
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
+from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry, find_structure
 from symrun.tracking import Tracker
+from symrun.training.optimizers import laws_of, make_optimizer
 from symrun.training.precision import (
     autocast,
     keep_float32,
@@ -42,13 +43,21 @@ class Training:
     structure: Structure
     device: torch.device
     precision: Precision
+    learning_rates: Sequence[float]
+
+    @property
+    def steps(self) -> int:
+        return len(self.learning_rates)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return autocast(self.precision, self.device)
 
-    @property
-    def lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+    def set_lr(self, step: int) -> float:
+        """The learning rate of update `step`, which the optimiser has from now on."""
+        lr = self.learning_rates[step]
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
 
 def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
@@ -70,16 +79,11 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
             logits = model.get_submodule(group.layers[0])
             if group.symmetry is Symmetry.translation and isinstance(logits, nn.Linear):
                 keep_float32(logits)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.optim.lr,
-        weight_decay=config.optim.weight_decay,
-        momentum=config.optim.momentum,
-        dampening=config.optim.dampening,
-        nesterov=config.optim.nesterov,
-    )
+    optimizer = make_optimizer(config.optim, model.parameters())
     batches = Batches(dataset, config.train.batch_size, config.seed, device, dtype)
-    return Training(model, optimizer, batches, structure, device, config.precision)
+    steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
+    rates = learning_rates(config.optim, steps).tolist()
+    return Training(model, optimizer, batches, structure, device, config.precision, rates)
 
 
 def update(
@@ -90,13 +94,14 @@ def update(
     step: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Update number `step`. Returns the logits [batch, classes] and the mean loss behind it."""
+    lr = training.set_lr(step)
     training.optimizer.zero_grad()
     with training.autocast():
         logits = training.model(images)
         loss = F.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     if tracker is not None:
-        tracker.before_update(step, training.lr)
+        tracker.before_update(step, lr)
     training.optimizer.step()
     return logits, loss
 
@@ -113,8 +118,8 @@ def fit(
             progress.scores.add(logits, labels, loss)
             progress.updated(len(labels))
             if progress.updates % every == 0:
-                progress.record_training(epoch, lr=training.lr)
-        progress.record_training(epoch, lr=training.lr)
+                progress.record_training(epoch, training.learning_rates[progress.updates - 1])
+        progress.record_training(epoch, training.learning_rates[progress.updates - 1])
         validate(training, epoch, progress)
         if progress.updates == steps:
             break
@@ -156,10 +161,8 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     try:
         dataset = load(config.data)
         training = prepare(config, dataset, device)
-        optim = config.optim
-        laws, unpredicted = laws_of_sgd(optim.weight_decay, optim.momentum)
-        steps = config.train.steps or config.train.epochs * training.batches.steps_per_epoch
-        model, structure = training.model, training.structure
+        laws, unpredicted = laws_of(config.optim)
+        model, structure, steps = training.model, training.structure, training.steps
         run.write_info(
             describe(config, dataset, model, structure, device, training.batches.steps_per_epoch)
             | {"unpredicted": unpredicted}
@@ -179,6 +182,7 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
             progress = Progress(writer, steps, device)
             tracker = Tracker(
                 model,
+                training.optimizer,
                 structure,
                 laws,
                 writer,

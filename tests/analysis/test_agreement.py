@@ -16,13 +16,15 @@ from symrun.runs.writer import write_part
 STEPS = np.array([0, 10, 20])
 
 
-def make_run(tmp_path, symmetry, columns, unpredicted=(), weight_decay=0.01):
-    """A run of one group; columns: name -> [records, units]."""
+def make_run(tmp_path, symmetry, columns, unpredicted=(), overrides=()):
+    """A run of one group and 20 updates; columns: name -> [records, units]."""
     run = RunDirectory.create(tmp_path / "run", "")
-    config = compose(["data=synthetic", f"optim.weight_decay={weight_decay}"])
+    settings = ["data=synthetic", "train.steps=20", "optim.weight_decay=0.01", *overrides]
+    config = compose(settings)
     run.write_info(
         {
             "config": config.to_dict(),
+            "steps_per_epoch": 10,
             "unpredicted": dict.fromkeys(unpredicted, "because"),
             "groups": [{"symmetry": symmetry, "group": "g", "units": 2, "layers": ["g"]}],
         }
@@ -67,6 +69,21 @@ def test_residual_and_explained_by_hand(tmp_path):
     assert flow.drift < 1e-15
     assert rows["discrete"].explained == pytest.approx(0.0)  # no better than the baseline
     assert rows["exact"].residual == 0 and rows["exact"].explained == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "time"),
+    [
+        (["optim.momentum=0.9", "optim.dampening=0.5"], 0.1 * STEPS * 0.5 / 0.1),
+        (["optim.schedule=multistep", "optim.milestones=[0.5]", "optim.gamma=0.1"], [0, 1, 1.1]),
+        (["optim=adam", "optim.weight_decay=0.01"], [0, 0, 0]),  # no flow that decays
+    ],
+)
+def test_the_baseline_follows_schedule_and_momentum(tmp_path, overrides, time):
+    measured = np.exp(-2 * 0.01 * np.array(time))[:, None] * np.array([1.0, 4.0])
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
+    for row in agreement(make_run(tmp_path, "scale", columns, overrides=overrides)):
+        assert row.moved == 0 and row.drift < 1e-15
 
 
 def test_translation_decays_at_half_the_rate(tmp_path):
@@ -145,6 +162,7 @@ def test_table_and_json(tmp_path):
 def test_a_run_without_records_is_one_clear_error(tmp_path):
     run = RunDirectory.create(tmp_path / "run", "")
     groups = [{"symmetry": "scale", "group": "g", "units": 1, "layers": ["g"]}]
-    run.write_info({"config": compose([]).to_dict(), "unpredicted": {}, "groups": groups})
+    info = {"config": compose([]).to_dict(), "unpredicted": {}, "groups": groups}
+    run.write_info({**info, "steps_per_epoch": 10})
     with pytest.raises(UsageError, match="has no records yet"):
         list(agreement(run))

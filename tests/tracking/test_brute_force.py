@@ -1,9 +1,12 @@
 """Every column of the tables, computed again in plain Python over named parameters.
 
 Nothing here shares code with the tracker: the groups are written down from the network's layers,
-sums are `math.fsum` over Python floats, and the laws are stepped unit by unit.
+sums are `math.fsum` over Python floats, the laws are stepped unit by unit, the oscillator by its
+complex roots, and momentum is kept here, not read from the optimiser.
 """
 
+import cmath
+import dataclasses
 import math
 
 import pandas as pd
@@ -12,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from symrun.laws import laws_of_sgd
+from symrun.laws import SGD, laws_of_sgd
 from symrun.models import vgg
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
@@ -20,6 +23,13 @@ from symrun.symmetry import find_structure
 from symrun.tracking import Tracker
 
 LR, WEIGHT_DECAY, STEPS, EVERY = 0.05, 1e-2, 7, 3
+OPTIMISERS = {
+    "plain": SGD(WEIGHT_DECAY),
+    "momentum": SGD(WEIGHT_DECAY, momentum=0.9),
+    "dampening": SGD(WEIGHT_DECAY, momentum=0.6, dampening=0.3),
+    "underdamped": SGD(WEIGHT_DECAY, momentum=0.99),
+    "nesterov": SGD(WEIGHT_DECAY, momentum=0.9, nesterov=True),
+}
 
 
 def expected_groups(model):
@@ -86,58 +96,123 @@ def unsigned(unit):
 class BruteForce:
     """The rows that the table must hold, keyed by (step, symmetry, group, unit)."""
 
-    def __init__(self, model):
+    def __init__(self, model, sgd):
         self.groups = expected_groups(model)
+        self.sgd = sgd
         self.rows = {}
         self.predicted = {}
+        self.buffer = None
 
     def before_update(self, step, model, recorded, final=False):
         theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         gradient = None if final else {n: p.grad.clone() for n, p in model.named_parameters()}
+        buffer, update = (None, None) if final else self.next_update(theta, gradient)
         for (symmetry, group), units in self.groups.items():
             linear = symmetry == "translation"
             for number, unit in enumerate(units):
                 key = (symmetry, group, number)
                 square = None if linear else theta
                 measured = reduce(unit, theta, square)
-                flow, discrete, exact = self.predicted.setdefault(key, (measured,) * 3)
-                row = {"measured": measured, "flow": flow, "discrete": discrete, "exact": exact}
+                laws = self.predicted.setdefault(key, self.start(measured, linear))
+                row = {name: state[0] for name, state in laws.items()} | {"measured": measured}
                 size = {name: value.abs() for name, value in theta.items()}
                 row["magnitude"] = reduce(unsigned(unit), size, None if linear else size)
                 if gradient is not None:
-                    force = 0.0 if linear else reduce(unit, gradient, gradient)
-                    defect = reduce(unit, gradient, square)
                     row["grad_norm_sq"] = reduce(unsigned(unit), gradient, gradient)
-                    row["defect"] = defect
-                    self.predicted[key] = self.advance(row, linear, force, defect)
+                    row["defect"] = reduce(unit, gradient, square)
+                    drive = dict.fromkeys(("gg", "uu", "ub", "bb"), 0.0)
+                    if not linear:
+                        drive = {
+                            "gg": reduce(unit, gradient, gradient),
+                            "uu": reduce(unit, update, update),
+                            "ub": reduce(unit, update, buffer),
+                            "bb": reduce(unit, buffer, buffer),
+                        }
+                    self.predicted[key] = self.advance(laws, linear, drive, row["defect"], step)
                 if recorded:
                     self.rows[(step, *key)] = row
 
-    @staticmethod
-    def advance(row, linear, force, defect):
-        keep = 1 - LR * WEIGHT_DECAY
-        rate = WEIGHT_DECAY * (1 if linear else 2)
-        # the integral of e^{-rate (lr - s)} over a step, by 200 midpoints instead of in closed form
-        kernel = [math.exp(-rate * LR * (i + 0.5) / 200) for i in range(200)]
-        flow = math.exp(-rate * LR) * row["flow"] + LR * force * math.fsum(kernel) * LR / 200
-        if linear:
-            return flow, keep * row["discrete"], keep * row["exact"] - LR * defect
-        discrete = keep**2 * row["discrete"] + LR**2 * force
-        exact = keep**2 * row["exact"] - 2 * LR * keep * defect + LR**2 * force
-        return flow, discrete, exact
+    def next_update(self, theta, gradient):
+        """b_n and u_n of every parameter, by torch.optim.SGD's documentation."""
+        sgd = self.sgd
+        decayed = {name: gradient[name] + sgd.weight_decay * theta[name] for name in theta}
+        last, self.buffer = self.buffer, decayed
+        if last is not None:
+            self.buffer = {
+                name: sgd.momentum * last[name] + (1 - sgd.dampening) * decayed[name]
+                for name in decayed
+            }
+        if not sgd.nesterov:
+            return self.buffer, self.buffer
+        return self.buffer, {n: decayed[n] + sgd.momentum * self.buffer[n] for n in decayed}
+
+    def start(self, measured, linear):
+        sgd, laws = self.sgd, {"discrete": (measured, 0.0), "exact": (measured, 0.0)}
+        if not sgd.nesterov:
+            degree = 1 if linear else 2
+            share = (1 + sgd.dampening) / (1 - sgd.dampening) / (1 + sgd.momentum)
+            velocity = -degree * sgd.weight_decay * share * measured
+            laws["flow"] = (measured, velocity if sgd.momentum else 0.0)
+        return laws
+
+    def advance(self, laws, linear, drive, defect, step):
+        sgd, degree = self.sgd, 1 if linear else 2
+        following = {}
+        for name, seen in (("discrete", 0.0), ("exact", defect)):
+            conserved, projected = laws[name]
+            if sgd.momentum == 0:
+                keep = 1 - LR * sgd.weight_decay
+                moved = -LR * degree * keep ** (degree - 1) * seen + LR**2 * drive["gg"]
+                following[name] = (keep**degree * conserved + moved, 0.0)
+                continue
+            pull = seen + sgd.weight_decay * conserved
+            new = pull if step == 0 else (1 - sgd.dampening) * pull
+            buffer = sgd.momentum * projected + new
+            update = pull + sgd.momentum * buffer if sgd.nesterov else buffer
+            following[name] = (
+                conserved - degree * LR * update + LR**2 * drive["uu"],
+                buffer - LR * drive["ub"],
+            )
+        if "flow" in laws:
+            solve = oscillated if sgd.momentum else flowed
+            following["flow"] = solve(*laws["flow"], sgd, degree, drive)
+        return following
 
 
+def flowed(conserved, _, sgd, degree, drive):
+    """The integral of e^{-rate (lr - s)} over a step by 200 midpoints, not in closed form."""
+    rate = sgd.weight_decay * degree
+    kernel = [math.exp(-rate * LR * (i + 0.5) / 200) for i in range(200)]
+    return math.exp(-rate * LR) * conserved + LR * drive["gg"] * math.fsum(kernel) * LR / 200, 0.0
+
+
+def oscillated(conserved, velocity, sgd, degree, drive):
+    """x'' + 2 gamma x' + omega^2 x = F over one step: F / omega^2 + the two exponentials."""
+    h = LR * (1 - sgd.dampening)
+    gamma = (1 - sgd.momentum) / (h * (1 + sgd.momentum))
+    omega_sq = 2 * degree * sgd.weight_decay / (h * (1 + sgd.momentum))
+    rest = 2 * drive["bb"] / (1 - sgd.dampening) ** 2 / omega_sq
+    split = cmath.sqrt(gamma**2 - omega_sq)
+    one, two = -gamma + split, -gamma - split
+    first = (velocity - two * (conserved - rest)) / (one - two)
+    second = conserved - rest - first
+    grown = first * cmath.exp(one * h), second * cmath.exp(two * h)
+    return rest + sum(grown).real, (one * grown[0] + two * grown[1]).real
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
-def test_every_column_of_every_unit(name, tmp_path):
+def test_every_column_of_every_unit(name, optimiser, tmp_path):
+    sgd = OPTIMISERS[optimiser]
     model = vgg(name, 4, 64, 1 / 32, dropout=0.5).double()
     model = model.to(memory_format=torch.channels_last)
     structure = find_structure(model, torch.zeros(2, 3, 64, 64, dtype=torch.float64))
     run = RunDirectory.create(tmp_path / "run", "")
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
-    brute_force = BruteForce(model)
-    laws, _ = laws_of_sgd(WEIGHT_DECAY, momentum=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, **dataclasses.asdict(sgd))
+    brute_force = BruteForce(model, sgd)
+    laws, unpredicted = laws_of_sgd(sgd)
     with TableWriter(run) as writer:
-        tracker = Tracker(model, structure, laws, writer, every=EVERY, sample=5, seed=0)
+        tracker = Tracker(model, optimizer, structure, laws, writer, EVERY, sample=5, seed=0)
         for step in range(STEPS):
             images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
             optimizer.zero_grad()
@@ -156,7 +231,8 @@ def test_every_column_of_every_unit(name, tmp_path):
     expected = expected.sort_index()
     assert sorted(set(table.index.get_level_values("step"))) == [0, 3, 6, 7]
     assert list(table.index) == list(expected.index)
-    assert set(table.columns) == set(expected.columns)
+    assert set(table.columns) == set(expected.columns) | set(unpredicted)
+    assert table[list(unpredicted)].isna().all(axis=None)
 
     # float64 sums of at most 1e4 terms: 1e4 roundings relative to the sum of their sizes, plus
     # the midpoint rule's (rate lr / 200)^2 / 24 in `flow`, which is smaller still
@@ -178,8 +254,9 @@ def test_sampled_parameters_are_the_weights(tmp_path):
     model = vgg("vgg11", 4, 32, 1 / 16, dropout=0.5).to(memory_format=torch.channels_last)
     structure = find_structure(model, torch.zeros(2, 3, 32, 32))
     run = RunDirectory.create(tmp_path / "run", "")
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     with TableWriter(run) as writer:
-        tracker = Tracker(model, structure, {}, writer, every=1, sample=20, seed=3)
+        tracker = Tracker(model, optimizer, structure, {}, writer, every=1, sample=20, seed=3)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(2)

@@ -1,6 +1,7 @@
 """Training as a whole: the tracker changes nothing, and what is recorded is what happened."""
 
 import copy
+import math
 import time
 
 import pandas as pd
@@ -12,13 +13,13 @@ from symrun.analysis import agreement
 from symrun.data import load
 from symrun.errors import Interrupted, RunError
 from symrun.launch import compose
-from symrun.laws import laws_of_sgd
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training import loop
 from symrun.training import progress as progress_module
 from symrun.training.loop import fit, prepare, train
+from symrun.training.optimizers import laws_of
 from symrun.training.progress import Progress
 
 SMALL = [
@@ -44,8 +45,9 @@ def weights_after(config, folder, tracked):
         progress = Progress(writer, config.train.steps, training.device)
         tracker = None
         if tracked:
-            laws, _ = laws_of_sgd(config.optim.weight_decay, config.optim.momentum)
-            tracker = Tracker(training.model, training.structure, laws, writer, 1, 50, seed=0)
+            laws, _ = laws_of(config.optim)
+            model, structure = training.model, training.structure
+            tracker = Tracker(model, training.optimizer, structure, laws, writer, 1, 50, seed=0)
         fit(training, config.train.steps, config.track.every, progress, tracker)
         progress.close()
     return copy.deepcopy(training.model.state_dict())
@@ -53,8 +55,11 @@ def weights_after(config, folder, tracked):
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bf16"])
 @pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
-def test_weights_are_bit_identical_with_and_without_the_tracker(name, precision, tmp_path):
-    config = small(name, f"precision={precision}", "optim.weight_decay=1e-3")
+@pytest.mark.parametrize("momentum", [[], ["optim.momentum=0.9", "optim.nesterov=true"]])
+def test_weights_are_bit_identical_with_and_without_the_tracker(
+    name, precision, momentum, tmp_path
+):
+    config = small(name, f"precision={precision}", "optim.weight_decay=1e-3", *momentum)
     tracked = weights_after(config, tmp_path / "a", tracked=True)
     untracked = weights_after(config, tmp_path / "b", tracked=False)
     assert tracked.keys() == untracked.keys()
@@ -136,14 +141,37 @@ def test_scores_are_the_means_of_the_batches(tmp_path):
         assert row["top5"] == (places < 5).double().mean().item()
 
 
-def test_momentum_leaves_the_laws_null_and_warns(tmp_path):
+@pytest.mark.parametrize(
+    ("overrides", "silent"),
+    [
+        (["optim.momentum=0.9"], []),
+        (["optim.momentum=0.9", "optim.nesterov=true"], ["flow"]),
+        (["optim=adam"], ["flow", "discrete", "exact"]),
+        (["optim=adamw"], ["flow", "discrete", "exact"]),
+        (["optim=rmsprop", "optim.momentum=0.5"], ["flow", "discrete", "exact"]),
+    ],
+)
+def test_a_law_that_does_not_hold_is_null_and_says_why(overrides, silent, tmp_path):
     warnings = []
-    path = train(small("vgg11", "optim.momentum=0.9", f"run.dir={tmp_path}/m"), warnings.append)
-    assert len(warnings) == 1 and "flow, discrete, exact" in warnings[0]
+    path = train(small("vgg11", *overrides, f"run.dir={tmp_path}/m"), warnings.append)
+    assert len(warnings) == bool(silent) and all(", ".join(silent) in text for text in warnings)
+    run = RunDirectory.open(path)
+    assert set(run.info()["unpredicted"]) == set(silent)
     units = pd.read_parquet(path / "tables" / "units")
-    assert units[["flow", "discrete", "exact"]].isna().all(axis=None)
-    assert units["measured"].notna().all()
-    assert set(RunDirectory.open(path).info()["unpredicted"]) == {"flow", "discrete", "exact"}
+    assert units[silent].isna().all(axis=None)
+    spoken = [law for law in ("flow", "discrete", "exact") if law not in silent]
+    assert units[["measured", *spoken]].notna().all(axis=None)
+    for row in agreement(run):
+        assert (row.residual is None) == (row.law in silent)
+
+
+def test_the_schedule_is_what_the_optimiser_used(tmp_path):
+    schedule = ["optim.schedule=cosine", "track.every=1"]
+    path = train(small("vgg11", *schedule, f"run.dir={tmp_path}/run"), print)
+    rows = pd.read_parquet(path / "tables" / "progress").query("split == 'train'")
+    expected = [0.05 * (1 + math.cos(math.pi * step / 7)) for step in range(7)]
+    assert rows["lr"].tolist() == pytest.approx(expected, rel=1e-12)
+    assert all(r.residual < 1e-5 for r in agreement(RunDirectory.open(path)) if r.law == "exact")
 
 
 def test_ctrl_c_keeps_what_was_written(tmp_path, monkeypatch):

@@ -1,0 +1,57 @@
+"""The update that SGD with momentum is about to make, from its buffers, without touching them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Update:
+    """Of one parameter, float64, its shape. buffer: b_n. update: u_n, so that theta moves -lr u."""
+
+    buffer: Tensor
+    update: Tensor
+
+
+class Momentum:
+    """Reads the momentum buffers b_{n-1} of torch.optim.SGD and says what b_n and u_n will be.
+
+    They are formed before the update, since afterwards theta_n is gone and, with Nesterov, torch
+    may have overwritten the gradient.
+    """
+
+    def __init__(self, optimizer: torch.optim.SGD) -> None:
+        self._state: Mapping[Tensor, Mapping[str, Tensor]] = optimizer.state
+        self._settings = {
+            parameter: group for group in optimizer.param_groups for parameter in group["params"]
+        }
+        self._nothing: Mapping[str, Tensor] = {}
+
+    @property
+    def first(self) -> bool:
+        """Whether the next update is the first, which makes the buffers."""
+        return not any("momentum_buffer" in state for state in self._state.values())
+
+    def update(self, parameter: nn.Parameter, weight: Tensor, gradient: Tensor) -> Update:
+        """weight, gradient: of `parameter`, in float64."""
+        settings = self._settings[parameter]
+        decayed = gradient + settings["weight_decay"] * weight
+        # .get: the state is a defaultdict, which reading would change
+        last = self._state.get(parameter, self._nothing).get("momentum_buffer")
+        if last is None:
+            buffer = decayed
+        else:
+            undamped = 1 - settings["dampening"]
+            buffer = settings["momentum"] * last.double() + undamped * decayed
+        nesterov = settings["nesterov"]
+        return Update(buffer, decayed + settings["momentum"] * buffer if nesterov else buffer)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
+    """None unless `optimizer` is SGD with momentum."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return None
+    with_momentum = any(group["momentum"] for group in optimizer.param_groups)
+    return Momentum(optimizer) if with_momentum else None
