@@ -268,7 +268,7 @@ class Config:
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
             "data": _build_named(DATA_CONFIGS, settings, "data", "a data set"),
-            "optim": _build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser"),
+            "optim": optim_config(settings),
         }
         return _build(cls, {**settings, **typed}, "")
 
@@ -285,6 +285,11 @@ class Config:
             return str(value) if isinstance(value, Path) else value
 
         return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+
+def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
+    """The optimiser among the settings of a run. Error: UsageError for the first that is wrong."""
+    return _build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser")
 
 
 def _build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:

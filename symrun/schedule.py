@@ -26,7 +26,8 @@ def learning_rates(optim: OptimConfig, steps: int) -> Array:
     if optim.schedule is Schedule.multistep:
         assert optim.milestones is not None and optim.gamma is not None
         passed = step[:, None] >= np.array(optim.milestones) * steps
-        return optim.lr * np.power(optim.gamma, passed.sum(axis=1), dtype=np.float64)
+        rates: Array = optim.lr * optim.gamma ** passed.sum(axis=1)
+        return rates
     if optim.schedule is Schedule.constant:
         return np.full(steps, optim.lr)
     warmup = math.ceil(optim.warmup * steps) if optim.warmup is not None else 0

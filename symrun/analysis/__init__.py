@@ -1,6 +1,15 @@
 """How well what was measured agrees with what was predicted."""
 
 from symrun.analysis.agreement import Agreement, agreement
+from symrun.analysis.comparison import Comparison, comparisons
 from symrun.analysis.report import as_json, as_table, shortcomings
 
-__all__ = ["Agreement", "agreement", "as_json", "as_table", "shortcomings"]
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "agreement",
+    "as_json",
+    "as_table",
+    "comparisons",
+    "shortcomings",
+]

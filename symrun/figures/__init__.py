@@ -7,7 +7,8 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from symrun.errors import UsageError
-from symrun.figures import fig1, fig5
+from symrun.figures import fig1, fig2, fig3, fig4, fig5, phase, residual, seeds
+from symrun.figures.grid import Grid
 from symrun.figures.selection import Selection
 from symrun.figures.style import FORMATS, save
 from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
@@ -24,7 +25,20 @@ class FigureModule(Protocol):
         ...
 
 
-FIGURES: dict[str, FigureModule] = {"fig1": fig1, "fig5": fig5}
+FIGURES: dict[str, FigureModule] = {
+    "fig1": fig1,
+    "fig2": fig2,
+    "fig3": fig3,
+    "fig4": fig4,
+    "fig5": fig5,
+    "grid": Grid(None),
+    "grid_scale": Grid("scale"),
+    "grid_rescale": Grid("rescale"),
+    "grid_translation": Grid("translation"),
+    "phase": phase,
+    "seeds": seeds,
+    "residual": residual,
+}
 
 
 def select_runs(

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from symrun.errors import UsageError
+from symrun.figures.captions import captions, step_label, title
 from symrun.figures.selection import Roles
-from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
+from symrun.figures.style import add_lines, drawable, frame, label_steps, styled
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
 
@@ -57,7 +58,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
             add_lines(right, norms[layer].steps, norms[layer].values["measured"], **look)
     for axes, label in ((left, "Parameter"), (right, "Squared filter norm")):
         axes.set_ylabel(label)
-        label_steps(axes, info)
+        label_steps(axes, step_label(info))
     right.set_ylim(bottom=0)
     handles = [
         Line2D([], [], color=_hue(block), label=f"block {block + 1}")

@@ -1,4 +1,4 @@
-"""Fig. 5: how conservation breaks, measured and as modified gradient flow predicts it."""
+"""Fig. 5: how conservation breaks, measured and as the paper's theory predicts it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.figures.captions import captions, law_label, step_label, title
 from symrun.figures.selection import Roles
-from symrun.figures.style import add_lines, captions, drawable, frame, label_steps, styled, title
+from symrun.figures.style import PREDICTED, add_lines, drawable, frame, label_steps, styled
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves, unit_curves
 
@@ -39,7 +40,6 @@ PANELS = (
 _MOST_UNITS = 16
 _COLOURS = matplotlib.colormaps["viridis"]
 _WIDTH = 1.8
-_PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
 
 
 def _role(info: dict[str, Any]) -> str | None:
@@ -70,7 +70,7 @@ def _group(info: dict[str, Any], symmetry: str) -> dict[str, Any] | None:
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """One panel a symmetry: measured lines, coloured by rank, under the dashed ones of law 1.
+    """One panel a symmetry: measured lines, coloured by rank, under the dashed ones of theory.
 
     runs: one without BN, one with BN.
 
@@ -87,9 +87,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for axes, panel, shown in zip(panels.subplots(1, 3), PANELS, curves, strict=True):
         _draw_panel(axes, panel, info_of[panel.need], shown)
     handles = [Line2D([], [], color=_COLOURS(0.5), linewidth=_WIDTH, label="measured")]
-    if not all(np.isnan(shown.values["flow"]).all() for shown in curves):
-        label = "predicted (law 1: modified gradient flow)"
-        handles.append(Line2D([], [], label=label, **_PREDICTED))
+    if predicted := law_label(info_of.values()):
+        handles.append(Line2D([], [], label=predicted, **PREDICTED))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
@@ -106,18 +105,18 @@ def _draw_panel(axes: Axes, panel: Panel, info: dict[str, Any], curves: Curves) 
     shown = _evenly_by_rank(measured[-1])
     colours = _COLOURS(np.linspace(0.25, 0.9, len(shown)))
     add_lines(axes, curves.steps, measured[:, shown], colors=colours, linewidths=_WIDTH)
-    if np.isnan(flow).all():
+    if "flow" in info["unpredicted"]:
         reason = textwrap.fill(info["unpredicted"]["flow"], 24)
         text = f"theory: not predicted\n{reason}"
         axes.text(0.04, 0.98, text, transform=axes.transAxes, va="top", fontsize=7)
         low, high = axes.get_ylim()
         axes.set_ylim(top=high + 0.5 * (high - low))  # room for the text above the lines
     else:
-        add_lines(axes, curves.steps, flow[:, shown], **_PREDICTED)
+        add_lines(axes, curves.steps, flow[:, shown], **PREDICTED)
     count = f"{len(shown)} of {measured.shape[1]:,} {panel.units}"
     axes.set_title(f"{panel.symmetry.capitalize()}\n{count}")
     axes.set_ylabel(panel.quantity)
-    label_steps(axes, info)
+    label_steps(axes, step_label(info))
 
 
 def _evenly_by_rank(final: NDArray[np.float64]) -> NDArray[np.intp]:

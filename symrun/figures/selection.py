@@ -62,3 +62,82 @@ class Roles:
                 remedy = f"`symrun train experiment={preset}` makes one"
                 raise UsageError(f"{figure} needs {wanted}; there is none {need} {where}: {remedy}")
         return [chosen[need] for need in self.needs]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Runs that differ in some settings alone; of equal settings the newest.
+
+    varied: the setting, or the group of settings, in which they may differ.
+    fits: whether a run, by its run.json, can be drawn. least: how many it takes.
+    preset: what makes such runs.
+    """
+
+    varied: str
+    fits: Callable[[Info], bool]
+    least: int
+    preset: str
+
+    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+        families = self._families(given or found())
+        if given:
+            self._refuse_unlike(figure, given, families)
+        sizes = [len(family) for family in families]
+        for family, size in zip(families, sizes, strict=True):
+            if size >= self.least:
+                return list(family.values())
+        where = "among those given" if given else f"in {OUTPUTS}"
+        count = f"{self.least} run{'s' if self.least > 1 else ''} or more"
+        alike = f"that differ in {self.varied} alone" if self.least > 1 else "that fit"
+        remedy = f"`{self.preset}` makes them"
+        most = max(sizes, default=0)
+        raise UsageError(f"{figure} needs {count} {alike}; {most} {where}: {remedy}")
+
+    def _families(self, runs: Sequence[RunDirectory]) -> list[dict[str, RunDirectory]]:
+        """Those that fit, by what they have in common; in a family by their value of `varied`."""
+        families: list[tuple[Info, dict[str, RunDirectory]]] = []
+        for run in runs:
+            info = run.info()
+            if "groups" not in info or not self.fits(info):
+                continue
+            value = repr(_flat(info["config"][self.varied]))
+            for first, members in families:
+                if self._difference(first, info) is None:
+                    members.setdefault(value, run)
+                    break
+            else:
+                families.append((info, {value: run}))
+        return [members for _, members in families]
+
+    def _refuse_unlike(
+        self, figure: str, given: Sequence[RunDirectory], families: list[dict[str, RunDirectory]]
+    ) -> None:
+        """Every run that a user gave is drawn, or none is."""
+        first, drawn = given[0].info(), [run for family in families for run in family.values()]
+        for run in given:
+            if run not in drawn:
+                fits = self.fits(run.info())
+                reason = f"repeats the {self.varied} of another" if fits else "lacks the symmetry"
+                raise UsageError(f"{figure} cannot draw {run.path}: it {reason}")
+            if other := self._difference(first, run.info()):
+                alike = f"{figure} needs runs that differ in {self.varied} alone"
+                raise UsageError(f"{alike}; {run.path} differs in {other}")
+
+    def _difference(self, one: Info, other: Info) -> str | None:
+        """A setting in which two runs differ and may not."""
+        settings, others = _flat(one["config"]), _flat(other["config"])
+        for name in sorted(settings.keys() | others.keys()):
+            free = name.split(".")[0] in (self.varied, "run", "device")
+            if not free and settings.get(name) != others.get(name):
+                return name
+        return None
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

@@ -1,8 +1,7 @@
-"""What the figures share: their look, the words about their runs, and how they are saved."""
+"""What the figures share: their look, and how they are saved."""
 
 import io
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox, TransformedBbox
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ styled = matplotlib.rc_context(
 )
 """Decorates what draws or saves. Sizes are points at the printed size."""
 
+PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
+"""How predictions look, over coloured measured lines."""
+
 _DPI = 300
 _GIF_DPI = 150
 _GIF_FRAMES = 40
@@ -54,81 +57,6 @@ _GIF_FRAME_MILLISECONDS = 100
 _GIF_LAST_MILLISECONDS = 2000
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_RECORDS = 400
-_MODEL = "<model>"
-
-
-def _planned_steps(info: dict[str, Any]) -> int:
-    train = info["config"]["train"]
-    return int(train["steps"] or train["epochs"] * info["steps_per_epoch"])
-
-
-def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> str:
-    """Figure `number` of the paper, data and model, and whether they are the paper's.
-
-    `weight_decay`: the paper's, for this figure.
-    """
-    settings = dict.fromkeys(_setting(info) for info in infos)
-    text = f"Fig. {number} on {'; '.join(settings)}"
-    papers = all(_is_the_papers(info, weight_decay) for info in infos)
-    return text if papers else f"{text}: not the paper's setting"
-
-
-def _setting(info: dict[str, Any]) -> str:
-    data, model = info["dataset"], info["model"]
-    part = "" if data["synthetic"] or data["classes"] == 200 else f"{data['classes']} classes of "
-    width = "" if model["width"] == 1 else f" at width {_fraction(model['width'])}"
-    return f"{part}{data['title']}, {model['name'].removesuffix('_bn').upper()}{width}"
-
-
-def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
-    data, model, config = info["dataset"], info["model"], info["config"]
-    optim = {"lr": 0.1, "momentum": 0, "dampening": 0, "nesterov": False}
-    return (
-        not data["synthetic"]
-        and data["classes"] == 200
-        and model["name"] in ("vgg16", "vgg16_bn")
-        and model["width"] == 1
-        and config["optim"] == optim | {"weight_decay": weight_decay}
-        and config["train"]["batch_size"] == 256
-        and _planned_steps(info) >= 100 * info["steps_per_epoch"]
-    )
-
-
-def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
-    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
-
-    Runs that differ in nothing but the model's title share one.
-    """
-    titles: dict[str, list[str]] = {}
-    for info, last_step in drawn:
-        titles.setdefault(_caption(info, last_step), []).append(info["model"]["title"])
-    return [
-        text.replace(_MODEL, " and ".join(models).replace(" ", "\N{NO-BREAK SPACE}"))
-        for text, models in titles.items()
-    ]
-
-
-def _caption(info: dict[str, Any], last_step: int) -> str:
-    data, config = info["dataset"], info["config"]
-    optim, planned = config["optim"], _planned_steps(info)
-    length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
-    parts = [
-        f"{data['title']} ({data['classes']} classes, {data['image_size']}×{data['image_size']})",
-        f"{_MODEL}, width {_fraction(info['model']['width'])}",
-        f"SGD η = {optim['lr']:g}, λ = {optim['weight_decay']:g}",
-        f"momentum {optim['momentum']:g}" if optim["momentum"] else "",
-        f"dampening {optim['dampening']:g}" if optim["dampening"] else "",
-        "Nesterov" if optim["nesterov"] else "",
-        f"batch {config['train']['batch_size']}",
-        f"{length} steps (epoch {round(last_step / info['steps_per_epoch'], 1):,g})",
-        info["precision"],
-    ]
-    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts if part)
-
-
-def _fraction(width: float) -> str:
-    fraction = Fraction(width).limit_denominator(100)
-    return str(fraction) if abs(fraction - width) < 1e-9 else f"{width:g}"
 
 
 def frame(
@@ -156,21 +84,53 @@ def drawable(run: RunDirectory, curves: Curves) -> Curves:
     return Curves(curves.steps[kept], {name: value[kept] for name, value in curves.values.items()})
 
 
+class StepLines(LineCollection):
+    """Lines over steps; an animation shows them from left to right."""
+
+    def reveal(self, share: float) -> None:
+        """Show the left `share`, by clipping: axes and data stay as they are."""
+        assert self.axes is not None, "lines without axes"
+        self.set_clip_box(TransformedBbox(Bbox.from_extents(0, 0, share, 1), self.axes.transAxes))
+
+
+class Trajectory(Line2D):
+    """A path whose points are evenly apart in time; an animation lets it grow point by point.
+
+    points [2, points]; `look`: Line2D's own. `head`: whether a triangle at its end shows where it
+    goes, which it does on axes of equal scales.
+
+    Example: axes.add_line(Trajectory(np.array([[0, 1, 2], [0, 1, 4]]), head=True))
+    """
+
+    def __init__(self, points: NDArray[np.float64], head: bool = False, **look: Any) -> None:
+        super().__init__(*points, **look)
+        self._points, self._head = points, head
+        self.reveal(1.0)
+
+    def reveal(self, share: float) -> None:
+        """Show the first `share` of the time."""
+        last = int(share * (self._points.shape[1] - 1))
+        self.set_data(self._points[:, : last + 1])
+        if self._head:
+            run, rise = self._points[:, last] - self._points[:, max(last - 1, 0)]
+            self.set_marker((3, 0, np.degrees(np.arctan2(rise, run)) - 90))
+            self.set_markevery([last])
+
+
 def add_lines(
     axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], **look: Any
-) -> LineCollection:
+) -> StepLines:
     """One line a column. steps [records], values [records, lines]; `look`: LineCollection's own."""
     x = np.broadcast_to(steps[:, None], values.shape)
-    lines = LineCollection(list(np.stack([x, values], axis=-1).swapaxes(0, 1)), **look)
+    lines = StepLines(list(np.stack([x, values], axis=-1).swapaxes(0, 1)), **look)
     axes.add_collection(lines)
     axes.margins(x=0)
     return lines
 
 
-def label_steps(axes: Axes, info: dict[str, Any]) -> None:
-    """Name the x axis: the step, and how time follows from it."""
-    lr = info["config"]["optim"]["lr"]
-    axes.set_xlabel(f"Step $n$  (time $t = ηn$, $η$ = {lr:g})")
+def label_steps(axes: Axes, label: str) -> None:
+    """An x axis of steps, under `label`."""
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
@@ -179,11 +139,14 @@ def label_steps(axes: Axes, info: dict[str, Any]) -> None:
 def save(figure: Figure, out: Path, name: str, formats: Sequence[str]) -> list[Path]:
     """Write out/<name>.<format> for each of `formats`, complete or not at all; return the paths.
 
-    A gif shows the curves growing from left to right. Files hold no date: the same tables give
-    the same bytes.
+    A gif shows curves that grow: from left to right over steps, trajectories in time. Files hold no
+    date: the same tables give the same bytes.
 
-    Error: UsageError if `out` cannot be written.
+    Error: UsageError if `out` cannot be written, or for a gif of a figure in which nothing moves.
     """
+    if "gif" in formats and not _growing(figure):
+        still = ", ".join(kind for kind in FORMATS if kind != "gif")
+        raise UsageError(f"{name} shows nothing that moves: --format must be some of {still}")
     paths = [out / f"{name}.{kind}" for kind in formats]
     for kind, path in zip(formats, paths, strict=True):
         try:
@@ -200,9 +163,11 @@ def save(figure: Figure, out: Path, name: str, formats: Sequence[str]) -> list[P
 def _animate(figure: Figure, path: Path) -> None:
     images = []
     for share in np.linspace(1 / _GIF_FRAMES, 1, _GIF_FRAMES):
-        _reveal(figure, share)
+        for artist in _growing(figure):
+            artist.reveal(share)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=_GIF_DPI)
+        figure.set_layout_engine("none")  # done again, the layout would shift a little each frame
         images.append(Image.open(file).convert("RGB"))
     # One palette for all, with the rare colours: Pillow's own loses those of the legend
     palette = images[-1].quantize(method=Image.Quantize.MAXCOVERAGE)
@@ -211,9 +176,5 @@ def _animate(figure: Figure, path: Path) -> None:
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def _reveal(figure: Figure, share: float) -> None:
-    """Show the left `share` of every curve, by clipping: axes and data stay as they are."""
-    for axes in figure.axes:
-        shown = TransformedBbox(Bbox.from_extents(0, 0, share, 1), axes.transAxes)
-        for lines in axes.collections:
-            lines.set_clip_box(shown)
+def _growing(figure: Figure) -> list[StepLines | Trajectory]:
+    return [artist for artist in figure.findobj() if isinstance(artist, StepLines | Trajectory)]

@@ -24,8 +24,8 @@ class Oscillator:
     Q'(0) = -k lambda Q(0) (1 + alpha) / ((1 + beta) (1 - alpha)). The equation holds once theta
     moves smoothly; in the first 1 / (1 - beta) updates it does not, and to leave them with the
     right Q the start has to lose as much of the way as SGD does while its momentum builds up.
-    The paper starts at rest, Q'(0) = 0, and is off by k a / 2 relative to Q from then on, where
-    a = eta lambda / (1 - beta) (without dampening) is what weight decay takes off theta an update.
+    The paper starts at rest, Q'(0) = 0, and without dampening is half an update late from then on:
+    off by k a / 2 relative to Q, where a = eta lambda / (1 - beta) is the decay of theta an update.
 
     Assumes: a perfect symmetry; theta' smooth over an update, which Nesterov's look-ahead is not.
     Error: against SGD at fixed t, relative to Q: O(a^2); under forcing a lag of

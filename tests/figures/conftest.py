@@ -16,7 +16,7 @@ from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 BLOCKS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 CHANNELS = (64, 128, 256, 512, 512)
 PAPER = {"depth": 16, "width": 1.0, "classes": 200, "synthetic": False, "steps": 39_100}
-NO_LAW = "symrun has no law for momentum yet (optim.momentum=0.9)"
+NO_LAW = "the paper's oscillator does not describe Nesterov's look-ahead"
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def run_info(
     groups.append(_group("translation", ["classifier.6"], 1) | {"group": "classifier.6.bias"})
     groups.append(_group("translation", ["classifier.6"], round(1024 * width)))
     train_images = 2000 if synthetic else 500 * classes
-    still = {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    still = {"name": "sgd", "weight_decay": 0.0, "schedule": "constant", "momentum": 0.0}
+    still |= {"dampening": 0.0, "nesterov": False, "milestones": None, "gamma": None}
+    still |= {"warmup": None}
     name = f"vgg{depth}{'_bn' if batch_norm else ''}"
     return {
         "created": "2026-01-31T12:00:00+00:00",
@@ -97,8 +99,8 @@ def run_info(
         },
         "layers": layers,
         "groups": groups,
-        "schema": 1,
-        "unpredicted": {"flow": NO_LAW} if optim.get("momentum") else {},
+        "schema": 2,
+        "unpredicted": {"flow": NO_LAW} if optim.get("nesterov") else {},
     }
 
 

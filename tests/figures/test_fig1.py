@@ -81,7 +81,7 @@ def test_the_papers_setting_is_named_as_it_is(write_run, paper):
     title, caption = words(draw([write_run(True, **paper, weight_decay=1e-4, records=2)]))
     assert title == "Fig. 1 on Tiny ImageNet, VGG16"
     assert caption == (
-        "Tiny ImageNet (200 classes, 64×64), VGG16 with BN, width 1, SGD η = 0.1, λ = 0.0001, "
+        "Tiny ImageNet (200 classes, 64×64), VGG16 with BN, width 1, SGD, η = 0.1, λ = 0.0001, "
         "batch 256, 39,100 steps (epoch 100), float32"
     )
 
@@ -218,7 +218,7 @@ def test_unknown_names_are_answered_with_the_known(write_run, tmp_path):
         UsageError, match=r"^--format must be some of png, pdf, svg, gif, got 'jpg'$"
     ):
         plot("fig1", [run.path], tmp_path, ["png", "jpg"])
-    with pytest.raises(UsageError, match=r"^there is no figure 'fig9'; there are fig1, fig5$"):
+    with pytest.raises(UsageError, match=r"^there is no figure 'fig9'; there are fig1, fig2, "):
         plot("fig9", [run.path], tmp_path, ["png"])
     assert not list(tmp_path.glob("*.png"))
 

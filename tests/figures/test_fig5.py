@@ -88,14 +88,15 @@ def test_axes_and_legend_are_named(runs):
 
 
 def test_where_the_law_is_silent_nothing_is_dashed_and_the_reason_is_given(write_run, overlaps):
-    runs = [write_run(norm, name=str(norm), momentum=0.9) for norm in (False, True)]
+    nesterov = {"momentum": 0.9, "nesterov": True}
+    runs = [write_run(norm, name=str(norm), **nesterov) for norm in (False, True)]
     figure = draw(runs)
     for axes in figure.axes:
         (measured,) = axes.collections
         (text,) = axes.texts
         reason = " ".join(text.get_text().split())
         assert reason == (
-            "theory: not predicted symrun has no law for momentum yet (optim.momentum=0.9)"
+            "theory: not predicted the paper's oscillator does not describe Nesterov's look-ahead"
         )
     assert legend_of(figure) == ["measured"]
     assert overlaps(figure) == []
@@ -106,8 +107,24 @@ def test_where_the_law_is_silent_nothing_is_dashed_and_the_reason_is_given(write
         assert axes.transData.transform((0, highest))[1] < box.y0
 
 
+def test_the_legend_names_the_law_of_each_run(write_run):
+    plain = write_run(False, name="plain")
+    with_momentum = [write_run(norm, name=f"m{norm}", momentum=0.9) for norm in (False, True)]
+    assert legend_of(draw(with_momentum))[1] == "predicted (law 2: driven damped oscillator)"
+    assert legend_of(draw([plain, with_momentum[1]]))[1] == (
+        "predicted (law 1: modified gradient flow; law 2: driven damped oscillator)"
+    )
+
+
+def test_time_is_told_where_the_learning_rate_is_constant(write_run):
+    runs = [write_run(False, name="plain", schedule="cosine"), write_run(True, name="bn")]
+    labels = [axes.get_xlabel() for axes in draw(runs).axes]
+    assert labels[0] == labels[2] == "Step $n$" and "time" in labels[1]
+    assert "cosine schedule" in captions(draw(runs))[0]
+
+
 def test_one_run_predicted_and_one_not(write_run):
-    runs = [write_run(False, name="plain"), write_run(True, name="bn", momentum=0.9)]
+    runs = [write_run(False, name="plain"), write_run(True, name="bn", momentum=0.9, nesterov=True)]
     figure = draw(runs)
     assert [len(axes.collections) for axes in figure.axes] == [2, 1, 2]
     assert len(legend_of(figure)) == 2

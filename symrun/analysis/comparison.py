@@ -1,0 +1,132 @@
+"""One symmetry group of a run over time: measured, predicted, and what gradient flow would keep.
+
+    residual    max over units of |Q - P| / magnitude
+    explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
+                broken conservation that the law accounts for; median over the units that moved
+
+Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
+beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). For optimisers
+other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed within CONSERVED
+of its baseline did not move: there `explained` would compare rounding with rounding.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from symrun.config import OptimConfig, SgdConfig, optim_config
+from symrun.errors import UsageError
+from symrun.laws import gradient_flow
+from symrun.runs.directory import RunDirectory, planned_steps
+from symrun.runs.tables import LAWS, unit_curves
+from symrun.schedule import times
+from symrun.symmetry import Symmetry
+
+Array = NDArray[np.float64]
+
+CONSERVED = 100 * 2.0**-24
+"""Motion relative to the magnitude up to which a unit is conserved: 100 float32 roundings."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """steps [records]; measured, magnitude, baseline and predicted[law] [records, units].
+
+    predicted: the laws that make a prediction in this run. diverged: the group is not finite to
+    the end, and is compared up to there.
+    """
+
+    symmetry: str
+    group: str
+    steps: NDArray[np.int64]
+    measured: Array
+    magnitude: Array
+    baseline: Array
+    predicted: dict[str, Array]
+    diverged: bool
+
+    @property
+    def motion(self) -> Array:
+        """Of each unit, the largest distance from the baseline relative to its magnitude."""
+        largest: Array = self._relative(self.measured - self.baseline).max(axis=0)
+        return largest
+
+    @property
+    def moved(self) -> NDArray[np.bool_]:
+        return self.motion > CONSERVED
+
+    def residual(self, law: str) -> Array:
+        """At each record, [records]."""
+        worst: Array = self._relative(self.measured - self.predicted[law]).max(axis=1)
+        return worst
+
+    def explained(self, law: str) -> Array:
+        """At each record, of the time until then, [records]; NaN before the first motion.
+
+        Assumes: some unit moved.
+        """
+        moved = self.moved
+        broken, missed = (
+            np.square(self.measured - curve)[:, moved].cumsum(axis=0)
+            for curve in (self.baseline, self.predicted[law])
+        )
+        share = np.full_like(broken, np.nan)
+        np.divide(broken - missed, broken, out=share, where=broken > 0)
+        median: Array = np.median(share, axis=1)
+        return median
+
+    def _relative(self, difference: Array) -> Array:
+        """|difference| / magnitude; 0 where both are 0, as a bias is at the start."""
+        size = np.abs(difference)
+        quotient: Array = np.divide(size, self.magnitude, out=np.zeros_like(size), where=size > 0)
+        return quotient
+
+
+def comparisons(run: RunDirectory) -> Iterator[Comparison]:
+    """Each group of a run, in the order of run.json.
+
+    A diverged run is compared up to its last finite record, with a warning.
+    Error: UsageError if the run has fewer than two records, which show no motion.
+    Example: worst = max(one.residual("exact").max() for one in comparisons(run))
+    """
+    info = run.info()
+    optim = optim_config(info["config"])
+    flow_times, weight_decay = _gradient_flow_times(optim, planned_steps(info))
+    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    warned = False
+    for group in info["groups"]:
+        columns = ["measured", "magnitude", *laws]
+        curves = unit_curves(run, group["symmetry"], group["group"], columns)
+        if len(curves.steps) < 2:
+            raise UsageError(f"{run.path} has a single record so far: nothing can have moved")
+        finite = np.isfinite(curves.values["measured"]).min(axis=1)
+        records = finite.size if finite.all() else int(np.argmin(finite))
+        diverged = records < finite.size
+        if diverged and not warned:
+            warned = True
+            where = f"{group['group']} is not finite after step {curves.steps[records - 1]}"
+            warnings.warn(f"{run.path} diverged: {where}; compared up to there", stacklevel=2)
+        values = {name: curves.values[name][:records] for name in columns}
+        steps, measured = curves.steps[:records], values["measured"]
+        degree = Symmetry(group["symmetry"]).degree
+        yield Comparison(
+            group["symmetry"],
+            group["group"],
+            steps,
+            measured,
+            values["magnitude"],
+            gradient_flow(measured[0], flow_times[steps], degree, weight_decay),
+            {law: values[law] for law in laws},
+            diverged,
+        )
+
+
+def _gradient_flow_times(optim: OptimConfig, steps: int) -> tuple[Array, float]:
+    """Time of gradient flow at each of `steps` + 1 steps, and the weight decay that acts in it."""
+    if not isinstance(optim, SgdConfig):
+        return times(optim, steps), 0.0
+    pace = (1 - optim.dampening) / (1 - optim.momentum)
+    return pace * times(optim, steps), optim.weight_decay

@@ -1,0 +1,135 @@
+"""The words of the figures about their runs: data, model, optimiser, length, how far reduced."""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from symrun.runs.directory import planned_steps
+
+_MODEL = "<model>"
+
+
+def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> str:
+    """Figure `number` of the paper, data and model, and whether they are the paper's.
+
+    `weight_decay`: the paper's, for this figure.
+    """
+    text = f"Fig. {number} on {settings(infos)}"
+    papers = all(_is_the_papers(info, weight_decay) for info in infos)
+    return text if papers else f"{text}: not the paper's setting"
+
+
+def settings(infos: Iterable[dict[str, Any]]) -> str:
+    """Data, model and width of runs, each combination once."""
+    return "; ".join(dict.fromkeys(_setting(info) for info in infos))
+
+
+def _setting(info: dict[str, Any]) -> str:
+    data, model = info["dataset"], info["model"]
+    part = "" if data["synthetic"] or data["classes"] == 200 else f"{data['classes']} classes of "
+    width = "" if model["width"] == 1 else f" at width {_fraction(model['width'])}"
+    return f"{part}{data['title']}, {model['name'].removesuffix('_bn').upper()}{width}"
+
+
+def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
+    data, model, config = info["dataset"], info["model"], info["config"]
+    optim = {"name": "sgd", "lr": 0.1, "weight_decay": weight_decay}
+    optim |= {"momentum": 0, "schedule": "constant"}
+    return (
+        not data["synthetic"]
+        and data["classes"] == 200
+        and model["name"] in ("vgg16", "vgg16_bn")
+        and model["width"] == 1
+        and optim.items() <= config["optim"].items()
+        and config["train"]["batch_size"] == 256
+        and planned_steps(info) >= 100 * info["steps_per_epoch"]
+    )
+
+
+def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
+    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
+
+    Runs that differ in nothing but the model's title share one.
+    """
+    titles: dict[str, list[str]] = {}
+    for info, last_step in drawn:
+        titles.setdefault(_caption(info, last_step), []).append(info["model"]["title"])
+    return [
+        text.replace(_MODEL, " and ".join(models).replace(" ", "\N{NO-BREAK SPACE}"))
+        for text, models in titles.items()
+    ]
+
+
+def _caption(info: dict[str, Any], last_step: int) -> str:
+    return _joined([*_network(info), *optimiser(info), *_length(info, last_step)])
+
+
+def common_caption(infos: Sequence[dict[str, Any]], last_step: int, varied: Sequence[str]) -> str:
+    """One caption for runs that differ in settings which `varied` tells, each in words."""
+    (model,) = {info["model"]["title"] for info in infos}
+    parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step)]
+    return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts if part)
+
+
+def _network(info: dict[str, Any]) -> list[str]:
+    data = info["dataset"]
+    return [
+        f"{data['title']} ({data['classes']} classes, {data['image_size']}×{data['image_size']})",
+        f"{_MODEL}, width {_fraction(info['model']['width'])}",
+    ]
+
+
+def _length(info: dict[str, Any], last_step: int) -> list[str]:
+    planned = planned_steps(info)
+    length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
+    return [
+        f"batch {info['config']['train']['batch_size']}",
+        f"{length} steps (epoch {round(last_step / info['steps_per_epoch'], 1):,g})",
+        info["precision"],
+    ]
+
+
+_OPTIMISERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def optimiser(info: dict[str, Any]) -> list[str]:
+    """The optimiser of a run, its learning rate, its weight decay, and what else is switched on."""
+    optim = info["config"]["optim"]
+    schedule = optim["schedule"].replace("_", " ")
+    switches = [
+        "" if schedule == "constant" else f"{schedule} schedule",
+        f"momentum {optim['momentum']:g}" if optim.get("momentum") else "",
+        f"dampening {optim['dampening']:g}" if optim.get("dampening") else "",
+        "Nesterov" if optim.get("nesterov") else "",
+    ]
+    name, lr, decay = _OPTIMISERS[optim["name"]], optim["lr"], optim["weight_decay"]
+    return [name, f"η = {lr:g}", f"λ = {decay:g}", *filter(None, switches)]
+
+
+def law_label(infos: Iterable[dict[str, Any]]) -> str:
+    """Which laws the column `flow` of these runs holds; empty if it is null in all of them."""
+    laws = [
+        "law 2: driven damped oscillator"
+        if info["config"]["optim"].get("momentum")
+        else "law 1: modified gradient flow"
+        for info in infos
+        if "flow" not in info["unpredicted"]
+    ]
+    return f"predicted ({'; '.join(sorted(set(laws)))})" if laws else ""
+
+
+def step_label(info: dict[str, Any]) -> str:
+    """Of an x axis of steps: how time follows from them."""
+    optim = info["config"]["optim"]
+    if optim["schedule"] == "constant":
+        return f"Step $n$  (time $t = ηn$, $η$ = {optim['lr']:g})"
+    return "Step $n$"
+
+
+def _fraction(width: float) -> str:
+    fraction = Fraction(width).limit_denominator(100)
+    return str(fraction) if abs(fraction - width) < 1e-9 else f"{width:g}"

@@ -1,0 +1,66 @@
+"""Curves of whole layers: a symmetry's quantity, measured and predicted, summed over the units."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from symrun.figures.style import drawable
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import unit_curves
+
+Array = NDArray[np.float64]
+
+QUANTITIES = {
+    "scale": "Squared norm",
+    "rescale": "Squared norms, out − in",
+    "translation": "Sum of parameters",
+}
+"""Of a unit, by symmetry."""
+
+
+@dataclass(frozen=True)
+class LayerSums:
+    """steps [records]; measured, flow [records, groups], NaN where the law is silent."""
+
+    groups: list[str]
+    steps: NDArray[np.int64]
+    measured: Array
+    flow: Array
+
+
+def groups_of(info: dict[str, Any], symmetry: str) -> list[str]:
+    """Groups of `symmetry` in the order of the forward pass."""
+    return [group["group"] for group in info["groups"] if group["symmetry"] == symmetry]
+
+
+def layer_sums(run: RunDirectory, symmetry: str) -> LayerSums:
+    """Each group of `symmetry`, summed over its units.
+
+    Error: UsageError if the run has fewer than two records.
+    """
+    groups = groups_of(run.info(), symmetry)
+    curves = [
+        drawable(run, unit_curves(run, symmetry, group, ["measured", "flow"])) for group in groups
+    ]
+    measured, flow = (
+        np.stack([curve.values[column].sum(axis=1) for curve in curves], axis=1)
+        for column in ("measured", "flow")
+    )
+    return LayerSums(groups, curves[0].steps, measured, flow)
+
+
+def depth_colours(count: int) -> Array:
+    """A colour for each of `count` layers, from the input (dark) to the output; [count, 4]."""
+    colours: Array = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+    return colours
+
+
+def depth_handles(groups: list[str], **look: Any) -> list[Line2D]:
+    """For a legend: the first, the middle and the last layer."""
+    colours = depth_colours(len(groups))
+    shown = sorted({0, len(groups) // 2, len(groups) - 1})
+    return [Line2D([], [], color=colours[i], label=groups[i], **look) for i in shown]

@@ -1,0 +1,124 @@
+"""Phase portrait: the conserved quantity against its velocity."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from symrun.config import SgdConfig, optim_config
+from symrun.figures.captions import captions, law_label, settings
+from symrun.figures.layers import QUANTITIES, depth_colours, depth_handles, groups_of, layer_sums
+from symrun.figures.selection import Roles
+from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled
+from symrun.runs.directory import RunDirectory, planned_steps
+from symrun.runs.tables import unit_curves
+from symrun.schedule import times
+
+Array = NDArray[np.float64]
+
+_MOST_UNITS = 6
+_MOST_POINTS = 60
+_WIDTH = 2.0
+_DECAY: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
+_FIXED: dict[str, Any] = {"color": "0.5", "linewidth": 0.8}
+
+
+def _symmetry(info: dict[str, Any]) -> str | None:
+    return next((kind for kind in ("scale", "rescale") if groups_of(info, kind)), None)
+
+
+def _role(info: dict[str, Any]) -> str | None:
+    return "with scale or rescale symmetry" if _symmetry(info) else None
+
+
+RUNS = Roles({"with scale or rescale symmetry": "fig1"}, _role)
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """Layers, summed over their units (left), and single units of the middle layer (right).
+
+    The velocity is the change between records over the time between them, t = sum of lr. On the
+    fixed line dQ/dt = 0 a quantity is at rest; dotted, the velocity of weight decay alone, from
+    which finite steps lift it. A dot is the end.
+
+    Error: UsageError if the run has fewer than three records, or no scale or rescale group.
+    """
+    (run,) = runs
+    info = run.info()
+    symmetry = _symmetry(info)
+    assert symmetry is not None, "chosen by RUNS"
+    sums = layer_sums(run, symmetry)
+    middle = sums.groups[len(sums.groups) // 2]
+    curves = drawable(run, unit_curves(run, symmetry, middle, ["measured", "flow"]))
+    measured, flow = curves.values["measured"], curves.values["flow"]
+    units = np.linspace(0, measured.shape[1] - 1, min(measured.shape[1], _MOST_UNITS)).astype(int)
+    heading = f"Phase portrait of {symmetry} on {settings([info])}"
+    caption = captions([(info, int(curves.steps[-1]))])
+    figure, panels = frame((7, 3.8), heading, caption)
+    left, right = panels.subplots(1, 2)
+    clock = _Clock(info)
+    clock.draw(left, sums.steps, sums.measured, sums.flow, depth_colours(len(sums.groups)))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, len(units)))
+    clock.draw(right, curves.steps, measured[:, units], flow[:, units], colours)
+    left.set_title("Layers, sums over their units")
+    right.set_title(f"{middle}: {len(units)} of {measured.shape[1]:,} units")
+    for axes in (left, right):
+        axes.set_xlabel(f"{QUANTITIES[symmetry]} $Q$")
+        axes.set_ylabel("Velocity $dQ/dt$")
+    handles = depth_handles(sums.groups, linewidth=_WIDTH)
+    if label := law_label([info]):
+        handles.append(Line2D([], [], label=label, **PREDICTED))
+    handles.append(Line2D([], [], label="fixed line, $dQ/dt$ = 0", **_FIXED))
+    if clock.decay:
+        handles.append(Line2D([], [], label="weight decay alone", **_DECAY))
+    panels.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+class _Clock:
+    """Time and pace of a run's optimiser, in which velocities are drawn."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        optim = optim_config(info["config"])
+        self._times = times(optim, planned_steps(info))
+        self.decay = 0.0
+        if isinstance(optim, SgdConfig):
+            pace = (1 - optim.dampening) / (1 - optim.momentum)
+            self.decay = 2 * optim.weight_decay * pace
+
+    def draw(
+        self, axes: Axes, steps: NDArray[np.int64], measured: Array, flow: Array, colours: Array
+    ) -> None:
+        """measured, flow [records, lines]; colours [lines, 4]."""
+        kept = np.linspace(0, len(steps) - 1, min(len(steps), _MOST_POINTS)).round().astype(int)
+        elapsed = self._times[steps[kept]]
+        for path, colour in zip(_portrait(elapsed, measured[kept]), colours, strict=True):
+            axes.add_line(Trajectory(path, color=colour, linewidth=_WIDTH))
+            axes.plot(*path[:, -1], "o", color=colour, markersize=2.5)
+        if not np.isnan(flow).all():
+            for path in _portrait(elapsed, flow[kept]):
+                axes.add_line(Trajectory(path, **PREDICTED))
+        axes.autoscale_view()
+        low, high = axes.get_xlim()
+        axes.axhline(0, zorder=0, **_FIXED)
+        if self.decay:
+            ends = np.array([low, high])
+            axes.plot(ends, -self.decay * ends, zorder=0, scaley=False, **_DECAY)
+        axes.set_xlim(low, high)
+
+
+def _portrait(elapsed: Array, values: Array) -> Array:
+    """Position and velocity between records; elapsed [records], values [records, lines].
+
+    Returns [lines, 2, records - 1].
+    """
+    position = (values[1:] + values[:-1]) / 2
+    velocity = np.diff(values, axis=0) / np.diff(elapsed)[:, None]
+    paths: Array = np.stack([position, velocity]).transpose(2, 0, 1)
+    return paths

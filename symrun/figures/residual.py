@@ -1,0 +1,98 @@
+"""Where and when a law fails: residual and explained of every layer over training."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from symrun.errors import UsageError
+from symrun.figures.captions import captions, settings, step_label
+from symrun.figures.selection import Roles
+from symrun.figures.style import StepLines, add_lines, frame, label_steps, styled
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS
+
+if TYPE_CHECKING:
+    from symrun.analysis import Comparison
+
+Array = NDArray[np.float64]
+
+_HUES = {"scale": "#0072B2", "rescale": "#D55E00", "translation": "#009E73"}
+_ROUNDING = {"float64": 2.0**-53}
+_FLOAT32 = 2.0**-24
+_GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
+
+
+def _role(info: dict[str, Any]) -> str | None:
+    return "with a symmetry" if info["groups"] else None
+
+
+RUNS = Roles({"with a symmetry": "fig1"}, _role)
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """A column a law; above the residual, below the share of the motion left unexplained.
+
+    A line is a group, a hue its symmetry, a shade its depth from the input (dark) to the output.
+    Both axes are logarithmic: what is 0 is not drawn, and a group in which no unit moved has no
+    line below.
+
+    Error: UsageError if the run has fewer than two records, or no law predicts it.
+    """
+    from symrun.analysis import comparisons  # it needs torch, which takes seconds to import
+
+    (run,) = runs
+    info = run.info()
+    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    if not laws:
+        raise UsageError(f"{run.path}: no law predicts it: {info['unpredicted'][LAWS[0]]}")
+    groups = list(comparisons(run))
+    heading = f"How far each law is off, by layer (dark: near the input), on {settings([info])}"
+    last_step = int(groups[0].steps[-1])
+    figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
+    grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
+    rounding = _ROUNDING.get(info["precision"], _FLOAT32)
+    for column, law in enumerate(laws):
+        above, below = grid[:, column]
+        above.set_title(law)
+        for group, colour in zip(groups, _colours(groups), strict=True):
+            _draw(above, group, group.residual(law), colour)
+            if group.moved.any():
+                _draw(below, group, 1 - group.explained(law), colour)
+        for axes in (above, below):
+            axes.set_yscale("log")
+            axes.set_xlim(left=0)
+        above.axhline(rounding, zorder=0, **_GUIDE)
+        label_steps(below, step_label(info))
+    grid[0, 0].set_ylabel("Residual,\nlargest over units")
+    grid[1, 0].set_ylabel("1 − explained so far,\nmedian over units")
+    shown = [symmetry for symmetry in _HUES if any(g.symmetry == symmetry for g in groups)]
+    handles = [Line2D([], [], color=_HUES[symmetry], label=symmetry) for symmetry in shown]
+    weights = "float64" if rounding < _FLOAT32 else "float32"
+    handles.append(Line2D([], [], label=f"one rounding of {weights} weights", **_GUIDE))
+    panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def _draw(axes: Axes, group: "Comparison", values: Array, colour: tuple[float, ...]) -> StepLines:
+    drawn = np.where(values > 0, values, np.nan)[:, None]
+    return add_lines(axes, group.steps, drawn, colors=[colour], linewidths=0.9)
+
+
+def _colours(groups: Sequence["Comparison"]) -> list[tuple[float, ...]]:
+    """The hue of the symmetry, from dark to light with depth."""
+    colours = []
+    for number, group in enumerate(groups):
+        alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
+        depth = alike.index(number) / max(len(alike) - 1, 1)
+        shade = 0.45 * (2 * depth - 1)
+        target = 1.0 if shade > 0 else 0.0
+        hue = to_rgb(_HUES[group.symmetry])
+        colours.append(tuple((1 - abs(shade)) * part + abs(shade) * target for part in hue))
+    return colours

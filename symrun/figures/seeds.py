@@ -1,0 +1,88 @@
+"""Repeated runs that differ in their seed: what is chance in a curve, and what is not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from symrun.errors import UsageError
+from symrun.figures.captions import common_caption, law_label, optimiser, settings, step_label
+from symrun.figures.layers import (
+    QUANTITIES,
+    LayerSums,
+    depth_colours,
+    depth_handles,
+    groups_of,
+    layer_sums,
+)
+from symrun.figures.selection import Family
+from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
+from symrun.runs.directory import RunDirectory
+
+_WIDTH = 1.2
+_BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
+
+
+def _symmetries(info: dict[str, Any]) -> list[str]:
+    """Those whose layers are more than one, so that a sum over a layer says something."""
+    return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
+
+
+RUNS = Family(
+    "seed",
+    lambda info: bool(_symmetries(info)),
+    2,
+    "symrun train -m experiment=quickstart_bn seed=0,1,2",
+)
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """A panel a symmetry; a line a layer: the mean over the seeds, in a band of their extremes.
+
+    What is drawn is the change of the layer's sum since the start, since the sum itself depends on
+    the draw of the initial weights more than on all that follows.
+
+    Error: UsageError if a run has fewer than two records, or runs recorded other steps.
+    """
+    infos = [run.info() for run in runs]
+    info = infos[0]
+    symmetries = _symmetries(info)
+    heading = f"{len(runs)} seeds of {settings(infos)}"
+    last_step = max(info["last_step"] for info in infos)
+    caption = common_caption(infos, last_step, [*optimiser(info), f"{len(runs)} seeds"])
+    figure, panels = frame((3.4 * len(symmetries) + 1.2, 3.6), heading, [caption])
+    for axes, symmetry in zip(
+        panels.subplots(1, len(symmetries), squeeze=False)[0], symmetries, strict=True
+    ):
+        sums = [layer_sums(run, symmetry) for run in runs]
+        if any(not np.array_equal(other.steps, sums[0].steps) for other in sums):
+            raise UsageError("seeds needs runs with records at the same steps")
+        _draw_panel(axes, sums)
+        axes.set_title(symmetry.capitalize())
+        axes.set_ylabel(f"{QUANTITIES[symmetry]},\nsum over a layer, change since the start")
+        label_steps(axes, step_label(info))
+    groups = groups_of(info, symmetries[0])
+    handles: list[Line2D | Patch] = [*depth_handles(groups, linewidth=_WIDTH)]
+    handles.append(Patch(color="0.4", label="lowest to highest seed", **_BAND))
+    if label := law_label(infos):
+        handles.append(Line2D([], [], label=label, **PREDICTED))
+    panels.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_panel(axes: Axes, sums: Sequence[LayerSums]) -> None:
+    steps = sums[0].steps
+    measured = np.stack([one.measured - one.measured[0] for one in sums])
+    flow = np.stack([one.flow - one.flow[0] for one in sums]).mean(axis=0)
+    colours = depth_colours(measured.shape[2])
+    for layer, colour in enumerate(colours):
+        low, high = measured[:, :, layer].min(axis=0), measured[:, :, layer].max(axis=0)
+        axes.fill_between(steps, low, high, color=colour, **_BAND)
+    add_lines(axes, steps, measured.mean(axis=0), colors=colours, linewidths=_WIDTH)
+    if not np.isnan(flow).all():
+        add_lines(axes, steps, flow, **PREDICTED)

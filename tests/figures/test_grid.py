@@ -1,0 +1,122 @@
+"""The grids: a panel a setting, in it the sums that the tables give."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from symrun.errors import UsageError
+from symrun.figures import FIGURES, plot, select_runs
+
+DECAYS = [0.0, 1e-4, 5e-4, 1e-3]
+
+
+@pytest.fixture
+def sweep(write_run):
+    def make(norm, lrs=(0.1, 0.01), decays=DECAYS, **settings):
+        return [
+            write_run(norm, name=f"{norm}-{lr}-{decay}", lr=lr, weight_decay=decay, **settings)
+            for decay in decays
+            for lr in lrs
+        ]
+
+    return make
+
+
+def table(run, symmetry, column):
+    """[records, (group, unit)], groups as in run.json, read without symrun."""
+    rows = pd.read_parquet(run.table("units"))
+    rows = rows[rows["symmetry"] == symmetry].astype({"group": str})
+    return rows.pivot(index="step", columns=["group", "unit"], values=column)
+
+
+def drawn(lines):
+    return np.array(lines.get_segments())[:, :, 1].T
+
+
+@pytest.mark.parametrize(("norm", "symmetry"), [(True, "scale"), (False, "rescale")])
+def test_a_panel_a_setting_and_a_line_a_layer(sweep, norm, symmetry):
+    runs = sweep(norm)
+    figure = FIGURES[f"grid_{symmetry}"].draw(select_runs(f"grid_{symmetry}", runs))
+    panels = np.array(figure.axes).reshape(2, 4)
+    for run in runs:
+        optim = run.info()["config"]["optim"]
+        place = [0.1, 0.01].index(optim["lr"]), DECAYS.index(optim["weight_decay"])
+        measured, predicted = panels[place].collections
+        groups = [g["group"] for g in run.info()["groups"] if g["symmetry"] == symmetry]
+        for lines, column in ((measured, "measured"), (predicted, "flow")):
+            values = table(run, symmetry, column)
+            sums = np.stack([values[group].sum(axis=1) for group in groups], axis=1)
+            np.testing.assert_allclose(drawn(lines), sums, rtol=1e-6, atol=1e-5)
+    assert [axes.get_title() for axes in panels[0]] == [f"$λ$ = {decay:g}" for decay in DECAYS]
+    assert panels[0, 0].get_ylabel().startswith("η = 0.1\n")
+    assert panels[1, 0].get_ylabel().startswith("η = 0.01\n")
+    limits = {(axes.get_xlim(), axes.get_ylim()) for axes in panels.flat}
+    assert len(limits) == 1
+    assert "synthetic textures, VGG11 at width 1/8" in figure.get_suptitle()
+
+
+def test_translation_draws_single_columns(sweep):
+    runs = sweep(False, lrs=[0.1])
+    figure = FIGURES["grid_translation"].draw(select_runs("grid_translation", runs))
+    assert len(figure.axes) == 4
+    for axes, run in zip(figure.axes, runs, strict=True):
+        values = table(run, "translation", "measured")["classifier.6"].to_numpy()
+        np.testing.assert_array_equal(drawn(axes.collections[0]), values[:, :10])
+
+
+def test_momentum_has_rows_of_its_own_and_a_silent_law_says_so(write_run):
+    runs = [
+        write_run(True, name="a", momentum=0.9),
+        write_run(True, name="b", momentum=0.99),
+        write_run(True, name="c", momentum=0.9, nesterov=True),
+    ]
+    figure = FIGURES["grid"].draw(select_runs("grid", runs))
+    labels = [axes.get_ylabel().split("\n")[0] for axes in figure.axes]
+    assert labels == [
+        "η = 0.1, momentum 0.99",
+        "η = 0.1, momentum 0.9, Nesterov",
+        "η = 0.1, momentum 0.9",
+    ]
+    assert [len(axes.collections) for axes in figure.axes] == [2, 1, 2]
+    assert figure.axes[1].texts[0].get_text() == "not predicted"
+    (legend,) = figure.subfigs[0].legends
+    assert legend.get_texts()[-1].get_text() == "predicted (law 2: driven damped oscillator)"
+
+
+@pytest.mark.parametrize("dpi", [150, 300])
+@pytest.mark.parametrize("symmetry", ["scale", "rescale", "translation"])
+def test_no_text_lies_on_another(sweep, overlaps, symmetry, dpi):
+    lrs = [0.1] if symmetry == "translation" else [0.1, 0.01]
+    figure = FIGURES[f"grid_{symmetry}"].draw(sweep(symmetry == "scale", lrs=lrs))
+    figure.set_dpi(dpi)
+    assert overlaps(figure) == []
+
+
+def test_a_missing_setting_leaves_its_place_empty(sweep):
+    runs = sweep(True)[1:]
+    figure = FIGURES["grid"].draw(select_runs("grid", runs))
+    assert [axes.axison for axes in figure.axes] == [False] + [True] * 7
+
+
+def test_runs_of_another_family_are_refused(write_run):
+    one, other = write_run(True, name="one"), write_run(True, name="other", width=0.25)
+    unlike = write_run(True, name="unlike")
+    config = unlike.info()["config"]
+    unlike.update_info(config=config | {"train": config["train"] | {"batch_size": 64}})
+    with pytest.raises(UsageError, match=r"differ in optim alone; .*unlike differs in train.batch"):
+        select_runs("grid", [one, unlike])
+    with pytest.raises(UsageError, match="repeats the optim of another"):
+        select_runs("grid", [one, other])
+    with pytest.raises(UsageError, match="lacks the symmetry"):
+        select_runs("grid_scale", [one, write_run(False, name="plain")])
+
+
+def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"1 run or more that fit; 0 in outputs: .*grid_scale"):
+        plot("grid", [], None, ["png"])
+    runs = sweep(True, decays=[0.0, 1e-3])
+    plain = write_run(False, name="plain")
+    assert select_runs("grid_scale", [], candidates=[plain, *runs]) == runs
+    again = write_run(True, name="again", lr=0.1, weight_decay=0.0)
+    assert select_runs("grid_scale", [], candidates=[again, *runs]) == [again, *runs[1:]]
