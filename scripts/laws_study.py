@@ -105,7 +105,7 @@ def rows(steps: int, settings: Mapping[str, list[str]]) -> Iterator[tuple[str, l
 
 def worst(values: list[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
-    return f"{max(known):.0e}" if known else "-"
+    return f"{max(known):.1e}" if known else "-"
 
 
 def optimisers(steps: int) -> None:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from symrun import __version__
-from symrun.errors import Interrupted, SymrunError
+from symrun.errors import Interrupted, SymrunError, UsageError
 
 TRAIN_HELP = "train a network and record its conserved quantities (settings: symrun train --help)"
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             launch(arguments[1:])
             return 0
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         return int(options.run(options))
     except SymrunError as error:
         print(f"symrun: {error}", file=sys.stderr)
@@ -41,6 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if "overrides" in options and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # argparse takes no more of them once an option came between
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="symrun", description="The mechanics of learning, tested."
@@ -50,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help=TRAIN_HELP, add_help=False)
 
     plot = commands.add_parser("plot", help="draw a figure from the tables of runs")
-    plot.add_argument("figure", metavar="FIGURE", help="fig1 or fig5")
+    plot.add_argument("figure", metavar="FIGURE", help="fig1 to fig5, grid, phase, seeds, residual")
     plot.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="default: the newest that fit"
     )
@@ -58,11 +68,34 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--format", default="png,pdf,svg", help="of png, pdf, svg, gif (%(default)s)")
     plot.set_defaults(run=_plot)
 
-    check = commands.add_parser("check", help="how well each law agrees with the measurement")
-    check.add_argument("run_folder", metavar="RUN", type=Path)
+    check = commands.add_parser(
+        "check",
+        help="how well each law, or each symmetry's constraint, agrees with what is measured",
+    )
+    check.add_argument("target", metavar="RUN", help="with --constraints also a model: vgg16_bn")
+    check.add_argument(
+        "overrides",
+        metavar="SETTING",
+        nargs="*",
+        help="of a model, as in `symrun train`: model.width=0.125",
+    )
+    check.add_argument(
+        "--constraints",
+        action="store_true",
+        help="the symmetries' constraints on gradient and Hessian instead of the laws; a model's "
+        "at its initialisation, on synthetic 64x64 images unless data= says otherwise",
+    )
+    check.add_argument(
+        "--batch", metavar="N", type=int, help="images for the Hessian (default: 16)"
+    )
     check.add_argument("--json", action="store_true", help="machine-readable rows")
     check.add_argument("--min-explained", metavar="X", type=float, help="exit 1 below this")
-    check.add_argument("--max-residual", metavar="Y", type=float, help="exit 1 above this")
+    check.add_argument(
+        "--max-residual",
+        metavar="Y",
+        type=float,
+        help="exit 1 above this; with --constraints: the Hessian's relative error",
+    )
     check.set_defaults(run=_check)
     return parser
 
@@ -76,15 +109,49 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.constraints:
+        return _check_constraints(options)
+    if options.overrides:
+        raise UsageError(f"settings need --constraints and a model: {' '.join(options.overrides)}")
+    if options.batch is not None:
+        raise UsageError("--batch has no effect without --constraints")
     from symrun.analysis import agreement, as_json, as_table, shortcomings
     from symrun.runs.directory import RunDirectory
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
-        rows = list(agreement(RunDirectory.open(options.run_folder)))
+        rows = list(agreement(RunDirectory.open(options.target)))
     print(as_json(rows) if options.json else as_table(rows))
     bars = (options.min_explained, options.max_residual)
     short = shortcomings(rows, *bars) if bars != (None, None) else []
+    return _verdict(short)
+
+
+def _check_constraints(options: argparse.Namespace) -> int:
+    from symrun import constraints
+    from symrun.launch import compose
+
+    if options.min_explained is not None:
+        raise UsageError("--min-explained is for laws: constraints have --max-residual alone")
+    subject = constraints.run_or_overrides(options.target, options.overrides)
+    found = (
+        constraints.check_model(compose(subject), options.batch)
+        if isinstance(subject, list)
+        else constraints.check_run(subject, options.batch)
+    )
+    reports: list[constraints.Report] = []
+    for report in found:
+        if not options.json:
+            print(*([""] if reports else []), constraints.as_table(report), sep="\n", flush=True)
+        reports.append(report)
+    if options.json:
+        print(constraints.as_json(reports))
+    bar = options.max_residual
+    short = constraints.shortcomings(reports, bar) if bar is not None else []
+    return _verdict(short)
+
+
+def _verdict(short: list[str]) -> int:
     for line in short:
         print(f"symrun: {line}", file=sys.stderr)
     return 1 if short else 0

@@ -12,6 +12,7 @@ which is all that the laws need to know of a symmetry.
 Source: Kunin et al. 2021, section 3.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -65,3 +66,8 @@ class Group:
     @property
     def units(self) -> int:
         return self.blocks[0].shape[self.blocks[0].unit_axis]
+
+    @property
+    def entries(self) -> int:
+        """Parameters in each unit: what a sum over it runs over."""
+        return sum(math.prod(block.shape) for block in self.blocks) // self.units

@@ -16,6 +16,7 @@ from symrun.config import Config, Precision
 from symrun.data import Batches, Dataset, load
 from symrun.errors import Interrupted, RunError, UsageError
 from symrun.models import vgg
+from symrun.runs.checkpoint import save_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.schedule import learning_rates
@@ -191,6 +192,7 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
                 seed=config.seed,
             )
             fit(training, steps, config.track.every, progress, tracker)
+        save_weights(run, steps, model.state_dict())
         run.update_info(status="finished", last_step=steps)
     except BaseException as error:
         updates = progress.updates if progress is not None else 0

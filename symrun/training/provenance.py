@@ -71,6 +71,7 @@ def describe(
                 "symmetry": group.symmetry.value,
                 "group": group.name,
                 "units": group.units,
+                "entries": group.entries,
                 "layers": list(group.layers),
             }
             for group in structure.groups

@@ -71,7 +71,7 @@ def test_run_json_is_replaced_at_once(tmp_path, monkeypatch):
 
 
 DESCRIBED = dict.fromkeys(("config", "dataset", "model", "unpredicted"), {})
-DESCRIBED |= {"schema": 1, "layers": [], "groups": []}
+DESCRIBED |= {"schema": 2, "steps_per_epoch": 8, "layers": [], "groups": []}
 
 
 def test_newest_first_without_what_cannot_be_drawn(tmp_path):

@@ -13,6 +13,7 @@ from symrun.analysis import agreement
 from symrun.data import load
 from symrun.errors import Interrupted, RunError
 from symrun.launch import compose
+from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
@@ -120,6 +121,16 @@ def test_what_a_run_records(tmp_path):
     assert train_rows["epoch"].tolist() == [1, 2, 3]
     assert (train_rows["lr"] == 0.1).all() and progress["loss"].gt(0).all()
     assert progress["top5"].between(progress["top1"], 1).all()
+
+
+def test_the_final_weights_are_saved(tmp_path):
+    path = train(small("vgg11_bn", f"run.dir={tmp_path}/run", "precision=float64"), print)
+    step, weights = latest_weights(RunDirectory.open(path))
+    units = pd.read_parquet(path / "tables" / "units").query("step == 7 and group == 'features.0'")
+    own = weights["features.0.weight"], weights["features.0.bias"]
+    norms_sq = own[0].square().sum((1, 2, 3)) + own[1].square()
+    assert step == 7
+    assert units.sort_values("unit")["measured"].tolist() == pytest.approx(norms_sq.tolist())
 
 
 def test_scores_are_the_means_of_the_batches(tmp_path):

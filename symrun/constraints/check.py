@@ -1,0 +1,142 @@
+"""`symrun check --constraints`: the constraints of a run, or of a model at its initialisation."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from symrun.config import MODEL_NAMES, Config, Device, Precision, require
+from symrun.constraints.gradient import gradient_constraints
+from symrun.constraints.hessian import hessian_constraints
+from symrun.constraints.report import Report
+from symrun.data import Batches, Dataset, load
+from symrun.errors import RunError, UsageError
+from symrun.runs.checkpoint import latest_weights
+from symrun.runs.directory import RunDirectory
+from symrun.training.loop import prepare
+from symrun.training.precision import device_title, select_device
+
+DEFAULT_BATCH = 16
+"""Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
+
+_WITHOUT_DOWNLOAD = ("data=synthetic", "data.image_size=64")
+_EFFECTIVE = ("model", "data", "experiment", "seed", "device")
+
+
+def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[str]:
+    """What the user means: the run in the folder `target`, or else the settings of a model.
+
+    target: a folder, the name of a model, or the first override. What is returned for a model
+    composes to synthetic images, so that nothing is downloaded, unless an override says otherwise.
+
+    Error: UsageError if it is neither, or a setting has no effect here.
+    Example: run_or_overrides("vgg16", ["model.width=0.125"])
+    """
+    if (Path(target) / "run.json").exists():
+        if overrides:
+            remedy = "settings are for a model: leave them out, or name a model instead"
+            raise UsageError(f"{target} is a run, whose settings are recorded; {remedy}")
+        return RunDirectory.open(target)
+    if target not in MODEL_NAMES and "=" not in target:
+        models = f"a model ({', '.join(MODEL_NAMES)}) nor a setting"
+        raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
+    settings = [target if "=" in target else f"model={target}", *overrides]
+    for setting in settings:
+        name = setting.lstrip("+~").split("=")[0]
+        if name.split(".")[0] not in _EFFECTIVE:
+            remedy = f"here there are {', '.join(_EFFECTIVE)}"
+            raise UsageError(f"{name or setting} has no effect on a model's constraints: {remedy}")
+    other_data = [s for s in settings if s.startswith("data=") and s != "data=synthetic"]
+    return [*(() if other_data else _WITHOUT_DOWNLOAD), *settings]
+
+
+def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
+    """The gradient's constraints over the run's records; then the Hessian's, at the initialisation
+    and at the weights saved last, if any were.
+
+    batch: images for the Hessian, as in `check_model`.
+
+    Error: UsageError if a file of the run or its data cannot be used; RunError if the memory is
+    too small.
+    """
+    info, saved = run.info(), latest_weights(run)
+    config = Config.from_mapping(info["config"])
+    precision, device = config.precision.value, str(info.get("device", "an unknown device"))
+    title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
+    yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
+
+    # A run recorded on a GPU can be checked without one: the report says on what.
+    device_now = config.device if torch.cuda.is_available() else Device.cpu
+    dataset = load(config.data)
+    for key in ("classes", "image_size"):
+        recorded, found = info["dataset"].get(key), getattr(dataset, key)
+        if recorded != found:
+            raise UsageError(f"{run.path} had {key} = {recorded}, its data has {found} now")
+    network = _Network(dataclasses.replace(config, device=device_now), dataset, batch)
+    yield network.report(0, "at initialisation")
+    if saved is not None:
+        step, state_dict = saved
+        try:
+            network.training.model.load_state_dict(state_dict)
+        except RuntimeError:
+            where = run.checkpoints / f"weights-{step}.pt"
+            raise UsageError(f"{where} does not fit the network of {run.run_json}") from None
+        yield network.report(step, f"after step {step}")
+
+
+def check_model(config: Config, batch: int | None) -> Iterator[Report]:
+    """The Hessian's constraints, and the gradient's beside them, at initialisation.
+
+    batch: images, the first of epoch 1; None for DEFAULT_BATCH, or all where there are fewer.
+
+    Error: UsageError if data, batch or device cannot be used; RunError if the memory is too small.
+    Example: check_model(compose(["data=synthetic", "model=vgg16", "model.width=0.125"]), None)
+    """
+    yield _Network(config, load(config.data), batch).report(0, "at initialisation")
+
+
+class _Network:
+    """The network of `config`, in float64 whatever its precision, and one batch for it."""
+
+    def __init__(self, config: Config, dataset: Dataset, batch: int | None) -> None:
+        count = len(dataset.train.labels)
+        size = min(DEFAULT_BATCH, count) if batch is None else batch
+        require("--batch", size >= 2, ">= 2", size)
+        require("--batch", size <= count, f"at most the {count} training images", size)
+        config = dataclasses.replace(config, precision=Precision.float64)
+        device = select_device(config.device)
+        with _memory_in_one_line():
+            self.training = prepare(config, dataset, device)
+            # Their order depends on seed and epoch alone: the first are the run's own.
+            batches = Batches(dataset, size, config.seed, device, torch.float64)
+            self.images, self.labels = next(batches.epoch(1))
+        self._seed = config.seed
+        self._what = (
+            f"float64 on {device_title(device)}, {config.model.name} at width "
+            f"{config.model.width:g}, {size} images of {dataset.title}"
+        )
+
+    def report(self, step: int, where: str) -> Report:
+        """The constraints at the model's present weights."""
+        model, groups = self.training.model, self.training.structure.groups
+        rows = hessian_constraints(model, groups, self.images, self.labels, self._seed)
+        shown = tqdm(rows, f"Hessian {where}", len(groups), leave=False, disable=None)
+        device = device_title(self.training.device)
+        title = f"Hessian constraint {where}: {self._what}"
+        with _memory_in_one_line():
+            return Report("hessian", step, "float64", device, title, list(shown))
+
+
+@contextlib.contextmanager
+def _memory_in_one_line() -> Iterator[None]:
+    """Error: RunError in place of torch's, if the memory is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On the CPU torch has no type of its own for it.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error):
+            raise RunError("out of memory: lower --batch or model.width") from None
+        raise

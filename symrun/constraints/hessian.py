@@ -1,0 +1,160 @@
+"""The constraints that a symmetry puts on the Hessian H of the loss, by Hessian-vector products.
+
+    translation   H 1_A = 0
+    scale         H theta_A = -g_A
+    rescale       H (theta_A2 - theta_A1) = -(g_A2 - g_A1)
+
+in short H v_u = -g_u for each unit u, v_u being its generator (generator.py) and g_u the gradient
+with the same signs on the unit's parameters, 0 elsewhere; for translation g_u stands for 0. Both
+sides are vectors over all parameters.
+
+A product for each unit would be thousands; one product for the sum of all units would let their
+violations cancel. So there is one product a group, for a random combination of its units,
+
+    v = sum over u of eps_u v_u,    eps_u ~ N(0, 1):    H v = -sum over u of eps_u g_u,
+
+linear in v, so that a violation in any unit shows with probability one.
+
+Source: Kunin et al. 2021, section 3.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from symrun.constraints.generator import (
+    Vector,
+    asymmetric,
+    generator,
+    per_unit,
+    signed,
+    weighted,
+)
+from symrun.symmetry import Group, Symmetry
+
+
+@dataclass(frozen=True)
+class HessianConstraint:
+    """One group at one point, in the arithmetic of the model's weights.
+
+    relative_error: |H v + sum of eps_u g_u| over its scale; None where both are 0, as for units
+    that are dead. largest_cosine: of the gradient constraint at that very point, over the units;
+    None if none has a gradient.
+
+    The scale is what an error should be small beside. For scale and rescale that is the right
+    side, |sum of eps_u g_u|, and nothing larger: beside |H v| of an arbitrary v, a gradient as
+    small as that of a plateau would vanish, and H v = 0 would pass. (The price: at a minimum
+    nothing is left but rounding, 2^-53 |H v| / |g|.) For translation the right side is 0. There
+    the scale is |H w|, what the Hessian makes of a direction w in the same parameters that is no
+    symmetry: random, in each unit orthogonal to eps_u v_u and as long.
+    """
+
+    symmetry: str
+    group: str
+    units: int
+    relative_error: float | None
+    largest_cosine: float | None
+
+
+class Curvature:
+    """Gradient and Hessian of the mean softmax cross-entropy on one batch, at a model's weights.
+
+    One forward pass in training mode (batch statistics, one draw of dropout, from `seed`), kept
+    with the graph of its gradient. Memory: a few times that of a training step. It leaves torch's
+    generator seeded, and BatchNorm's running statistics advance, as in every such pass.
+
+    Example:
+        curvature = Curvature(model.double(), images.double(), labels, seed=0)
+        curvature.times(curvature.gradient)["features.0.weight"]
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:
+        self._parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        model.train()
+        torch.manual_seed(seed)
+        loss = F.cross_entropy(model(images), labels)
+        self._graph = dict(zip(self._parameters, self._derivative(loss), strict=True))
+        self.weights: Vector = {name: p.detach() for name, p in self._parameters.items()}
+        self.gradient: Vector = {name: g.detach() for name, g in self._graph.items()}
+
+    def times(self, vector: Vector) -> Vector:
+        """H v, over all parameters: the gradient of <g, v> by a second backward pass."""
+        # Only these gradients: the pass then ends at the first layer that v names.
+        outputs = [self._graph[name] for name in vector]
+        products = torch.autograd.grad(
+            outputs,
+            list(self._parameters.values()),
+            list(vector.values()),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self._parameters, products, strict=True))
+
+    def _derivative(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            loss, list(self._parameters.values()), create_graph=True, materialize_grads=True
+        )
+
+
+def hessian_constraints(
+    model: nn.Module, groups: Sequence[Group], images: Tensor, labels: Tensor, seed: int
+) -> Iterator[HessianConstraint]:
+    """Each group's constraints at the model's weights; eps_u is drawn from `seed` for each group.
+
+    The model decides on the arithmetic: float64, or rounding is all there is to see.
+
+    Example:
+        structure = find_structure(model, images)
+        worst = max(row.relative_error for row in
+                    hessian_constraints(model, structure.groups, images, labels, seed=0))
+    """
+    curvature = Curvature(model, images, labels, seed)
+    for group in groups:
+        yield HessianConstraint(
+            group.symmetry.value,
+            group.name,
+            group.units,
+            _relative_error(curvature, group, Generator().manual_seed(seed)),
+            _largest_cosine(curvature, group),
+        )
+
+
+def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> float | None:
+    first = curvature.weights[group.blocks[0].parameter]
+    factors = torch.randn(group.units, dtype=torch.float64, generator=draws).to(first)
+    vector = weighted(group, generator(group, curvature.weights), factors)
+    product = curvature.times(vector)
+    if group.symmetry is Symmetry.translation:
+        error = _norm(product)
+        scale = _norm(curvature.times(asymmetric(group, vector, draws)))
+    else:
+        right_side = weighted(group, signed(group, curvature.gradient), factors)
+        error = _norm({name: product[name] + right_side.get(name, 0) for name in product})
+        scale = _norm(right_side)
+    if scale == 0:
+        return None if error == 0 else math.inf
+    return error / scale
+
+
+def _largest_cosine(curvature: Curvature, group: Group) -> float | None:
+    """|<g, v_u>| / (|g| |v_u|), the largest over the units that have a gradient."""
+    along, gradient = generator(group, curvature.weights), curvature.gradient
+    norms_sq = per_unit(group, along, along) * per_unit(group, gradient, gradient)
+    alive = norms_sq != 0  # True for NaN: weights that diverged shall show
+    if not alive.any():
+        return None
+    defect = per_unit(group, along, gradient)
+    return float((defect.abs()[alive] / norms_sq[alive].sqrt()).max())
+
+
+def _norm(vector: Vector) -> float:
+    """Over all parameters together."""
+    return float(torch.stack([values.norm() for values in vector.values()]).norm())

@@ -1,0 +1,89 @@
+"""The constraints as tables for people, as JSON, and as a verdict."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from symrun.constraints.gradient import GradientConstraint
+from symrun.constraints.hessian import HessianConstraint
+
+_IDENTITY = ("symmetry", "group", "units")
+_OF_EPS = "scale: BatchNorm's eps breaks this symmetry, in proportion to eps"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One kind of constraint for every group.
+
+    title: says the precision and the device as well. step: of the weights; None where the rows
+    sum up the records of a run.
+    """
+
+    constraint: str
+    step: int | None
+    precision: str
+    device: str
+    title: str
+    rows: Sequence[GradientConstraint] | Sequence[HessianConstraint]
+
+
+def as_table(report: Report) -> str:
+    """The title, and a line a group."""
+    if not report.rows:
+        return f"{report.title}\nno symmetry group"
+    numbers = [field.name for field in fields(report.rows[0])[len(_IDENTITY) :]]
+    lines = [[*_IDENTITY, *(name.replace("_", " ") for name in numbers)]]
+    for row in report.rows:
+        measured = [_scientific(getattr(row, name)) for name in numbers]
+        lines.append([row.symmetry, row.group, str(row.units), *measured])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    of_eps = [_OF_EPS] if any(row.symmetry == "scale" for row in report.rows) else []
+    return "\n".join([report.title, *table, *of_eps])
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """{"rows": [{"constraint", "step", "precision", "device", and the row's own fields}, ...]}
+
+    null for None and for what is not finite, which JSON cannot say.
+    """
+    rows = []
+    for report in reports:
+        shared = {name: getattr(report, name) for name in ("constraint", "step")}
+        shared |= {"precision": report.precision, "device": report.device}
+        for row in report.rows:
+            values = asdict(row).items()
+            rows.append(
+                shared | {name: None if _infinite(value) else value for name, value in values}
+            )
+    return json.dumps({"rows": rows}, indent=1, allow_nan=False)
+
+
+def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:
+    """The groups whose Hessian constraint is off by more than the bar, or not finite, a line each.
+
+    One line as well where nothing was held against the bar.
+    """
+    held = [
+        (report, row, row.relative_error)
+        for report in reports
+        for row in report.rows
+        if isinstance(row, HessianConstraint) and row.relative_error is not None
+    ]
+    if not held:
+        return ["no group has a relative error of its Hessian constraint"]
+    return [
+        f"Hessian constraint of {row.symmetry} {row.group} at step {report.step}: "
+        f"relative error {error:.6g}, the bar is {max_residual:g}"
+        for report, row, error in held
+        if not error <= max_residual  # so that NaN falls short
+    ]
+
+
+def _infinite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _scientific(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
