@@ -1,6 +1,6 @@
 # symrun: run `make` for a list of what there is.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo figures study test lint bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +24,13 @@ demo: venv  ## Two quickstart runs on the CPU, Figs. 1 and 5 in outputs/figures,
 	$(BIN)/symrun plot fig5 $$bn $$plain --out $(OUT) && \
 	$(BIN)/symrun check $$bn && \
 	$(BIN)/symrun check $$plain
+
+figures: venv  ## Every figure at quickstart scale, in outputs/figures; about 10 minutes on 2 cores
+	PATH="$(abspath $(BIN)):$$PATH" scripts/figures.sh $(OUT)
+
+study: venv  ## The tables of docs/laws.md and the figure of BatchNorm's eps; about 15 minutes
+	$(BIN)/python scripts/laws_study.py
+	$(BIN)/python scripts/constraints_against_eps.py --out $(OUT)
 
 test: venv  ## All tests that run without a GPU
 	$(BIN)/python -m pytest

@@ -43,13 +43,23 @@ def stepped(config, folder, tracked, sync="default"):
     return {name: value.cpu() for name, value in training.model.state_dict().items()}
 
 
-def test_no_step_waits_for_the_device(tmp_path):
-    stepped(compose(SMALL), tmp_path / "run", tracked=True, sync="error")
+OPTIMISERS = [
+    [],
+    ["optim.momentum=0.9", "optim.weight_decay=1e-3", "optim.schedule=cosine"],
+    ["optim.momentum=0.9", "optim.nesterov=true"],
+]
 
 
-def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path):
-    tracked = stepped(compose(SMALL), tmp_path / "a", tracked=True)
-    untracked = stepped(compose(SMALL), tmp_path / "b", tracked=False)
+@pytest.mark.parametrize("optim", OPTIMISERS)
+def test_no_step_waits_for_the_device(tmp_path, optim):
+    stepped(compose([*SMALL, *optim]), tmp_path / "run", tracked=True, sync="error")
+
+
+@pytest.mark.parametrize("optim", OPTIMISERS)
+def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim):
+    config = compose([*SMALL, *optim])
+    tracked = stepped(config, tmp_path / "a", tracked=True)
+    untracked = stepped(config, tmp_path / "b", tracked=False)
     assert all(torch.equal(value, untracked[name]) for name, value in tracked.items())
 
 

@@ -96,10 +96,10 @@ def _decay(info: Info) -> float:
 
 
 def _row(info: Info) -> tuple[float, str]:
-    """What a row of panels shares: its learning rate, to sort by, and its settings in words."""
+    """What a row of panels shares: its learning rate, to sort by, and its settings, a line each."""
     name, rate, _, *switches = optimiser(info)
     words = [*([name] if name != "SGD" else []), rate, *switches]
-    return float(info["config"]["optim"]["lr"]), ", ".join(words)
+    return float(info["config"]["optim"]["lr"]), "\n".join(words)
 
 
 def _draw_panel(axes: Axes, run: RunDirectory, info: Info, symmetry: str) -> list[Line2D]:

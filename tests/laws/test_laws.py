@@ -73,10 +73,21 @@ def test_discrete_law_is_exact_where_the_symmetry_is(weight_decay):
     assert (measured - predicted).abs().max() < 400 * 10 * 2.0**-53
 
 
-def test_discrete_law_without_defect_misses_what_breaks_the_symmetry():
+@pytest.mark.parametrize("breaking", [1.0, 1e-3])
+def test_discrete_law_misses_the_accumulated_defect(breaking):
+    """2 eta D an update, D what a pull of theta towards a target adds to a scale-invariant loss."""
+    defects = []
+
+    def gradient(theta):
+        pull = breaking * (theta - TARGET)
+        defects.append(2 * 0.1 * (theta @ pull).item())
+        return scale_invariant_gradient(theta, TARGET) + pull
+
     law = DiscreteLaw(SGD(0.0), with_defect=False)
-    measured, predicted = sgd(law, 0.1, 0.0, 10, lambda theta: theta - TARGET)
-    assert (measured - predicted).abs().max() > 1e-2
+    measured, predicted = sgd(law, 0.1, 0.0, 10, gradient)
+    assert abs(math.fsum(defects)) > 0.01 * breaking
+    missed = (predicted[-1] - measured[-1]).item()
+    assert missed == pytest.approx(math.fsum(defects), abs=10 * 10 * 2.0**-53)
 
 
 def order(settings, errors):
@@ -100,6 +111,33 @@ LRS = [0.08, 0.04, 0.02, 0.01]
 
 def test_modified_flow_is_of_first_order_in_lr_at_fixed_time():
     assert order(LRS, [flow_error(lr, 0.1) for lr in LRS]) == pytest.approx(1, abs=0.1)
+
+
+def test_modified_flow_forces_too_little_by_lr_times_weight_decay():
+    """Relative to the forced motion, once the decay is that of SGD to the next order."""
+    for weight_decay in (0.02, 0.01):
+        errors, forced = [], []
+        for lr in LRS:
+            updates, theta = round(1 / lr), torch.tensor([1.0, -0.4, 0.3], dtype=torch.float64)
+            errors.append(flow_error(lr, weight_decay, 1.0, corrected=True))
+            for _ in range(updates):
+                theta = theta - lr * scale_invariant_gradient(theta, TARGET)
+            forced.append((theta @ theta).item() - 1.25)
+        relative = np.array(errors) / np.array(forced)
+        np.testing.assert_allclose(relative, weight_decay * np.array(LRS), rtol=0.15)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_gradient_flow_is_of_first_order_in_lr_at_fixed_time(weight_decay):
+    errors = []
+    for lr in LRS:
+        law, updates = ModifiedFlow(weight_decay), round(4.0 / lr)
+        measured, _ = sgd(
+            law, lr, weight_decay, updates, lambda theta: scale_invariant_gradient(theta, TARGET)
+        )
+        expected = gradient_flow(np.array([1.25]), np.array([4.0]), 2, weight_decay)[0, 0]
+        errors.append(abs(measured[-1].item() - expected))
+    assert order(LRS, errors) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(("corrected", "expected"), [(False, 1), (True, 2)])
