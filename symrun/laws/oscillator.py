@@ -21,23 +21,31 @@ class Oscillator:
     critically damped motion all occur; one propagator, the exponential of the equation's matrix
     over a step, serves them all and exactly so, without a growing exponential.
 
-    Q'(0) = -k lambda Q(0) (1 + alpha) / ((1 + beta) (1 - alpha)). The equation holds once theta
-    moves smoothly; in the first 1 / (1 - beta) updates it does not, and to leave them with the
-    right Q the start has to lose as much of the way as SGD does while its momentum builds up.
-    The paper starts at rest, Q'(0) = 0, and without dampening is half an update late from then on:
-    off by k a / 2 relative to Q, where a = eta lambda / (1 - beta) is the decay of theta an update.
+    The paper starts at rest, Q'(0) = 0. `corrected` takes two terms of the next order in h:
+
+    -   Q'(0) = -k lambda Q(0) (1 + alpha) / ((1 + beta) (1 - alpha)). While momentum builds up,
+        for 1 / (1 - beta) updates, theta does not move smoothly and the equation does not hold; to
+        leave them with the right Q, the start has to lose as much of the way as SGD loses. From
+        rest and without dampening the law is half an update late from then on.
+    -   The forcing acts (1 - beta) / (2 (1 + beta)) of an update earlier. The equation of motion
+        for theta goes on with (1 - beta) h^2 / 6 times its third derivative, whose projection on
+        the symmetry shifts B(theta', theta') by this much; without it the law lags behind.
 
     Assumes: a perfect symmetry; theta' smooth over an update, which Nesterov's look-ahead is not.
-    Error: against SGD at fixed t, relative to Q: O(a^2); under forcing a lag of
-    (1 - beta) / (2 (1 + beta)) of an update, 0.026 at beta = 0.9.
-    Source: Kunin et al. 2021, section 6 and appendix; the initial velocity: symrun.
+    Error: against SGD at fixed t, relative to Q, where a = eta lambda / (1 - beta) is the decay of
+    theta in an update: k a / 2 without dampening, `corrected` O(a^2). Under steady forcing the lag
+    above, 0.026 of an update at beta = 0.9; `corrected` less than 1 - beta of that.
+    Source: Kunin et al. 2021, section 6 and appendix; `corrected`: symrun.
     Example: Oscillator(SGD(weight_decay=1e-4, momentum=0.9)).advance(state, drive, lr=0.1)
     """
 
     sgd: SGD
+    corrected: bool = False
 
     def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
         """Rows Q and Q'."""
+        if not self.corrected:
+            return torch.stack([conserved, torch.zeros_like(conserved)])
         sgd = self.sgd
         share = (1 + sgd.dampening) / ((1 + sgd.momentum) * (1 - sgd.dampening))
         return torch.stack([conserved, -share * sgd.weight_decay * degree * conserved])
@@ -52,7 +60,7 @@ class Oscillator:
         return torch.where(drive.degree == 1, linear, quadratic)
 
     def _propagated(self, degree: int, state: Tensor, force: Tensor, h: float) -> Tensor:
-        (xx, xv, xf), (vx, vv, vf), _ = _propagator(self.sgd, degree, h)
+        (xx, xv, xf), (vx, vv, vf) = _propagator(self, degree, h)
         conserved, velocity = state[0], h * state[1]
         force = h**2 * force
         return torch.stack(
@@ -64,10 +72,14 @@ class Oscillator:
 
 
 @lru_cache(maxsize=64)
-def _propagator(sgd: SGD, degree: int, h: float) -> list[list[float]]:
-    """(Q, h Q', h^2 F) one step of length h later, F the constant forcing; 3 x 3, row by row."""
+def _propagator(law: Oscillator, degree: int, h: float) -> list[list[float]]:
+    """(Q, h Q') one step of length h later from (Q, h Q', h^2 F), F the constant forcing."""
+    sgd = law.sgd
     spring = 2 * degree * sgd.weight_decay * h / (1 + sgd.momentum)  # (omega h)^2
     friction = 2 * (1 - sgd.momentum) / (1 + sgd.momentum)  # 2 gamma h
-    generator = [[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]]
-    exponential = torch.matrix_exp(torch.tensor(generator, dtype=torch.float64))
-    return exponential.tolist()
+    generator = torch.tensor([[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]], dtype=torch.float64)
+    propagator = torch.matrix_exp(generator)[:2]
+    if law.corrected:  # what was forced earlier has moved on since, without forcing
+        earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
+        propagator = torch.cat([propagator[:, :2], earlier @ propagator[:, 2:]], dim=1)
+    return propagator.tolist()

@@ -17,5 +17,5 @@ def laws_of_sgd(sgd: SGD) -> tuple[dict[str, Law], dict[str, str]]:
     }
     if sgd.nesterov:
         return laws, {"flow": "the paper's oscillator does not describe Nesterov's look-ahead"}
-    flow = Oscillator(sgd) if sgd.momentum else ModifiedFlow(sgd.weight_decay)
+    flow = Oscillator(sgd, corrected=True) if sgd.momentum else ModifiedFlow(sgd.weight_decay)
     return {"flow": flow, **laws}, {}

@@ -187,17 +187,23 @@ def flowed(conserved, _, sgd, degree, drive):
 
 
 def oscillated(conserved, velocity, sgd, degree, drive):
-    """x'' + 2 gamma x' + omega^2 x = F over one step: F / omega^2 + the two exponentials."""
+    """x'' + 2 gamma x' + omega^2 x = F by its two exponentials, F a part of an update earlier."""
     h = LR * (1 - sgd.dampening)
     gamma = (1 - sgd.momentum) / (h * (1 + sgd.momentum))
     omega_sq = 2 * degree * sgd.weight_decay / (h * (1 + sgd.momentum))
-    rest = 2 * drive["bb"] / (1 - sgd.dampening) ** 2 / omega_sq
     split = cmath.sqrt(gamma**2 - omega_sq)
     one, two = -gamma + split, -gamma - split
-    first = (velocity - two * (conserved - rest)) / (one - two)
-    second = conserved - rest - first
-    grown = first * cmath.exp(one * h), second * cmath.exp(two * h)
-    return rest + sum(grown).real, (one * grown[0] + two * grown[1]).real
+
+    def free(x, v, duration):
+        first = (v - two * x) / (one - two)
+        parts = first * cmath.exp(one * duration), (x - first) * cmath.exp(two * duration)
+        return sum(parts), one * parts[0] + two * parts[1]
+
+    rest = 2 * drive["bb"] / (1 - sgd.dampening) ** 2 / omega_sq
+    away = free(-rest, 0.0, h)  # from rest at 0, towards where F holds it
+    forced = free(rest + away[0], away[1], h * (1 - sgd.momentum) / (1 + sgd.momentum) / 2)
+    unforced = free(conserved, velocity, h)
+    return (unforced[0] + forced[0]).real, (unforced[1] + forced[1]).real
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
