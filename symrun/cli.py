@@ -1,10 +1,12 @@
 """The command line: each command to one function, every error to one line."""
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from symrun import __version__
@@ -60,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help=TRAIN_HELP, add_help=False)
 
     plot = commands.add_parser("plot", help="draw a figure from the tables of runs")
-    plot.add_argument("figure", metavar="FIGURE", help="fig1 to fig5, grid, phase, seeds, residual")
+    figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual"
+    plot.add_argument("figure", metavar="FIGURE", help=figures)
     plot.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="default: the newest that fit"
     )
@@ -103,9 +106,18 @@ def _parser() -> argparse.ArgumentParser:
 def _plot(options: argparse.Namespace) -> int:
     from symrun.figures import plot
 
-    for path in plot(options.figure, options.runs, options.out, options.format.split(",")):
+    with _warnings_in_one_line():
+        paths = plot(options.figure, options.runs, options.out, options.format.split(","))
+    for path in paths:
         print(path)
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
+        yield
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -118,8 +130,7 @@ def _check(options: argparse.Namespace) -> int:
     from symrun.analysis import agreement, as_json, as_table, shortcomings
     from symrun.runs.directory import RunDirectory
 
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
+    with _warnings_in_one_line():
         rows = list(agreement(RunDirectory.open(options.target)))
     print(as_json(rows) if options.json else as_table(rows))
     bars = (options.min_explained, options.max_residual)

@@ -124,15 +124,18 @@ class OptimConfig:
     warmup: float | None
 
     def __post_init__(self) -> None:
-        require("optim.lr", 0 < self.lr < math.inf, "> 0", self.lr)
+        require("optim.lr", self.lr > 0, "> 0", self.lr)
+        require("optim.lr", self.lr < math.inf, "finite", self.lr)
         decay = self.weight_decay
-        require("optim.weight_decay", 0 <= decay < math.inf, ">= 0", decay)
+        require("optim.weight_decay", decay >= 0, ">= 0", decay)
+        require("optim.weight_decay", decay < math.inf, "finite", decay)
         for setting, schedule, example in (
             ("milestones", Schedule.multistep, "[0.5,0.75]"),
             ("gamma", Schedule.multistep, "0.1"),
             ("warmup", Schedule.warmup_cosine, "0.05"),
         ):
             value, used = getattr(self, setting), self.schedule is schedule
+            value = list(value) if isinstance(value, tuple) else value
             name, given = f"optim.schedule={schedule.value}", value is not None
             require(f"optim.{setting}", used or not given, f"null without {name}", value)
             needed = f"given with {name}, such as {example}"

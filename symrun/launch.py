@@ -1,6 +1,7 @@
 """Hydra's side of `symrun train`: from overrides to a typed configuration to a run."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def launch(arguments: list[str]) -> None:
                 raise KeyboardInterrupt from None
             return
         bn = config.model.name.endswith("_bn")
-        figure = f"fig1 {path}" if bn else f"fig5 {path} RUN_WITH_BN"
-        print(f"next: symrun check {path}; symrun plot {figure}", file=sys.stderr)
+        quoted = shlex.quote(str(path))
+        figure = f"fig1 {quoted}" if bn else f"fig5 {quoted} RUN_WITH_BN"
+        print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
         print(path, flush=True)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.config import OptimConfig, Schedule
+from symrun.config import OptimConfig, Schedule, SgdConfig
 
 Array = NDArray[np.float64]
 
@@ -14,7 +14,7 @@ def learning_rates(optim: OptimConfig, steps: int) -> Array:
     """eta_n of each update of a run of `steps` updates, [steps], all > 0.
 
         constant        lr
-        multistep       lr gamma^m, m the milestones passed: m_i steps <= n
+        multistep       lr gamma^m, m the milestones passed: milestone * steps <= n
         cosine          lr (1 + cos(pi n / steps)) / 2
         warmup_cosine   lr (n + 1) / w for n < w = warmup * steps, rounded up;
                         then cosine over the other steps
@@ -25,12 +25,12 @@ def learning_rates(optim: OptimConfig, steps: int) -> Array:
     step = np.arange(steps, dtype=np.float64)
     if optim.schedule is Schedule.multistep:
         assert optim.milestones is not None and optim.gamma is not None
-        passed = step[:, None] >= np.array(optim.milestones) * steps
+        passed = step[:, None] >= [_updates(share, steps) for share in optim.milestones]
         rates: Array = optim.lr * optim.gamma ** passed.sum(axis=1)
         return rates
     if optim.schedule is Schedule.constant:
         return np.full(steps, optim.lr)
-    warmup = math.ceil(optim.warmup * steps) if optim.warmup is not None else 0
+    warmup = 0 if optim.warmup is None else _updates(optim.warmup, steps)
     cosine = (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1))) / 2
     return optim.lr * np.where(step < warmup, (step + 1) / max(warmup, 1), cosine)
 
@@ -38,3 +38,18 @@ def learning_rates(optim: OptimConfig, steps: int) -> Array:
 def times(optim: OptimConfig, steps: int) -> Array:
     """t_n, the sum of the learning rates before update n, for n from 0 to `steps`."""
     return np.concatenate([[0.0], np.cumsum(learning_rates(optim, steps))])
+
+
+def _updates(share: float, steps: int) -> int:
+    """share * steps, rounded up; 0.07 of 100 is 7, where the product is 7.000000000000001."""
+    return math.ceil(round(share * steps, 9))
+
+
+def pace(optim: OptimConfig) -> float:
+    """How much faster than sum of lr gradient flow runs: (1 - dampening) / (1 - momentum) for SGD.
+
+    1 for optimisers whose update is not a sum of gradients.
+    """
+    if not isinstance(optim, SgdConfig):
+        return 1.0
+    return (1 - optim.dampening) / (1 - optim.momentum)

@@ -14,6 +14,8 @@ from symrun.launch import compose, configs
     ("override", "message"),
     [
         ("optim.lr=-0.1", "optim.lr must be > 0, got -0.1"),
+        ("optim.lr=inf", "optim.lr must be finite, got inf"),
+        ("optim.weight_decay=inf", "optim.weight_decay must be finite, got inf"),
         ("optim.lr=nan", "optim.lr must be > 0, got nan"),
         ("optim.lr=fast", "optim.lr must be a number, got 'fast'"),
         ("optim.weight_decay=-1e-4", "optim.weight_decay must be >= 0, got -0.0001"),
@@ -73,6 +75,7 @@ def test_refused_in_one_line(override, message):
         (["optim.milestones=0.5", "optim.gamma=0.1"], "a list such as [0.5,0.75], got 0.5"),
         (["optim.milestones=[a]", "optim.gamma=0.1"], "optim.milestones must be a number"),
         (["optim.milestones=[0.5]"], "optim.gamma must be given"),
+        (["optim.gamma=0.1", "optim.schedule=cosine", "optim.milestones=[0.5]"], "got [0.5]"),
         (["optim.milestones=[0.5]", "optim.gamma=0"], "optim.gamma must be in (0, 1], got 0.0"),
     ],
 )

@@ -44,7 +44,8 @@ def stepped(config, folder, tracked, sync="default"):
 
 
 OPTIMISERS = [
-    [],
+    ["optim.weight_decay=1e-3"],
+    ["optim.momentum=0.9", "optim.dampening=0.5"],
     ["optim.momentum=0.9", "optim.weight_decay=1e-3", "optim.schedule=cosine"],
     ["optim.momentum=0.9", "optim.nesterov=true"],
 ]

@@ -1,5 +1,7 @@
 """Learning rates against torch.optim.lr_scheduler, and by hand."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,17 @@ def test_a_milestone_between_two_updates_counts_from_the_later():
         np.diff(rates("optim.schedule=multistep", "optim.milestones=[0.51]", "optim.gamma=0.5"))
     )
     assert changes.tolist() == [20]  # 0.51 * 40 = 20.4: update 21 is the first at the lower rate
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.55, 0.29, 0.57])
+@pytest.mark.parametrize("steps", [100, 200, 39_100])
+def test_shares_count_as_decimals_do(share, steps):
+    """0.07 * 100 is 7.000000000000001 in floating point."""
+    settings = [f"optim.milestones=[{share}]", "optim.gamma=0.1", "optim.schedule=multistep"]
+    (last,) = np.nonzero(np.diff(learning_rates(compose(settings).optim, steps)))[0]
+    assert last + 1 == Fraction(str(share)) * steps
+    warm = compose([f"optim.warmup={share}", "optim.schedule=warmup_cosine"]).optim
+    assert learning_rates(warm, steps).argmax() + 1 == Fraction(str(share)) * steps
 
 
 def test_cosine():

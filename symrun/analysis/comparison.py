@@ -3,11 +3,14 @@
     residual    max over units of |Q - P| / magnitude
     explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
                 broken conservation that the law accounts for; median over the units that moved
+    unexplained what is left of it, without the rounding of 1 - explained
 
 Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
-beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). For optimisers
-other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed within CONSERVED
-of its baseline did not move: there `explained` would compare rounding with rounding.
+beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). While momentum
+builds up, SGD is behind that flow, and with weight decay this lag counts as broken conservation.
+For optimisers other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed
+within CONSERVED of its baseline did not move: there `explained` would compare rounding with
+rounding.
 """
 
 import warnings
@@ -17,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.config import OptimConfig, SgdConfig, optim_config
+from symrun.config import SgdConfig, optim_config
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory, planned_steps
 from symrun.runs.tables import LAWS, unit_curves
-from symrun.schedule import times
+from symrun.schedule import pace, times
 from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
@@ -68,20 +71,24 @@ class Comparison:
 
         Assumes: some unit moved.
         """
+        return 1 - self.unexplained(law)
+
+    def unexplained(self, law: str) -> Array:
+        """As `explained`."""
         moved = self.moved
         broken, missed = (
             np.square(self.measured - curve)[:, moved].cumsum(axis=0)
             for curve in (self.baseline, self.predicted[law])
         )
         share = np.full_like(broken, np.nan)
-        np.divide(broken - missed, broken, out=share, where=broken > 0)
+        np.divide(missed, broken, out=share, where=broken > 0)
         median: Array = np.median(share, axis=1)
         return median
 
     def _relative(self, difference: Array) -> Array:
         """|difference| / magnitude; 0 where both are 0, as a bias is at the start."""
         size = np.abs(difference)
-        quotient: Array = np.divide(size, self.magnitude, out=np.zeros_like(size), where=size > 0)
+        quotient: Array = np.divide(size, self.magnitude, out=np.zeros_like(size), where=size != 0)
         return quotient
 
 
@@ -94,7 +101,8 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     """
     info = run.info()
     optim = optim_config(info["config"])
-    flow_times, weight_decay = _gradient_flow_times(optim, planned_steps(info))
+    flow_times = pace(optim) * times(optim, planned_steps(info))
+    weight_decay = optim.weight_decay if isinstance(optim, SgdConfig) else 0.0
     laws = [law for law in LAWS if law not in info["unpredicted"]]
     warned = False
     for group in info["groups"]:
@@ -105,6 +113,8 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
         finite = np.isfinite(curves.values["measured"]).min(axis=1)
         records = finite.size if finite.all() else int(np.argmin(finite))
         diverged = records < finite.size
+        if records < 2:
+            raise UsageError(f"{run.path} diverged before its second record: nothing to compare")
         if diverged and not warned:
             warned = True
             where = f"{group['group']} is not finite after step {curves.steps[records - 1]}"
@@ -122,11 +132,3 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             {law: values[law] for law in laws},
             diverged,
         )
-
-
-def _gradient_flow_times(optim: OptimConfig, steps: int) -> tuple[Array, float]:
-    """Time of gradient flow at each of `steps` + 1 steps, and the weight decay that acts in it."""
-    if not isinstance(optim, SgdConfig):
-        return times(optim, steps), 0.0
-    pace = (1 - optim.dampening) / (1 - optim.momentum)
-    return pace * times(optim, steps), optim.weight_decay

@@ -1,16 +1,18 @@
 """The agreement of a run as a table for people, as JSON, and as a verdict."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from symrun.analysis.agreement import Agreement
 from symrun.runs.tables import LAWS
 
 
 def as_json(rows: Sequence[Agreement]) -> str:
-    """{"rows": [{"law": ..., and the other fields of Agreement}, ...]}, null for None."""
-    return json.dumps({"rows": [asdict(row) for row in rows]}, indent=1)
+    """{"rows": [{"law": ..., and the other fields of Agreement}, ...]}, as in `as_rows`."""
+    return as_rows([asdict(row) for row in rows])
 
 
 def as_table(rows: Sequence[Agreement]) -> str:
@@ -23,12 +25,11 @@ def as_table(rows: Sequence[Agreement]) -> str:
         group = laws[0]
         lines.append(
             [group.symmetry, group.group, str(group.units), str(group.moved or "conserved")]
-            + [_scientific(group.drift)]
-            + [_scientific(law.residual) for law in laws]
+            + [scientific(group.drift)]
+            + [scientific(law.residual) for law in laws]
             + ["-" if law.explained is None else f"{law.explained:.7f}" for law in laws]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 def shortcomings(
@@ -50,5 +51,21 @@ def shortcomings(
     return lines
 
 
-def _scientific(value: float | None) -> str:
+def as_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """{"rows": [...]}; null for None and for what is not finite, which JSON cannot say."""
+
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    plain_rows = [{name: plain(value) for name, value in row.items()} for row in rows]
+    return json.dumps({"rows": plain_rows}, indent=1, allow_nan=False)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def scientific(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"

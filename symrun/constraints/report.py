@@ -1,10 +1,9 @@
 """The constraints as tables for people, as JSON, and as a verdict."""
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
+from symrun.analysis.report import aligned, as_rows, scientific
 from symrun.constraints.gradient import GradientConstraint
 from symrun.constraints.hessian import HessianConstraint
 
@@ -35,29 +34,20 @@ def as_table(report: Report) -> str:
     numbers = [field.name for field in fields(report.rows[0])[len(_IDENTITY) :]]
     lines = [[*_IDENTITY, *(name.replace("_", " ") for name in numbers)]]
     for row in report.rows:
-        measured = [_scientific(getattr(row, name)) for name in numbers]
+        measured = [scientific(getattr(row, name)) for name in numbers]
         lines.append([row.symmetry, row.group, str(row.units), *measured])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     of_eps = [_OF_EPS] if any(row.symmetry == "scale" for row in report.rows) else []
-    return "\n".join([report.title, *table, *of_eps])
+    return "\n".join([report.title, aligned(lines), *of_eps])
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """{"rows": [{"constraint", "step", "precision", "device", and the row's own fields}, ...]}
-
-    null for None and for what is not finite, which JSON cannot say.
-    """
+    """{"rows": [{"constraint", "step", "precision", "device", and the row's own fields}, ...]}"""
     rows = []
     for report in reports:
         shared = {name: getattr(report, name) for name in ("constraint", "step")}
         shared |= {"precision": report.precision, "device": report.device}
-        for row in report.rows:
-            values = asdict(row).items()
-            rows.append(
-                shared | {name: None if _infinite(value) else value for name, value in values}
-            )
-    return json.dumps({"rows": rows}, indent=1, allow_nan=False)
+        rows += [shared | asdict(row) for row in report.rows]
+    return as_rows(rows)
 
 
 def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:
@@ -79,11 +69,3 @@ def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:
         for report, row, error in held
         if not error <= max_residual  # so that NaN falls short
     ]
-
-
-def _infinite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _scientific(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"

@@ -11,11 +11,17 @@ from matplotlib.lines import Line2D
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, step_label, title
 from symrun.figures.selection import Roles
-from symrun.figures.style import add_lines, drawable, frame, label_steps, styled
+from symrun.figures.style import (
+    Colour,
+    add_lines,
+    drawable,
+    frame,
+    label_steps,
+    shaded,
+    styled,
+)
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
-
-Colour = tuple[float, float, float]
 
 # From Okabe and Ito's and Tol's palettes; the shades of the first five stay apart under each kind
 # of colour blindness, which orange and vermilion do not
@@ -90,16 +96,9 @@ def _colours(blocks: dict[str, int]) -> dict[str, Colour]:
     for block in set(blocks.values()):
         layers = [layer for layer in blocks if blocks[layer] == block]
         for layer, shade in zip(layers, np.linspace(-0.25, 0.25, len(layers)), strict=True):
-            colours[layer] = _shaded(_hue(block), shade if len(layers) > 1 else 0)
+            colours[layer] = shaded(_hue(block), shade if len(layers) > 1 else 0)
     return colours
 
 
 def _hue(block: int) -> Colour:
     return to_rgb(_HUES[block % len(_HUES)])
-
-
-def _shaded(colour: Colour, shade: float) -> Colour:
-    """`colour` mixed with white (shade > 0) or black (shade < 0)."""
-    target = 1.0 if shade > 0 else 0.0
-    red, green, blue = ((1 - abs(shade)) * part + abs(shade) * target for part in colour)
-    return red, green, blue

@@ -9,16 +9,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from symrun.figures.captions import common_caption, law_label, optimiser, settings
 from symrun.figures.layers import (
     QUANTITIES,
-    Array,
+    LayerSums,
     depth_colours,
     depth_handles,
     groups_of,
     layer_sums,
+    with_layers,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, drawable, frame, label_steps, styled
@@ -31,6 +31,9 @@ _COLUMNS_SHOWN = 10
 _WIDTH = 1.8
 _PANEL = (1.75, 1.55)  # inches
 _LAST = "translation"
+_COLUMN_COLOURS = matplotlib.colormaps["viridis"]
+_SELDOM_VARIED = ("milestones", "gamma", "warmup", "beta1", "beta2", "eps", "alpha")
+"""Settings that captions leave out."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class Grid:
         return Family("optim", lambda info: self._shown(info) is not None, 1, preset)
 
     def _shown(self, info: Info) -> str | None:
-        wanted = [self.symmetry] if self.symmetry else ["scale", "rescale"]
-        return next((symmetry for symmetry in wanted if groups_of(info, symmetry)), None)
+        if self.symmetry is None:
+            return next(iter(with_layers(info)), None)
+        return self.symmetry if groups_of(info, self.symmetry) else None
 
     @styled
     def draw(self, runs: Sequence[RunDirectory]) -> Figure:
@@ -61,69 +65,84 @@ class Grid:
         infos = [run.info() for run in runs]
         symmetry = self._shown(infos[0])
         assert symmetry is not None, "chosen by RUNS"
-        rows = sorted({_row(info) for info in infos}, reverse=True)
-        decays = sorted({_decay(info) for info in infos})
+        shown = [_columns(run) if symmetry == _LAST else layer_sums(run, symmetry) for run in runs]
+        places, rows, decays = _places(infos)
         what = "columns of the last layer" if symmetry == _LAST else "sums over each layer"
         heading = f"{symmetry.capitalize()}, {what}, on {settings(infos)}"
-        last_step = max(info["last_step"] for info in infos)
         kinds = " and ".join(dict.fromkeys(optimiser(info)[0] for info in infos))
+        last_step = max(int(curves.steps[-1]) for curves in shown)
         caption = common_caption(infos, last_step, [kinds])
         width, height = _PANEL[0] * len(decays) + 0.6, _PANEL[1] * len(rows) + 1.1
         figure, panels = frame((max(width, 5.0), height), heading, [caption])
         grid = panels.subplots(len(rows), len(decays), squeeze=False, sharex=True, sharey=True)
-        drawn = set()
-        for run, info in zip(runs, infos, strict=True):
-            place = rows.index(_row(info)), decays.index(_decay(info))
-            drawn.add(place)
-            lines = _draw_panel(grid[place], run, info, symmetry)
+        for place, info, curves in zip(places, infos, shown, strict=True):
+            _draw_panel(grid[place], info, curves, symmetry)
         for place, axes in np.ndenumerate(grid):
-            if place not in drawn:
-                axes.set_axis_off()
+            if place not in places:  # its tick labels may be those of its row or column
+                axes.spines[:].set_visible(False)
+                axes.tick_params(length=0)
             if place[0] == 0:
                 axes.set_title(f"$λ$ = {decays[place[1]]:g}")
             if place[1] == 0:
-                axes.set_ylabel(f"{rows[place[0]][1]}\n{QUANTITIES[symmetry]}")
+                axes.set_ylabel(f"{rows[place[0]]}\n{QUANTITIES[symmetry]}")
             if place[0] == len(rows) - 1:
                 label_steps(axes, "Step $n$")
-        label = law_label(infos)
-        theory = [Line2D([], [], label=label, **PREDICTED)] if label else []
-        panels.legend(handles=[*lines, *theory], loc="outside upper center", ncols=2)
+        middle = _COLUMN_COLOURS(0.5)
+        handles = (
+            [Line2D([], [], color=middle, linewidth=_WIDTH, label="measured")]
+            if symmetry == _LAST
+            else depth_handles(shown[0].groups, linewidth=_WIDTH)
+        )
+        if label := law_label(infos):
+            handles.append(Line2D([], [], label=label, **PREDICTED))
+        panels.legend(handles=handles, loc="outside upper center", ncols=2)
         return figure
 
 
-def _decay(info: Info) -> float:
-    return float(info["config"]["optim"]["weight_decay"])
+def _places(infos: Sequence[Info]) -> tuple[list[tuple[int, int]], list[str], list[float]]:
+    """Row and column of each run; the rows in words, highest learning rate first; the columns.
+
+    A row tells all settings of the optimiser in which runs differ, but for weight decay.
+    """
+    optims = [info["config"]["optim"] for info in infos]
+    varied = [
+        name
+        for name in _SELDOM_VARIED
+        if len({repr(optim.get(name)) for optim in optims}) > 1  # a list has no hash
+    ]
+    labels = []
+    for info, optim in zip(infos, optims, strict=True):
+        name, rate, _, *switches = optimiser(info)
+        others = [f"{key} {optim[key]}" for key in varied if optim.get(key) is not None]
+        labels.append("\n".join([*([name] if name != "SGD" else []), rate, *switches, *others]))
+    rates = {label: float(optim["lr"]) for label, optim in zip(labels, optims, strict=True)}
+    rows = sorted(rates, key=lambda label: (rates[label], label), reverse=True)
+    decays = sorted({float(optim["weight_decay"]) for optim in optims})
+    places = [
+        (rows.index(label), decays.index(float(optim["weight_decay"])))
+        for label, optim in zip(labels, optims, strict=True)
+    ]
+    return places, rows, decays
 
 
-def _row(info: Info) -> tuple[float, str]:
-    """What a row of panels shares: its learning rate, to sort by, and its settings, a line each."""
-    name, rate, _, *switches = optimiser(info)
-    words = [*([name] if name != "SGD" else []), rate, *switches]
-    return float(info["config"]["optim"]["lr"]), "\n".join(words)
-
-
-def _draw_panel(axes: Axes, run: RunDirectory, info: Info, symmetry: str) -> list[Line2D]:
-    """Draws one run; returns the legend of its lines."""
-    if symmetry == _LAST:
-        steps, measured, flow = _columns(run, info)
-        colours = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, measured.shape[1]))
-        handles = [Line2D([], [], color=colours[len(colours) // 2], lw=_WIDTH, label="measured")]
-    else:
-        sums = layer_sums(run, symmetry)
-        steps, measured, flow = sums.steps, sums.measured, sums.flow
-        colours = depth_colours(len(sums.groups))
-        handles = depth_handles(sums.groups, linewidth=_WIDTH)
-    add_lines(axes, steps, measured, colors=colours, linewidths=_WIDTH)
+def _draw_panel(axes: Axes, info: Info, curves: LayerSums, symmetry: str) -> None:
+    count = curves.measured.shape[1]
+    colours = (
+        _COLUMN_COLOURS(np.linspace(0.25, 0.9, count))
+        if symmetry == _LAST
+        else depth_colours(count)
+    )
+    add_lines(axes, curves.steps, curves.measured, colors=colours, linewidths=_WIDTH)
     if "flow" in info["unpredicted"]:
         axes.text(0.04, 0.96, "not predicted", transform=axes.transAxes, va="top", fontsize=7)
     else:
-        add_lines(axes, steps, flow, **PREDICTED)
-    return handles
+        add_lines(axes, curves.steps, curves.flow, **PREDICTED)
 
 
-def _columns(run: RunDirectory, info: Info) -> tuple[NDArray[np.int64], Array, Array]:
-    """Steps, and the first columns of the last layer, measured and predicted."""
-    group = next(g["group"] for g in info["groups"] if g["symmetry"] == _LAST and g["units"] > 1)
+def _columns(run: RunDirectory) -> LayerSums:
+    """The first columns of the last layer, each as a layer of its own."""
+    groups = run.info()["groups"]
+    group = next(g["group"] for g in groups if g["symmetry"] == _LAST and g["units"] > 1)
     curves = drawable(run, unit_curves(run, _LAST, group, ["measured", "flow"]))
     measured, flow = (curves.values[name][:, :_COLUMNS_SHOWN] for name in ("measured", "flow"))
-    return curves.steps, measured, flow
+    return LayerSums([group] * measured.shape[1], curves.steps, measured, flow)

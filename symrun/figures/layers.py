@@ -37,6 +37,11 @@ def groups_of(info: dict[str, Any], symmetry: str) -> list[str]:
     return [group["group"] for group in info["groups"] if group["symmetry"] == symmetry]
 
 
+def with_layers(info: dict[str, Any]) -> list[str]:
+    """Symmetries that this run has in more than its last layer."""
+    return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
+
+
 def layer_sums(run: RunDirectory, symmetry: str) -> LayerSums:
     """Each group of `symmetry`, summed over its units.
 

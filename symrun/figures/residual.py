@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings, step_label
 from symrun.figures.selection import Roles
-from symrun.figures.style import StepLines, add_lines, frame, label_steps, styled
+from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 
@@ -54,7 +54,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         raise UsageError(f"{run.path}: no law predicts it: {info['unpredicted'][LAWS[0]]}")
     groups = list(comparisons(run))
     heading = f"How far each law is off, by layer (dark: near the input), on {settings([info])}"
-    last_step = int(groups[0].steps[-1])
+    last_step = max(int(group.steps[-1]) for group in groups)
     figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
     rounding = _ROUNDING.get(info["precision"], _FLOAT32)
@@ -64,10 +64,11 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         for group, colour in zip(groups, _colours(groups), strict=True):
             _draw(above, group, group.residual(law), colour)
             if group.moved.any():
-                _draw(below, group, 1 - group.explained(law), colour)
+                _draw(below, group, group.unexplained(law), colour)
         for axes in (above, below):
-            axes.set_yscale("log")
-            axes.set_xlim(left=0)
+            if axes.collections:
+                axes.set_yscale("log")
+            axes.set_xlim(0, last_step)
         above.axhline(rounding, zorder=0, **_GUIDE)
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
@@ -80,19 +81,17 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, group: "Comparison", values: Array, colour: tuple[float, ...]) -> StepLines:
+def _draw(axes: Axes, group: "Comparison", values: Array, colour: Colour) -> None:
     drawn = np.where(values > 0, values, np.nan)[:, None]
-    return add_lines(axes, group.steps, drawn, colors=[colour], linewidths=0.9)
+    if not np.isnan(drawn).all():
+        add_lines(axes, group.steps, drawn, colors=[colour], linewidths=0.9)
 
 
-def _colours(groups: Sequence["Comparison"]) -> list[tuple[float, ...]]:
+def _colours(groups: Sequence["Comparison"]) -> list[Colour]:
     """The hue of the symmetry, from dark to light with depth."""
     colours = []
     for number, group in enumerate(groups):
         alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
         depth = alike.index(number) / max(len(alike) - 1, 1)
-        shade = 0.45 * (2 * depth - 1)
-        target = 1.0 if shade > 0 else 0.0
-        hue = to_rgb(_HUES[group.symmetry])
-        colours.append(tuple((1 - abs(shade)) * part + abs(shade) * target for part in hue))
+        colours.append(shaded(to_rgb(_HUES[group.symmetry]), 0.45 * (2 * depth - 1)))
     return colours

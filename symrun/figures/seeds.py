@@ -18,6 +18,7 @@ from symrun.figures.layers import (
     depth_handles,
     groups_of,
     layer_sums,
+    with_layers,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
@@ -27,14 +28,9 @@ _WIDTH = 1.2
 _BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
 
 
-def _symmetries(info: dict[str, Any]) -> list[str]:
-    """Those whose layers are more than one, so that a sum over a layer says something."""
-    return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
-
-
 RUNS = Family(
     "seed",
-    lambda info: bool(_symmetries(info)),
+    lambda info: bool(with_layers(info)),
     2,
     "symrun train -m experiment=quickstart_bn seed=0,1,2",
 )
@@ -51,17 +47,16 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     infos = [run.info() for run in runs]
     info = infos[0]
-    symmetries = _symmetries(info)
+    symmetries = with_layers(info)
     heading = f"{len(runs)} seeds of {settings(infos)}"
-    last_step = max(info["last_step"] for info in infos)
-    caption = common_caption(infos, last_step, [*optimiser(info), f"{len(runs)} seeds"])
+    curves = {symmetry: [layer_sums(run, symmetry) for run in runs] for symmetry in symmetries}
+    steps = curves[symmetries[0]][0].steps
+    if any(not np.array_equal(one.steps, steps) for sums in curves.values() for one in sums):
+        raise UsageError("seeds needs runs with records at the same steps")
+    caption = common_caption(infos, int(steps[-1]), [*optimiser(info), f"{len(runs)} seeds"])
     figure, panels = frame((3.4 * len(symmetries) + 1.2, 3.6), heading, [caption])
-    for axes, symmetry in zip(
-        panels.subplots(1, len(symmetries), squeeze=False)[0], symmetries, strict=True
-    ):
-        sums = [layer_sums(run, symmetry) for run in runs]
-        if any(not np.array_equal(other.steps, sums[0].steps) for other in sums):
-            raise UsageError("seeds needs runs with records at the same steps")
+    places = panels.subplots(1, len(symmetries), squeeze=False)[0]
+    for axes, (symmetry, sums) in zip(places, curves.items(), strict=True):
         _draw_panel(axes, sums)
         axes.set_title(symmetry.capitalize())
         axes.set_ylabel(f"{QUANTITIES[symmetry]},\nsum over a layer, change since the start")

@@ -68,6 +68,8 @@ class Roles:
 class Family:
     """Runs that differ in some settings alone; of equal settings the newest.
 
+    Without runs given, the newest family whose members also share their run.name.
+
     varied: the setting, or the group of settings, in which they may differ.
     fits: whether a run, by its run.json, can be drawn. least: how many it takes.
     preset: what makes such runs.
@@ -79,9 +81,11 @@ class Family:
     preset: str
 
     def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
-        families = self._families(given or found())
         if given:
+            families = self._families(given, lambda *_: True)
             self._refuse_unlike(figure, given, families)
+        else:
+            families = self._families(found(), _same_name)
         sizes = [len(family) for family in families]
         for family, size in zip(families, sizes, strict=True):
             if size >= self.least:
@@ -93,7 +97,9 @@ class Family:
         most = max(sizes, default=0)
         raise UsageError(f"{figure} needs {count} {alike}; {most} {where}: {remedy}")
 
-    def _families(self, runs: Sequence[RunDirectory]) -> list[dict[str, RunDirectory]]:
+    def _families(
+        self, runs: Sequence[RunDirectory], same_name: Callable[[Info, Info], bool]
+    ) -> list[dict[str, RunDirectory]]:
         """Those that fit, by what they have in common; in a family by their value of `varied`."""
         families: list[tuple[Info, dict[str, RunDirectory]]] = []
         for run in runs:
@@ -102,7 +108,7 @@ class Family:
                 continue
             value = repr(_flat(info["config"][self.varied]))
             for first, members in families:
-                if self._difference(first, info) is None:
+                if self._difference(first, info) is None and same_name(first, info):
                     members.setdefault(value, run)
                     break
             else:
@@ -127,10 +133,19 @@ class Family:
         """A setting in which two runs differ and may not."""
         settings, others = _flat(one["config"]), _flat(other["config"])
         for name in sorted(settings.keys() | others.keys()):
-            free = name.split(".")[0] in (self.varied, "run", "device")
+            free = name.split(".")[0] in (self.varied, "run", "device") or name in _PLACES
             if not free and settings.get(name) != others.get(name):
                 return name
         return None
+
+
+_PLACES = ("data.root", "data.cache")
+"""Where the data lie does not change what they are."""
+
+
+def _same_name(one: Info, other: Info) -> bool:
+    """Whether two runs come from experiments of one name: not all in outputs/ belong together."""
+    return bool(one["config"]["run"]["name"] == other["config"]["run"]["name"])
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

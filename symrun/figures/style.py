@@ -59,6 +59,16 @@ _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_RECORDS = 400
 
 
+Colour = tuple[float, float, float]
+
+
+def shaded(colour: Colour, shade: float) -> Colour:
+    """`colour` mixed with white (shade > 0) or black (shade < 0)."""
+    target = 1.0 if shade > 0 else 0.0
+    red, green, blue = ((1 - abs(shade)) * part + abs(shade) * target for part in colour)
+    return red, green, blue
+
+
 def frame(
     size: tuple[float, float], heading: str, lines: Iterable[str]
 ) -> tuple[Figure, SubFigure]:

@@ -44,12 +44,13 @@ class DiscreteLaw:
 
     def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
         sgd, degree = self.sgd, drive.degree
-        if drive.momentum is None:
+        if sgd.momentum == 0:
             shrink = 1 - lr * sgd.weight_decay
             following = shrink**degree * state + lr**2 * drive.force
             if self.with_defect:
                 following -= lr * degree * shrink ** (degree - 1) * drive.defect
             return following
+        assert drive.momentum is not None, "SGD with momentum needs its drive"
         conserved, projected = state
         pull = sgd.weight_decay * conserved
         if self.with_defect:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from symrun.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Update:
@@ -23,23 +25,21 @@ class Momentum:
     """
 
     def __init__(self, optimizer: torch.optim.SGD) -> None:
-        self._state: Mapping[Tensor, Mapping[str, Tensor]] = optimizer.state
-        self._settings = {
-            parameter: group for group in optimizer.param_groups for parameter in group["params"]
-        }
+        self._optimizer = optimizer
+        self._settings = optimizer.param_groups[0]
         self._nothing: Mapping[str, Tensor] = {}
 
     @property
     def first(self) -> bool:
         """Whether the next update is the first, which makes the buffers."""
-        return not any("momentum_buffer" in state for state in self._state.values())
+        return not any("momentum_buffer" in state for state in self._optimizer.state.values())
 
     def update(self, parameter: nn.Parameter, weight: Tensor, gradient: Tensor) -> Update:
         """weight, gradient: of `parameter`, in float64."""
-        settings = self._settings[parameter]
+        settings = self._settings
         decayed = gradient + settings["weight_decay"] * weight
         # .get: the state is a defaultdict, which reading would change
-        last = self._state.get(parameter, self._nothing).get("momentum_buffer")
+        last = self._optimizer.state.get(parameter, self._nothing).get("momentum_buffer")
         if last is None:
             buffer = decayed
         else:
@@ -50,8 +50,22 @@ class Momentum:
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
-    """None unless `optimizer` is SGD with momentum."""
+    """None unless `optimizer` is SGD with momentum.
+
+    Error: UsageError for an SGD that the laws do not describe: groups of other settings, steps
+    uphill, or momentum from updates that were not tracked.
+    """
     if not isinstance(optimizer, torch.optim.SGD):
         return None
-    with_momentum = any(group["momentum"] for group in optimizer.param_groups)
-    return Momentum(optimizer) if with_momentum else None
+    names = ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
+    settings = {tuple(group[name] for name in names) for group in optimizer.param_groups}
+    if len(settings) > 1:
+        raise UsageError("the laws need the same settings of SGD for all groups of parameters")
+    if optimizer.param_groups[0]["maximize"]:
+        raise UsageError("the laws are those of descent: SGD must have maximize=False")
+    if not optimizer.param_groups[0]["momentum"]:
+        return None
+    momentum = Momentum(optimizer)
+    if not momentum.first:
+        raise UsageError("SGD has momentum already: track it from its first update on")
+    return momentum

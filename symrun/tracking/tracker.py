@@ -24,6 +24,7 @@ class Tracker:
     one. The tracker reads weights, gradients and momentum buffers and never changes them, nor a
     random state: the weights with and without it are the same, bit for bit.
 
+    Error: UsageError for an SGD that the laws do not describe, as in `momentum_of`.
     Example:
         with TableWriter(run) as writer:
             tracker = Tracker(model, optimizer, structure, laws, writer, 20, sample=100, seed=0)

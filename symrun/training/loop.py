@@ -91,8 +91,8 @@ def update(
     training: Training,
     images: Tensor,
     labels: Tensor,
-    tracker: Tracker | None = None,
-    step: int = 0,
+    tracker: Tracker | None,
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """Update number `step`. Returns the logits [batch, classes] and the mean loss behind it."""
     lr = training.set_lr(step)
@@ -107,10 +107,9 @@ def update(
     return logits, loss
 
 
-def fit(
-    training: Training, steps: int, every: int, progress: Progress, tracker: Tracker | None
-) -> None:
-    """Make `steps` updates; validate after each epoch and at the end."""
+def fit(training: Training, every: int, progress: Progress, tracker: Tracker | None) -> None:
+    """Make all updates; validate after each epoch and at the end."""
+    steps = training.steps
     training.model.train()
     for epoch in itertools.count(1):
         left = steps - progress.updates
@@ -191,7 +190,7 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
                 sample=config.track.parameters,
                 seed=config.seed,
             )
-            fit(training, steps, config.track.every, progress, tracker)
+            fit(training, config.track.every, progress, tracker)
         save_weights(run, steps, model.state_dict())
         run.update_info(status="finished", last_step=steps)
     except BaseException as error:

@@ -49,6 +49,8 @@ def run_info(
     synthetic=True,
     steps=600,
     last_step=None,
+    seed=0,
+    run_name="made",
     **optim,
 ):
     """run.json of a VGG that trained for `last_step` of `steps`."""
@@ -79,6 +81,12 @@ def run_info(
     return {
         "created": "2026-01-31T12:00:00+00:00",
         "config": {
+            "model": {"name": name, "width": width, "dropout": 0.5},
+            "data": {"name": "synthetic" if synthetic else "tiny_imagenet", "classes": classes},
+            "run": {"name": run_name, "dir": None},
+            "precision": "float32",
+            "device": "cpu",
+            "seed": seed,
             "optim": {"lr": 0.1} | still | optim,
             "train": {"epochs": 100, "steps": steps, "batch_size": 256},
             "track": {"every": 10, "parameters": 100},

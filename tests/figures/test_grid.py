@@ -92,10 +92,32 @@ def test_no_text_lies_on_another(sweep, overlaps, symmetry, dpi):
     assert overlaps(figure) == []
 
 
-def test_a_missing_setting_leaves_its_place_empty(sweep):
+def test_a_missing_setting_leaves_its_place_empty_and_its_row_labelled(sweep, write_run):
     runs = sweep(True)[1:]
     figure = FIGURES["grid"].draw(select_runs("grid", runs))
-    assert [axes.axison for axes in figure.axes] == [False] + [True] * 7
+    drawn = [len(axes.collections) for axes in figure.axes]
+    visible = [axes.spines["left"].get_visible() for axes in figure.axes]
+    assert drawn == [0] + [2] * 7 and visible == [False] + [True] * 7
+    assert figure.axes[0].get_ylabel().startswith("η = 0.1\n") and figure.axes[0].axison
+    assert figure.axes[0].get_title() == "$λ$ = 0"
+
+
+def test_every_setting_in_which_runs_differ_has_a_row(write_run):
+    schedule = {"schedule": "multistep", "gamma": 0.1}
+    runs = [
+        write_run(True, name=str(share), milestones=[share], **schedule) for share in (0.25, 0.5)
+    ]
+    figure = FIGURES["grid"].draw(select_runs("grid", runs))
+    assert [len(axes.collections) for axes in figure.axes] == [2, 2]
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert "milestones [0.5]" in labels[0] and "milestones [0.25]" in labels[1]
+
+
+def test_the_caption_tells_how_far_a_run_in_progress_is(write_run):
+    run = write_run(True, steps=600, last_step=400)
+    run.update_info(last_step=0)
+    (caption,) = FIGURES["grid"].draw([run]).get_supxlabel().splitlines()
+    assert "400 of 600" in caption.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_runs_of_another_family_are_refused(write_run):
@@ -105,8 +127,10 @@ def test_runs_of_another_family_are_refused(write_run):
     unlike.update_info(config=config | {"train": config["train"] | {"batch_size": 64}})
     with pytest.raises(UsageError, match=r"differ in optim alone; .*unlike differs in train.batch"):
         select_runs("grid", [one, unlike])
-    with pytest.raises(UsageError, match="repeats the optim of another"):
+    with pytest.raises(UsageError, match="other differs in model.width"):
         select_runs("grid", [one, other])
+    with pytest.raises(UsageError, match="again: it repeats the optim of another"):
+        select_runs("grid", [one, write_run(True, name="again")])
     with pytest.raises(UsageError, match="lacks the symmetry"):
         select_runs("grid_scale", [one, write_run(False, name="plain")])
 
@@ -118,5 +142,7 @@ def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch)
     runs = sweep(True, decays=[0.0, 1e-3])
     plain = write_run(False, name="plain")
     assert select_runs("grid_scale", [], candidates=[plain, *runs]) == runs
+    other = write_run(True, name="fig1", lr=0.1, weight_decay=0.0, run_name="fig1")
+    assert select_runs("grid_scale", [], candidates=[*runs, other]) == runs
     again = write_run(True, name="again", lr=0.1, weight_decay=0.0)
     assert select_runs("grid_scale", [], candidates=[again, *runs]) == [again, *runs[1:]]

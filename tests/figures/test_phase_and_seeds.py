@@ -38,9 +38,30 @@ def test_phase_is_position_against_velocity(write_run):
     assert len(paths(right)) == 2 * 6 and "6 of 64 units" in right.get_title()
 
 
-@pytest.mark.parametrize(("momentum", "pace"), [(0.0, 1), (0.9, 10)])
-def test_the_fixed_line_and_the_velocity_of_decay_alone(write_run, momentum, pace):
-    run = write_run(True, weight_decay=1e-3, momentum=momentum)
+def test_phase_under_a_schedule_takes_its_time_and_points_from_it(write_run):
+    run = write_run(True, records=200, schedule="cosine", weight_decay=1e-3)
+    values = sums(run, "scale", "measured")
+    steps = np.linspace(0, 600, 200).astype(int)
+    elapsed = np.cumsum(0.05 * (1 + np.cos(np.pi * np.arange(600) / 600)))
+    elapsed = np.concatenate([[0], elapsed])[steps]
+    position, velocity = paths(phase.draw([run]).axes[0])[0]
+    assert 50 < len(position) <= 60  # from 200 records, in 60 parts of the time
+    layer = values[:, 0]
+    kept = [0]
+    for middle in position:  # each point lies between two records: the next is found by its mean
+        following = np.argmin(np.abs((layer[kept[-1]] + layer[kept[-1] + 1 :]) / 2 - middle))
+        kept.append(kept[-1] + 1 + following)
+    expected = np.diff(layer[kept]) / np.diff(elapsed[kept])
+    np.testing.assert_allclose(velocity, expected, rtol=1e-4, atol=1e-4)
+    assert np.diff(elapsed[kept]).min() > 0.3 * np.diff(elapsed[kept]).max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "pace"),
+    [({}, 1), ({"momentum": 0.9}, 10), ({"momentum": 0.9, "dampening": 0.5}, 5)],
+)
+def test_the_fixed_line_and_the_velocity_of_decay_alone(write_run, settings, pace):
+    run = write_run(True, weight_decay=1e-3, **settings)
     axes = phase.draw([run]).axes[0]
     straight = [line for line in axes.lines if len(line.get_xdata()) == 2]
     fixed, decay = (np.array(line.get_xydata(), dtype=float) for line in straight)
@@ -58,10 +79,9 @@ def test_phase_without_bn_shows_rescale_and_without_decay_no_line_of_it(write_ru
 @pytest.fixture
 def repeated(write_run):
     """Three runs that differ in their seed, and in their level."""
-    runs = [write_run(True, name=f"seed{seed}", scale=1 + 0.1 * seed) for seed in range(3)]
-    for seed, run in enumerate(runs):
-        run.update_info(config=run.info()["config"] | {"seed": seed})
-    return runs
+    return [
+        write_run(True, name=f"seed{seed}", scale=1 + 0.1 * seed, seed=seed) for seed in range(3)
+    ]
 
 
 def test_a_band_from_the_lowest_to_the_highest_seed(repeated):
@@ -76,26 +96,28 @@ def test_a_band_from_the_lowest_to_the_highest_seed(repeated):
     found = np.array(predicted.get_segments())[:, :, 1].T
     np.testing.assert_allclose(found, flow, rtol=1e-5, atol=1e-4)
     assert len(bands) == curves.shape[2]
+    steps = np.linspace(0, 600, 12).astype(int)
     for layer, band in enumerate(bands):
-        (outline,) = [path.vertices[:, 1] for path in band.get_paths()]
-        extremes = curves[:, :, layer].min(), curves[:, :, layer].max()
-        np.testing.assert_allclose((outline.min(), outline.max()), extremes, rtol=1e-5, atol=1e-4)
+        (outline,) = [path.vertices for path in band.get_paths()]
+        for record, step in enumerate(steps):
+            at_step = outline[outline[:, 0] == step, 1]
+            seen = curves[:, record, layer]
+            ends = (at_step.min(), at_step.max())
+            np.testing.assert_allclose(ends, (seen.min(), seen.max()), rtol=1e-5, atol=1e-4)
 
 
 def test_seeds_takes_runs_that_differ_in_their_seed_alone(repeated, write_run):
     assert select_runs("seeds", repeated) == repeated
     with pytest.raises(UsageError, match=r"2 runs or more that differ in seed alone; 1 among"):
         select_runs("seeds", repeated[:1])
-    other = write_run(True, name="other", lr=0.01)
-    other.update_info(config=other.info()["config"] | {"seed": 9})
+    other = write_run(True, name="other", lr=0.01, seed=9)
     with pytest.raises(UsageError, match=r"other differs in optim.lr"):
         select_runs("seeds", [*repeated, other])
     assert select_runs("seeds", [], candidates=[other, *repeated]) == repeated
 
 
 def test_seeds_with_other_records_are_refused(repeated, write_run):
-    shorter = write_run(True, name="shorter", records=7)
-    shorter.update_info(config=shorter.info()["config"] | {"seed": 7})
+    shorter = write_run(True, name="shorter", records=7, seed=7)
     with pytest.raises(UsageError, match="records at the same steps"):
         seeds.draw([*repeated, shorter])
 
@@ -104,7 +126,7 @@ def test_seeds_with_other_records_are_refused(repeated, write_run):
 @pytest.mark.parametrize("norm", [True, False])
 def test_no_text_lies_on_another(write_run, overlaps, norm, dpi):
     run = write_run(norm, weight_decay=1e-3, depth=16)
-    other = write_run(norm, name="other", weight_decay=1e-3, depth=16)
+    other = write_run(norm, name="other", weight_decay=1e-3, depth=16, seed=1)
     for figure in (phase.draw([run]), seeds.draw([run, other])):
         figure.set_dpi(dpi)
         assert overlaps(figure) == []

@@ -196,7 +196,7 @@ def test_the_initial_velocity_gains_an_order_in_lr_times_weight_decay(
     decays = np.array([0.02, 0.01, 0.005, 0.0025])
     errors = []
     for decay in decays:  # of theta in an update, once momentum has built up
-        sgd = SGD(decay * 0.1 / (0.1 * (1 - dampening)), 0.9, dampening)
+        sgd = SGD(decay / (1 - dampening), 0.9, dampening)
         lrs = [0.1] * round(2 / decay)
         laws = {"flow": Oscillator(sgd, corrected)}
         measured, predicted = run(sgd, lrs, torch.zeros_like, laws, [1.0], linear=True)

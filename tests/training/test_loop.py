@@ -49,7 +49,7 @@ def weights_after(config, folder, tracked):
             laws, _ = laws_of(config.optim)
             model, structure = training.model, training.structure
             tracker = Tracker(model, training.optimizer, structure, laws, writer, 1, 50, seed=0)
-        fit(training, config.train.steps, config.track.every, progress, tracker)
+        fit(training, config.track.every, progress, tracker)
         progress.close()
     return copy.deepcopy(training.model.state_dict())
 
