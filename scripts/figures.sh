@@ -22,7 +22,7 @@ draw fig1 "$bn"
 draw fig5 "$bn" "$plain"
 draw residual "$bn"
 
-sweep experiment=momentum model=vgg11_bn optim.lr=0.01 optim.weight_decay=5e-3
+sweep experiment=momentum model=vgg11_bn optim.weight_decay=5e-3
 draw grid "${runs[@]}"
 draw phase "${runs[0]}"
 sweep experiment=grid_scale model=vgg11_bn $decays

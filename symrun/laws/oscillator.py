@@ -79,7 +79,7 @@ def _propagator(law: Oscillator, degree: int, h: float) -> list[list[float]]:
     friction = 2 * (1 - sgd.momentum) / (1 + sgd.momentum)  # 2 gamma h
     generator = torch.tensor([[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]], dtype=torch.float64)
     propagator = torch.matrix_exp(generator)[:2]
-    if law.corrected:  # what was forced earlier has moved on since, without forcing
+    if law.corrected:  # what was forced earlier, by friction / 4 of h, has moved on unforced since
         earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
         propagator = torch.cat([propagator[:, :2], earlier @ propagator[:, 2:]], dim=1)
     return propagator.tolist()

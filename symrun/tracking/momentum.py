@@ -26,7 +26,6 @@ class Momentum:
 
     def __init__(self, optimizer: torch.optim.SGD) -> None:
         self._optimizer = optimizer
-        self._settings = optimizer.param_groups[0]
         self._nothing: Mapping[str, Tensor] = {}
 
     @property
@@ -36,7 +35,7 @@ class Momentum:
 
     def update(self, parameter: nn.Parameter, weight: Tensor, gradient: Tensor) -> Update:
         """weight, gradient: of `parameter`, in float64."""
-        settings = self._settings
+        settings = self._optimizer.param_groups[0]  # that of all: momentum_of checked
         decayed = gradient + settings["weight_decay"] * weight
         # .get: the state is a defaultdict, which reading would change
         last = self._optimizer.state.get(parameter, self._nothing).get("momentum_buffer")
