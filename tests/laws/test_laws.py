@@ -91,7 +91,11 @@ def test_discrete_law_misses_the_accumulated_defect(breaking):
 
 
 def order(settings, errors):
-    """Exponent p of error ~ setting^p, by regression."""
+    """Exponent p of error ~ setting^p, by regression.
+
+    The next order adds a part c * setting to the error, and so at most c * max(settings) to p:
+    below, c is about 1 and learning rates are at most 0.08, or times a weight decay of 0.5.
+    """
     return np.polyfit(np.log(settings), np.log(errors), 1)[0]
 
 
@@ -124,7 +128,8 @@ def test_modified_flow_forces_too_little_by_lr_times_weight_decay():
                 theta = theta - lr * scale_invariant_gradient(theta, TARGET)
             forced.append((theta @ theta).item() - 1.25)
         relative = np.array(errors) / np.array(forced)
-        np.testing.assert_allclose(relative, weight_decay * np.array(LRS), rtol=0.15)
+        # the next order is a relative 0.08, and so is a gradient that changes as theta decays
+        np.testing.assert_allclose(relative, weight_decay * np.array(LRS), rtol=0.16)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -147,13 +152,15 @@ def test_the_corrected_decay_is_one_order_closer(corrected, expected):
     assert order(LRS, errors) == pytest.approx(expected, abs=0.05)
     left = 1.25 * math.exp(-2 * 0.5 * 4.0)  # of Q at time 4
     leading = 0.01 * 0.5**2 * 4.0 if expected == 1 else 0.01**2 * 0.5**3 * 4.0 * 2 / 3
-    assert errors[-1] == pytest.approx(left * leading, rel=0.05)
+    # the next order is relative to this one lr * weight_decay * time = 0.02
+    assert errors[-1] == pytest.approx(left * leading, rel=0.02)
 
 
 def test_the_corrected_decay_helps_where_decay_outweighs_the_forcing():
     for weight_decay in (1e-2, 1e-1):
         plain, corrected = (flow_error(0.1, weight_decay, 20.0, flag) for flag in (False, True))
-        assert corrected < 0.7 * plain
+        # what is left is the forcing's, lr * weight_decay of a motion of about Q
+        assert corrected < plain
 
 
 def test_modified_flow_improves_on_gradient_flow_and_is_exact_without_weight_decay():

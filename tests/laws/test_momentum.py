@@ -180,6 +180,7 @@ def test_oscillator_meets_its_differential_equation(regime, dampening, corrected
         state = law.advance(state, Drive(degree, force, force, momentum_drive), lr)
         expected = moved(expected, h, 2 * norm_sq / (1 - dampening) ** 2)
         now = moved(expected, earlier)
+        # 120 integrations at 1e-13, and the law's own 60 propagations
         np.testing.assert_allclose(state[:, 0].numpy(), now, rtol=1e-11, atol=1e-11)
 
 
@@ -201,6 +202,7 @@ def test_the_initial_velocity_gains_an_order_in_lr_times_weight_decay(
         laws = {"flow": Oscillator(sgd, corrected)}
         measured, predicted = run(sgd, lrs, torch.zeros_like, laws, [1.0], linear=True)
         errors.append(abs(measured[-1] - predicted["flow"][-1]).item())
+    # the next order is a relative decay / (1 - momentum): 0.2 at most, 0.08 in the mean
     assert order(decays, errors) == pytest.approx(expected, abs=0.15)
     if not corrected and dampening == 0:
         np.testing.assert_allclose(errors, decays / 2 * math.exp(-2), rtol=0.05)
@@ -221,6 +223,7 @@ def test_oscillator_lags_behind_steady_forcing_by_a_known_part_of_an_update(mome
         name: ((measured[-1] - curve[-1]) / update).item() for name, curve in predicted.items()
     }
     lag = (1 - momentum) / (2 * (1 + momentum))
+    # 3000 updates in, what one update moves has changed by a few thousandths
     assert behind["paper's"] == pytest.approx(lag, rel=0.02)
     assert abs(behind["corrected"]) < (1 - momentum) * lag
 
@@ -247,7 +250,8 @@ def test_oscillator_does_not_describe_nesterov(lr):
     measured, predicted = run(sgd, [lr] * 400, scale_invariant(0, 0.3), laws, START)
     motion = (measured - measured[0]).abs().max()
     assert (measured - predicted["flow"]).abs().max() > 0.1 * motion
-    assert (measured - predicted["discrete"]).abs().max() < 1e-10 * motion
+    allowed = 50 * 400 * ROUNDING / (1 - 0.9) * measured.max()
+    assert (measured - predicted["discrete"]).abs().max() < allowed
 
 
 @pytest.mark.slow
