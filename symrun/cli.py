@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import math
 import os
 import sys
 import warnings
@@ -121,6 +122,13 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from symrun.config import require
+
+    explained, residual = options.min_explained, options.max_residual
+    allowed = explained is None or -math.inf < explained <= 1
+    require("--min-explained", allowed, "a number <= 1", explained)
+    allowed = residual is None or 0 <= residual < math.inf
+    require("--max-residual", allowed, "a number >= 0", residual)
     if options.constraints:
         return _check_constraints(options)
     if options.overrides:

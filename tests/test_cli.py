@@ -66,6 +66,9 @@ def test_train_check_and_plot_from_any_folder(capfd, tmp_path):
     assert main(["check", plain, "--max-residual", "1e-12"]) == 1
     assert "the bar is 1e-12" in capfd.readouterr().err
 
+    for bar in (["--min-explained", "2"], ["--min-explained", "nan"], ["--max-residual", "-1"]):
+        assert f"{bar[0]} must be a number" in refused(capfd, ["check", plain, *bar])
+
     assert main(["plot", "fig1", "--out", "figures", "--format", "png"]) == 0
     assert main(["plot", "fig5", plain, bn, "--out", "figures", "--format", "png,svg"]) == 0
     drawn = capfd.readouterr().out.split()

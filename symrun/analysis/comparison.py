@@ -74,7 +74,7 @@ class Comparison:
         return 1 - self.unexplained(law)
 
     def unexplained(self, law: str) -> Array:
-        """As `explained`."""
+        """1 - `explained`, without the rounding of it: at each record, [records]."""
         moved = self.moved
         broken, missed = (
             np.square(self.measured - curve)[:, moved].cumsum(axis=0)

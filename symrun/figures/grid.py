@@ -93,9 +93,11 @@ class Grid:
             if symmetry == _LAST
             else depth_handles(shown[0].groups, linewidth=_WIDTH)
         )
-        if label := law_label(infos):
+        label = law_label(infos)
+        if label:
             handles.append(Line2D([], [], label=label, **PREDICTED))
-        panels.legend(handles=handles, loc="outside upper center", ncols=2)
+        both_laws = label.count("law") > 1
+        panels.legend(handles=handles, loc="outside upper center", ncols=1 if both_laws else 2)
         return figure
 
 
@@ -108,7 +110,8 @@ def _places(infos: Sequence[Info]) -> tuple[list[tuple[int, int]], list[str], li
     varied = [
         name
         for name in _SELDOM_VARIED
-        if len({repr(optim.get(name)) for optim in optims}) > 1  # a list has no hash
+        # by repr, since a list has no hash; an optimiser without the setting does not count
+        if len({repr(optim[name]) for optim in optims if optim.get(name) is not None}) > 1
     ]
     labels = []
     for info, optim in zip(infos, optims, strict=True):
@@ -134,7 +137,9 @@ def _draw_panel(axes: Axes, info: Info, curves: LayerSums, symmetry: str) -> Non
     )
     add_lines(axes, curves.steps, curves.measured, colors=colours, linewidths=_WIDTH)
     if "flow" in info["unpredicted"]:
-        axes.text(0.04, 0.96, "not predicted", transform=axes.transAxes, va="top", fontsize=7)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        place: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "bbox": box}
+        axes.text(0.04, 0.96, "not predicted", fontsize=7, **place)
     else:
         add_lines(axes, curves.steps, curves.flow, **PREDICTED)
 

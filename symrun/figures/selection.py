@@ -136,11 +136,11 @@ class Family:
             free = name.split(".")[0] in (self.varied, "run", "device") or name in _PLACES
             if not free and settings.get(name) != others.get(name):
                 return name
-        return None
+        return None if one["dataset"] == other["dataset"] else "the images of its data set"
 
 
 _PLACES = ("data.root", "data.cache")
-"""Where the data lie does not change what they are."""
+"""Where the data lie; what was found there stands in run.json."""
 
 
 def _same_name(one: Info, other: Info) -> bool:

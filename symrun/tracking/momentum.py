@@ -56,7 +56,7 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return None
-    names = ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
+    names = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
     settings = {tuple(group[name] for name in names) for group in optimizer.param_groups}
     if len(settings) > 1:
         raise UsageError("the laws need the same settings of SGD for all groups of parameters")

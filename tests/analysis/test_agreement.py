@@ -130,6 +130,14 @@ def test_a_diverged_run_is_compared_up_to_there_with_a_warning(tmp_path):
     assert shortcomings(rows, min_explained=None, max_residual=1.0) == ["the run diverged"]
 
 
+def test_a_run_that_diverged_at_once_cannot_be_compared(tmp_path):
+    measured = decayed([1.0, 2.0], degree=2)
+    measured[1:] = np.nan
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
+    with pytest.raises(UsageError, match="diverged before its second record"):
+        list(agreement(make_run(tmp_path, "scale", columns)))
+
+
 def test_a_single_record_shows_no_motion(tmp_path):
     columns = dict.fromkeys(("measured", "magnitude", *LAWS), np.ones((1, 2)))
     with pytest.raises(UsageError, match="a single record"):

@@ -129,6 +129,14 @@ def test_runs_of_another_family_are_refused(write_run):
         select_runs("grid", [one, unlike])
     with pytest.raises(UsageError, match="other differs in model.width"):
         select_runs("grid", [one, other])
+    part = write_run(True, name="part", lr=0.01)
+    part.update_info(dataset=part.info()["dataset"] | {"train_images": 7})
+    with pytest.raises(UsageError, match="part differs in the images of its data set"):
+        select_runs("grid", [one, part])
+    moved = write_run(True, name="moved", lr=0.02)
+    config = moved.info()["config"]
+    moved.update_info(config=config | {"data": config["data"] | {"root": "/elsewhere"}})
+    assert select_runs("grid", [one, moved]) == [one, moved]
     with pytest.raises(UsageError, match="again: it repeats the optim of another"):
         select_runs("grid", [one, write_run(True, name="again")])
     with pytest.raises(UsageError, match="lacks the symmetry"):
@@ -144,5 +152,22 @@ def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch)
     assert select_runs("grid_scale", [], candidates=[plain, *runs]) == runs
     other = write_run(True, name="fig1", lr=0.1, weight_decay=0.0, run_name="fig1")
     assert select_runs("grid_scale", [], candidates=[*runs, other]) == runs
+    assert select_runs("grid_scale", [], candidates=[other, *runs]) == [other]
     again = write_run(True, name="again", lr=0.1, weight_decay=0.0)
     assert select_runs("grid_scale", [], candidates=[again, *runs]) == [again, *runs[1:]]
+
+
+@pytest.mark.parametrize("optim", [{}, {"lr": "fast"}])
+@pytest.mark.parametrize("figure", ["fig1", "grid", "phase"])
+def test_a_run_json_with_a_broken_optimiser_is_one_line(write_run, tmp_path, figure, optim):
+    run = write_run(True)
+    config = run.info()["config"]
+    run.update_info(config=config | {"optim": (config["optim"] | optim) if optim else {}})
+    with pytest.raises(UsageError, match="optim"):
+        plot(figure, [run.path], tmp_path, ["png"])
+
+
+def test_two_laws_and_a_silent_one_fit_on_the_page(write_run, overlaps):
+    settings = [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}]
+    runs = [write_run(True, name=str(i), **optim) for i, optim in enumerate(settings)]
+    assert overlaps(FIGURES["grid"].draw(runs)) == []

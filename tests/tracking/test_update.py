@@ -37,9 +37,10 @@ def test_only_sgd_with_momentum_has_any():
 
 
 def test_what_the_laws_do_not_describe_is_refused():
-    groups = [{"params": [a_parameter()]}, {"params": [a_parameter()], "weight_decay": 0.1}]
-    with pytest.raises(UsageError, match="the same settings of SGD for all groups"):
-        momentum_of(torch.optim.SGD(groups, lr=0.1))
+    for other in ({"weight_decay": 0.1}, {"lr": 0.01}):
+        groups = [{"params": [a_parameter()]}, {"params": [a_parameter()], **other}]
+        with pytest.raises(UsageError, match="the same settings of SGD for all groups"):
+            momentum_of(torch.optim.SGD(groups, lr=0.1))
     with pytest.raises(UsageError, match="maximize=False"):
         momentum_of(torch.optim.SGD([a_parameter()], lr=0.1, maximize=True))
     theta = a_parameter()
