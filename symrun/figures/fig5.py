@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +13,15 @@ from numpy.typing import NDArray
 
 from symrun.figures.captions import captions, law_label, step_label, title
 from symrun.figures.selection import Roles
-from symrun.figures.style import PREDICTED, add_lines, drawable, frame, label_steps, styled
+from symrun.figures.style import (
+    PREDICTED,
+    add_lines,
+    drawable,
+    frame,
+    label_steps,
+    styled,
+    unit_colours,
+)
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves, unit_curves
 
@@ -38,7 +45,6 @@ PANELS = (
 )
 
 _MOST_UNITS = 16
-_COLOURS = matplotlib.colormaps["viridis"]
 _WIDTH = 1.8
 
 
@@ -86,7 +92,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     figure, panels = frame((7, 3.4), title(5, 0.0, list(info_of.values())), lines)
     for axes, panel, shown in zip(panels.subplots(1, 3), PANELS, curves, strict=True):
         _draw_panel(axes, panel, info_of[panel.need], shown)
-    handles = [Line2D([], [], color=_COLOURS(0.5), linewidth=_WIDTH, label="measured")]
+    handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
     if predicted := law_label(info_of.values()):
         handles.append(Line2D([], [], label=predicted, **PREDICTED))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -103,7 +109,7 @@ def _curves(run: RunDirectory, panel: Panel) -> Curves:
 def _draw_panel(axes: Axes, panel: Panel, info: dict[str, Any], curves: Curves) -> None:
     measured, flow = curves.values["measured"], curves.values["flow"]
     shown = _evenly_by_rank(measured[-1])
-    colours = _COLOURS(np.linspace(0.25, 0.9, len(shown)))
+    colours = unit_colours(len(shown))
     add_lines(axes, curves.steps, measured[:, shown], colors=colours, linewidths=_WIDTH)
     if "flow" in info["unpredicted"]:
         reason = textwrap.fill(info["unpredicted"]["flow"], 24)

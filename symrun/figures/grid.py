@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,7 +20,15 @@ from symrun.figures.layers import (
     with_layers,
 )
 from symrun.figures.selection import Family
-from symrun.figures.style import PREDICTED, add_lines, drawable, frame, label_steps, styled
+from symrun.figures.style import (
+    PREDICTED,
+    add_lines,
+    drawable,
+    frame,
+    label_steps,
+    styled,
+    unit_colours,
+)
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import unit_curves
 
@@ -31,7 +38,6 @@ _COLUMNS_SHOWN = 10
 _WIDTH = 1.8
 _PANEL = (1.75, 1.55)  # inches
 _LAST = "translation"
-_COLUMN_COLOURS = matplotlib.colormaps["viridis"]
 _SELDOM_VARIED = ("milestones", "gamma", "warmup", "beta1", "beta2", "eps", "alpha")
 """Settings that captions leave out."""
 
@@ -87,7 +93,7 @@ class Grid:
                 axes.set_ylabel(f"{rows[place[0]]}\n{QUANTITIES[symmetry]}")
             if place[0] == len(rows) - 1:
                 label_steps(axes, "Step $n$")
-        middle = _COLUMN_COLOURS(0.5)
+        middle = unit_colours(3)[1]
         handles = (
             [Line2D([], [], color=middle, linewidth=_WIDTH, label="measured")]
             if symmetry == _LAST
@@ -130,11 +136,7 @@ def _places(infos: Sequence[Info]) -> tuple[list[tuple[int, int]], list[str], li
 
 def _draw_panel(axes: Axes, info: Info, curves: LayerSums, symmetry: str) -> None:
     count = curves.measured.shape[1]
-    colours = (
-        _COLUMN_COLOURS(np.linspace(0.25, 0.9, count))
-        if symmetry == _LAST
-        else depth_colours(count)
-    )
+    colours = unit_colours(count) if symmetry == _LAST else depth_colours(count)
     add_lines(axes, curves.steps, curves.measured, colors=colours, linewidths=_WIDTH)
     if "flow" in info["unpredicted"]:
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}

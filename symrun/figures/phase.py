@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ from symrun.figures.layers import (
     with_layers,
 )
 from symrun.figures.selection import Roles
-from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled
+from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled, unit_colours
 from symrun.runs.directory import RunDirectory, planned_steps
 from symrun.runs.tables import unit_curves
 from symrun.schedule import pace, times
@@ -65,8 +64,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     left, right = panels.subplots(1, 2)
     clock = _Clock(info)
     clock.draw(left, sums.steps, sums.measured, sums.flow, depth_colours(len(sums.groups)))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, len(units)))
-    clock.draw(right, curves.steps, measured[:, units], flow[:, units], colours)
+    units_drawn = measured[:, units], flow[:, units], unit_colours(len(units))
+    clock.draw(right, curves.steps, *units_drawn)
     left.set_title("Layers, sums over their units")
     right.set_title(f"{middle}: {len(units)} of {measured.shape[1]:,} units")
     for axes in (left, right):

@@ -59,6 +59,12 @@ _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_RECORDS = 400
 
 
+def unit_colours(count: int) -> NDArray[np.float64]:
+    """A colour for each of `count` units, [count, 4]: neither too dark nor too pale."""
+    colours: NDArray[np.float64] = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, count))
+    return colours
+
+
 Colour = tuple[float, float, float]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from symrun.errors import RunError
+from symrun.laws import Drive, MomentumDrive
 from symrun.symmetry import Block, Group
 from symrun.tracking.momentum import Momentum
 
@@ -26,20 +27,13 @@ class WeightReductions:
 
 @dataclass(frozen=True)
 class GradientReductions:
-    """Each float64 [units].
+    """grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs, float64 [units].
 
-    grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs.
-    force: B(g, g); 0 for translation.
-    defect: B(theta, g), or the sum of g for translation.
-    update_force, cross: B(u, u) and B(u, b) of the coming update; 0 for translation; None without
-    momentum.
+    drive: what takes the laws over the coming update.
     """
 
     grad_norm_sq: Tensor
-    force: Tensor
-    defect: Tensor
-    update_force: Tensor | None = None
-    cross: Tensor | None = None
+    drive: Drive
 
 
 class Measure:
@@ -89,7 +83,8 @@ class Measure:
     def gradients(self) -> GradientReductions:
         """Error: RunError if a parameter has no gradient."""
         grad_norm_sq, force, defect = self._zeros(), self._zeros(), self._zeros()
-        update_force, cross = self._zeros(), self._zeros()
+        momentum = self._momentum
+        carried = MomentumDrive(self._zeros(), self._zeros(), momentum.first) if momentum else None
         for name, places in self._places.items():
             parameter = self._parameters[name]
             if parameter.grad is None:
@@ -105,18 +100,16 @@ class Measure:
                 else:
                     force[units] += sign * norm_sq
                     defect[units] += sign * place.reduce(product)
-            if self._momentum is None:
+            if momentum is None or carried is None:
                 continue
-            coming = self._momentum.update(parameter, weight, gradient)
+            coming = momentum.update(parameter, weight, gradient)
             update_sq, update_buffer = coming.update.square(), coming.update * coming.buffer
             for place in places:
                 if place.degree == 2:
                     units, sign = place.units, place.block.sign
-                    update_force[units] += sign * place.reduce(update_sq)
-                    cross[units] += sign * place.reduce(update_buffer)
-        if self._momentum is None:
-            return GradientReductions(grad_norm_sq, force, defect)
-        return GradientReductions(grad_norm_sq, force, defect, update_force, cross)
+                    carried.force[units] += sign * place.reduce(update_sq)
+                    carried.cross[units] += sign * place.reduce(update_buffer)
+        return GradientReductions(grad_norm_sq, Drive(self.degree, force, defect, carried))
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.units, dtype=torch.float64, device=self.device)

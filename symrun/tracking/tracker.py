@@ -7,11 +7,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from symrun.laws import Drive, Law, MomentumDrive
+from symrun.laws import Law
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Group, Structure, Symmetry
-from symrun.tracking.measure import GradientReductions, Measure
+from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.staging import Staged
@@ -47,8 +47,7 @@ class Tracker:
         sample: int,
         seed: int,
     ) -> None:
-        self._momentum = momentum_of(optimizer)
-        self._measure = Measure(model, structure.groups, self._momentum)
+        self._measure = Measure(model, structure.groups, momentum_of(optimizer))
         self._laws = laws
         self._writer = writer
         self._every = every
@@ -71,21 +70,14 @@ class Tracker:
         """
         gradients = self._measure.gradients()
         if step % self._every == 0:
-            self._record(step, grad_norm_sq=gradients.grad_norm_sq, defect=gradients.defect)
-        drive = self._drive(gradients)
+            defect = gradients.drive.defect
+            self._record(step, grad_norm_sq=gradients.grad_norm_sq, defect=defect)
         for name, law in self._laws.items():
-            self._states[name] = law.advance(self._states[name], drive, lr)
+            self._states[name] = law.advance(self._states[name], gradients.drive, lr)
 
     def finish(self, step: int) -> None:
         """Record the weights after the last update. They have no gradient: its columns are null."""
         self._record(step)
-
-    def _drive(self, gradients: GradientReductions) -> Drive:
-        momentum = None
-        if self._momentum is not None:
-            assert gradients.update_force is not None and gradients.cross is not None
-            momentum = MomentumDrive(gradients.update_force, gradients.cross, self._momentum.first)
-        return Drive(self._measure.degree, gradients.force, gradients.defect, momentum)
 
     def _record(self, step: int, **gradients: Tensor) -> None:
         weights = self._measure.weights()
