@@ -5,6 +5,7 @@ from symrun.laws.discrete import DiscreteLaw
 from symrun.laws.law import SGD, Drive, Law, MomentumDrive
 from symrun.laws.modified_flow import ModifiedFlow
 from symrun.laws.oscillator import Oscillator
+from symrun.laws.propagation import Propagation
 from symrun.laws.sgd import laws_of_sgd
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ModifiedFlow",
     "MomentumDrive",
     "Oscillator",
+    "Propagation",
     "gradient_flow",
     "laws_of_sgd",
 ]
