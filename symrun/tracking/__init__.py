@@ -1,5 +1,5 @@
 """Measuring a network while it trains, without changing it."""
 
-from symrun.tracking.tracker import Tracker
+from symrun.tracking.tracker import Observation, Tracker
 
-__all__ = ["Tracker"]
+__all__ = ["Observation", "Tracker"]

@@ -1,6 +1,5 @@
 """The update that SGD with momentum is about to make, from its buffers, without touching them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from symrun.errors import UsageError
 
 @dataclass(frozen=True)
 class Update:
-    """Of one parameter, float64, its shape. buffer: b_n. update: u_n, so that theta moves -lr u."""
+    """Float64, shaped as the weights are. buffer: b_n. update: u_n, so that theta moves -lr u."""
 
     buffer: Tensor
     update: Tensor
@@ -26,19 +25,31 @@ class Momentum:
 
     def __init__(self, optimizer: torch.optim.SGD) -> None:
         self._optimizer = optimizer
-        self._nothing: Mapping[str, Tensor] = {}
 
     @property
     def first(self) -> bool:
         """Whether the next update is the first, which makes the buffers."""
         return not any("momentum_buffer" in state for state in self._optimizer.state.values())
 
-    def update(self, parameter: nn.Parameter, weight: Tensor, gradient: Tensor) -> Update:
-        """weight, gradient: of `parameter`, in float64."""
+    @property
+    def nesterov(self) -> bool:
+        return bool(self._optimizer.param_groups[0]["nesterov"])
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """Weight decay, momentum, and 1 - dampening, as they stand now."""
+        settings = self._optimizer.param_groups[0]  # that of all: momentum_of checked
+        return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
+
+    def buffer(self, parameter: nn.Parameter) -> Tensor:
+        """b_{n-1} of `parameter`. Assumes: this is not the first update."""
+        buffer: Tensor = self._optimizer.state[parameter]["momentum_buffer"]
+        return buffer
+
+    def update(self, weight: Tensor, gradient: Tensor, last: Tensor | None = None) -> Update:
+        """weight, gradient: float64. last: b_{n-1}; None in the first update."""
         settings = self._optimizer.param_groups[0]  # that of all: momentum_of checked
         decayed = gradient + settings["weight_decay"] * weight
-        # .get: the state is a defaultdict, which reading would change
-        last = self._optimizer.state.get(parameter, self._nothing).get("momentum_buffer")
         if last is None:
             buffer = decayed
         else:

@@ -1,13 +1,15 @@
 """The tracker: measures every step, advances the laws, records now and then."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from symrun.laws import Law
+from symrun.config import Sums
+from symrun.laws import Law, Propagation
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Group, Structure, Symmetry
@@ -15,6 +17,15 @@ from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.staging import Staged
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a record needs, on the device: units [columns, units], parameters [sample]."""
+
+    columns: tuple[str, ...]
+    units: Tensor
+    parameters: Tensor
 
 
 class Tracker:
@@ -46,16 +57,19 @@ class Tracker:
         every: int,
         sample: int,
         seed: int,
+        sums: Sums = Sums.auto,
     ) -> None:
-        self._measure = Measure(model, structure.groups, momentum_of(optimizer))
-        self._laws = laws
+        self._momentum = momentum_of(optimizer)
+        self._measure = Measure(model, structure.groups, self._momentum, sums)
         self._writer = writer
         self._every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
-        initial = self._measure.weights().measured
-        self._states = {
-            name: law.start(initial, self._measure.degree) for name, law in laws.items()
-        }
+        self._laws = Propagation(
+            laws,
+            self._measure.weights().measured,
+            self._measure.degree,
+            momentum=self._momentum is not None,
+        )
         weights_dtype = next(model.parameters()).dtype
         self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
         self._unit_keys = _unit_keys(structure.groups)
@@ -66,31 +80,55 @@ class Tracker:
     def before_update(self, step: int, lr: float) -> None:
         """Measure theta_n and g_n, record them if due, and take the laws over update n.
 
-        lr: the learning rate that this update uses.
+        lr: the learning rate that this update uses. The same as `prepare`, `observe`, `record`.
         """
+        self.prepare(lr)
+        self.record(step, self.observe(self.due(step)))
+
+    def due(self, step: int) -> bool:
+        """Whether a record belongs to `step`."""
+        return step % self._every == 0
+
+    def prepare(self, lr: float) -> None:
+        """What the coming update needs from the host; at any time before `observe`."""
+        self._laws.prepare(lr, first=self._momentum is not None and self._momentum.first)
+
+    def observe(self, due: bool) -> Observation | None:
+        """Measure, and take the laws over the coming update: on the device alone, so that a CUDA
+        graph can hold it. Returns what a record needs, if one is due."""
         gradients = self._measure.gradients()
-        if step % self._every == 0:
+        observation = None
+        if due:
             defect = gradients.drive.defect
-            self._record(step, grad_norm_sq=gradients.grad_norm_sq, defect=defect)
-        for name, law in self._laws.items():
-            self._states[name] = law.advance(self._states[name], gradients.drive, lr)
+            observation = self._observation(
+                {"grad_norm_sq": gradients.grad_norm_sq, "defect": defect}
+            )
+        self._laws.advance(gradients.drive)
+        return observation
+
+    def record(self, step: int, observation: Observation | None) -> None:
+        """Hand what was observed to the writer, without waiting for the device; None is nothing."""
+        if observation is None:
+            return
+        columns, units = observation.columns, Staged(observation.units)
+        self._writer.put("units", lambda: self._units_rows(step, columns, units))
+        parameters = Staged(observation.parameters)
+        self._writer.put("parameters", lambda: self._parameter_rows(step, parameters))
 
     def finish(self, step: int) -> None:
         """Record the weights after the last update. They have no gradient: its columns are null."""
-        self._record(step)
+        self.record(step, self._observation({}))
 
-    def _record(self, step: int, **gradients: Tensor) -> None:
+    def _observation(self, gradients: dict[str, Tensor]) -> Observation:
         weights = self._measure.weights()
         columns = {
             "measured": weights.measured,
             "magnitude": weights.magnitude,
-            **{name: state[0] for name, state in self._states.items()},
+            **self._laws.predicted,
             **gradients,
         }
-        staged = Staged(torch.stack(list(columns.values())).to(self._dtype))
-        self._writer.put("units", lambda: self._units_rows(step, list(columns), staged))
-        parameters = Staged(self._sample.values())
-        self._writer.put("parameters", lambda: self._parameter_rows(step, parameters))
+        units = torch.stack(list(columns.values())).to(self._dtype)
+        return Observation(tuple(columns), units, self._sample.values())
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))

@@ -1,0 +1,101 @@
+"""The measuring pass in blocks, against sums over whole parameters written with einsum."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from symrun.models import vgg
+from symrun.symmetry import Symmetry, find_structure
+from symrun.tracking.blocks import BlockSums
+from symrun.tracking.measure import Measure
+from symrun.tracking.momentum import momentum_of
+from symrun.tracking.slots import Slots
+
+
+def a_model(
+    name="vgg11_bn", layout=torch.channels_last, gradients=torch.channels_last, width=0.0625
+):
+    """With random gradients, in a layout of their own."""
+    model = vgg(name, 10, 64, width, 0.5).to(memory_format=layout)
+    for parameter in model.parameters():
+        gradient = torch.randn(parameter.shape)
+        if parameter.dim() == 4:
+            gradient = gradient.to(memory_format=gradients)
+        parameter.grad = gradient
+    return model, find_structure(model, torch.zeros(2, 3, 64, 64)).groups
+
+
+def over_units(block, values):
+    axes = block.summed_axes
+    values = values.contiguous().reshape(block.shape)
+    return values.sum(axes) if axes else values
+
+
+def expected(model, groups):
+    """measured, magnitude, grad_norm_sq, force, defect; [units] over all groups."""
+    parameters = dict(model.named_parameters())
+    columns = [[], [], [], [], []]
+    for group in groups:
+        sums = [0, 0, 0, 0, 0]
+        for block in group.blocks:
+            theta = parameters[block.parameter].detach().double()
+            g = parameters[block.parameter].grad.double()
+            if group.symmetry is Symmetry.translation:
+                terms = [theta, theta.abs(), g * g, 0 * g, g]
+            else:
+                terms = [theta * theta, theta * theta, g * g, g * g, theta * g]
+            signs = [block.sign, 1, 1, block.sign, block.sign]
+            for i, (sign, term) in enumerate(zip(signs, terms, strict=True)):
+                sums[i] = sums[i] + sign * over_units(block, term)
+        for column, values in zip(columns, sums, strict=True):
+            column.append(values)
+    return [torch.cat(column) for column in columns]
+
+
+@pytest.mark.parametrize("block", [1, 1000, 2**14, 2**30])
+@pytest.mark.parametrize("gradients", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_any_block_and_layout_gives_the_sums_over_parameters(name, layout, gradients, block):
+    """Within the rounding of two float64 sums of at most 2^13 terms, none larger than 40."""
+    model, groups = a_model(name, layout, gradients)
+    measure = Measure(model, groups)
+    measure._sums = BlockSums(measure._slots, None, block)
+    weights, found = measure.weights(), measure.gradients()
+    drive = found.drive
+    of = [weights.measured, weights.magnitude, found.grad_norm_sq, drive.force, drive.defect]
+    bound = 2 * 2**13 * 2.0**-53 * 2**13 * 40
+    for ours, theirs in zip(of, expected(model, groups), strict=True):
+        assert (ours - theirs).abs().max() <= bound
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_no_copy_of_a_network_is_made(momentum):
+    """The largest float64 tensor holds four planes of a block, or the sums that make the units."""
+    model, groups = a_model(width=0.25)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    measure = Measure(model, groups, momentum_of(optimizer))
+    optimizer.step()
+
+    class Largest(TorchDispatchMode):
+        entries = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            made = function(*arguments, **(keywords or {}))
+            if isinstance(made, torch.Tensor) and made.dtype is torch.float64:
+                self.entries = max(self.entries, made.numel())
+            return made
+
+    with Largest() as largest:
+        measure.weights()
+        measure.gradients()
+    assert 0 < largest.entries <= 4 * max(2**14, 4 * measure.units)
+    assert 10 * largest.entries < sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_last_slot_is_nothing():
+    model, groups = a_model("vgg11")
+    slots = Slots(model, groups)
+    sums = BlockSums(slots, None)
+    assert (sums.weights()[:, -1] == 0).all() and (sums.gradients()[:, -1] == 0).all()
+    assert (sums.gradients()[1, :-1] > 0).all()
