@@ -20,9 +20,11 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.loop import prepare, update
+from symrun.training.loop import prepare
 from symrun.training.precision import select_device
+from symrun.training.progress import Scores
 from symrun.training.provenance import describe
+from symrun.training.update import Update
 
 SETTING = ["data=synthetic", "model.width=0.0625", "train.batch_size=32", "track.every=10"]
 SETTING += ["precision=float64", "device=cpu", "data.train_images=640"]
@@ -67,12 +69,13 @@ def tracked(
     with TableWriter(run) as writer:
         every = config.track.every
         tracker = Tracker(model, training.optimizer, structure, laws, writer, every, 0, config.seed)
+        update = Update(training, tracker, Scores(device))
         step, epoch = 0, 0
         while step < training.steps:
             epoch += 1
             for images, labels in training.batches.epoch(epoch):
                 if step < training.steps:
-                    update(training, images, labels, tracker, step)
+                    update(images, labels, step)
                     step += 1
         tracker.finish(step)
     return run

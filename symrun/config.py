@@ -20,8 +20,12 @@ Settings = TypeVar("Settings")
 
 
 class Precision(Enum):
-    """Arithmetic of forward and backward. Weights are float32, except in float64 runs."""
+    """Arithmetic of forward and backward. Weights are float32, except in float64 runs.
 
+    auto: tf32 on a GPU, float32 on the CPU.
+    """
+
+    auto = "auto"
     float64 = "float64"
     float32 = "float32"
     tf32 = "tf32"
@@ -215,11 +219,20 @@ OPTIM_CONFIGS: dict[str, type[OptimConfig]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`steps`, where given, wins over `epochs`."""
+    """`steps`, where given, wins over `epochs`.
+
+    What makes a step fast can be switched off, or on: channels_last, the layout of images and
+    convolutions; data_on_device, the whole data set in the GPU's memory; compile, torch.compile;
+    cuda_graph, one launch an update.
+    """
 
     epochs: int
     steps: int | None
     batch_size: int
+    channels_last: bool
+    data_on_device: bool
+    compile: bool
+    cuda_graph: bool
 
     def __post_init__(self) -> None:
         require("train.epochs", self.epochs >= 1, ">= 1", self.epochs)
@@ -227,12 +240,24 @@ class TrainConfig:
         require("train.batch_size", self.batch_size >= 2, ">= 2", self.batch_size)
 
 
+class Sums(Enum):
+    """What sums over units at every step: plain torch, or a Triton kernel on a GPU."""
+
+    auto = "auto"
+    torch = "torch"
+    triton = "triton"
+
+
 @dataclass(frozen=True)
 class TrackConfig:
-    """`every`: steps between records. `parameters`: single parameters sampled in each layer."""
+    """`every`: steps between records. `parameters`: single parameters sampled in each layer.
+
+    sums: auto takes the kernel where it can run and agrees with torch.
+    """
 
     every: int
     parameters: int
+    sums: Sums
 
     def __post_init__(self) -> None:
         require("track.every", self.every >= 1, ">= 1", self.every)

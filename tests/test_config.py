@@ -42,7 +42,10 @@ from symrun.launch import compose, configs
         ("data.image_size=40", "data.image_size must be a multiple of 32, got 40"),
         ("data.train_images=3", "data.train_images must be >= data.classes (10), got 3"),
         ("data.name=cifar", "data.name must be one of tiny_imagenet, synthetic, got cifar"),
-        ("precision=float16", "precision must be one of float64, float32, tf32, bf16, got float16"),
+        (
+            "precision=float16",
+            "precision must be one of auto, float64, float32, tf32, bf16, got float16",
+        ),
         ("device=tpu", "device must be one of auto, cpu, cuda, got tpu"),
         ("seed=-1", "seed must be in [0, 2^63), got -1"),
         ("seed=true", "seed must be an integer, got True"),

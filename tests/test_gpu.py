@@ -10,8 +10,11 @@ from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.loop import prepare, train, update
+from symrun.training.graph import own_stream
+from symrun.training.loop import prepare, train
 from symrun.training.optimizers import laws_of
+from symrun.training.progress import Scores
+from symrun.training.update import Update
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -28,17 +31,19 @@ def _deterministic():
 
 
 def stepped(config, folder, tracked, sync="default"):
+    """The weights after 24 updates, from step 12 on under torch's mode `sync`."""
     training = prepare(config, load(config.data), CUDA)
     laws, _ = laws_of(config.optim)
     model, structure = training.model, training.structure
-    with TableWriter(RunDirectory.create(folder, "")) as writer:
-        tracker = Tracker(model, training.optimizer, structure, laws, writer, 5, 20, seed=0)
-        batches = training.batches.epoch(1)
-        for step in range(12):
-            images, labels = next(batches)
-            if step == 2:  # what is made once is made
+    with TableWriter(RunDirectory.create(folder, "")) as writer, own_stream(CUDA):
+        tracker = Tracker(model, training.optimizer, structure, laws, writer, 2, 20, seed=0)
+        update = Update(training, tracker if tracked else None, Scores(CUDA))
+        for step, (images, labels) in enumerate(training.batches.epoch(1)):
+            if step == 12:  # what is made once is made: graphs with and without a record, too
                 torch.cuda.set_sync_debug_mode(sync)
-            update(training, images, labels, tracker if tracked else None, step)
+            update(images, labels, step)
+            if step == 24:
+                break
         torch.cuda.set_sync_debug_mode("default")
     return {name: value.cpu() for name, value in training.model.state_dict().items()}
 
@@ -51,14 +56,19 @@ OPTIMISERS = [
 ]
 
 
-@pytest.mark.parametrize("optim", OPTIMISERS)
-def test_no_step_waits_for_the_device(tmp_path, optim):
-    stepped(compose([*SMALL, *optim]), tmp_path / "run", tracked=True, sync="error")
+HOW = [[], ["train.cuda_graph=true"], ["train.data_on_device=false"], ["track.sums=torch"]]
 
 
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("optim", OPTIMISERS)
-def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim):
-    config = compose([*SMALL, *optim])
+def test_no_step_waits_for_the_device(tmp_path, optim, how):
+    stepped(compose([*SMALL, *optim, *how]), tmp_path / "run", tracked=True, sync="error")
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("optim", OPTIMISERS)
+def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim, how):
+    config = compose([*SMALL, *optim, *how])
     tracked = stepped(config, tmp_path / "a", tracked=True)
     untracked = stepped(config, tmp_path / "b", tracked=False)
     assert all(torch.equal(value, untracked[name]) for name, value in tracked.items())
@@ -75,3 +85,37 @@ def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision)
     bar = 2 * (40 + 1) * unit + 4096 * 2.0**-53
     assert all(row.residual <= bar for row in agreement(run) if row.law == "exact")
     assert len(pd.read_parquet(run.table("progress"))) > 0
+
+
+@pytest.mark.parametrize("optim", OPTIMISERS)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, optim):
+    """Bit for bit: the same kernels in the same order. Of three epochs, so that the smaller last
+    batch comes between the graphs of the others."""
+    tables = {}
+    for graph in ("true", "false"):
+        settings = [f"precision={precision}", f"train.cuda_graph={graph}", "train.steps=100"]
+        path = train(compose([*SMALL, *optim, *settings, f"run.dir={tmp_path}/{graph}"]), print)
+        run = RunDirectory.open(path)
+        tables[graph] = pd.read_parquet(run.table("units"))
+    pd.testing.assert_frame_equal(tables["true"], tables["false"], check_exact=True)
+
+
+def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
+    """Full VGG16-BN: below 64 MiB, and after 2000 steps what it was after 20."""
+    config = compose(["data=synthetic", "data.image_size=64", "data.classes=200", "device=cuda"])
+    training = prepare(config, load(config.data), CUDA)
+    laws, _ = laws_of(config.optim)
+    for parameter in training.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with TableWriter(RunDirectory.create(tmp_path / "run", "")) as writer:
+        before = torch.cuda.memory_allocated()
+        optimizer, structure = training.optimizer, training.structure
+        tracker = Tracker(training.model, optimizer, structure, laws, writer, 20, 100, seed=0)
+        torch.cuda.reset_peak_memory_stats()
+        for step in range(2000):
+            tracker.before_update(step, 0.1)
+            if step == 20:
+                early = torch.cuda.memory_allocated()
+        assert torch.cuda.max_memory_allocated() - before < 64 * 2**20
+        assert torch.cuda.memory_allocated() <= early

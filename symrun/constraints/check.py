@@ -106,7 +106,8 @@ class _Network:
         size = min(DEFAULT_BATCH, count) if batch is None else batch
         require("--batch", size >= 2, ">= 2", size)
         require("--batch", size <= count, f"at most the {count} training images", size)
-        config = dataclasses.replace(config, precision=Precision.float64)
+        train = dataclasses.replace(config.train, compile=False, cuda_graph=False)
+        config = dataclasses.replace(config, precision=Precision.float64, train=train)
         device = select_device(config.device)
         with _memory_in_one_line():
             self.training = prepare(config, dataset, device)

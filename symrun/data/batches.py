@@ -13,10 +13,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """The batches of a data set: images [batch, 3, height, width], normalised, in `dtype` and
-    channels_last, and labels int64 [batch].
+    """The batches of a data set: images [batch, 3, height, width], normalised, in `dtype`, and
+    labels int64 [batch].
 
-    Moves the data set to the device once, as uint8; on the CPU it stays where it is.
+    on_device: whether the data set moves to the device once, as uint8, or image by image.
 
     Example:
         batches = Batches(dataset, 256, 0, torch.device("cuda"), torch.float32)
@@ -30,6 +30,8 @@ class Batches:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        on_device: bool = True,
+        channels_last: bool = True,
     ) -> None:
         self.batch_size = batch_size
         self.seed = seed
@@ -37,10 +39,13 @@ class Batches:
         self.dtype = dtype
         self.crop_padding = dataset.crop_padding
         self.flip_probability = 0.5 if dataset.flip else 0.0
-        self.train_images = dataset.train.images.to(device)
-        self.train_labels = dataset.train.labels.to(device)
-        self.val_images = dataset.val.images.to(device)
-        self.val_labels = dataset.val.labels.to(device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.home = device if on_device else torch.device("cpu")
+        """Where the data set lies, and images are taken from it."""
+        self.train_images = dataset.train.images.to(self.home)
+        self.train_labels = dataset.train.labels.to(self.home)
+        self.val_images = dataset.val.images.to(self.home)
+        self.val_labels = dataset.val.labels.to(self.home)
         # (x / 255 - mean) / std = scale * x + shift, never in less than float32.
         arithmetic = torch.promote_types(dtype, torch.float32)
         mean, std = torch.tensor([dataset.mean, dataset.std], dtype=torch.float64)[..., None, None]
@@ -56,18 +61,29 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch from batch `start` on: each image once, shuffled,
         cropped at random from a black border and flipped at random."""
-        order, top, left, flip = (draw.to(self.device) for draw in self._draws(epoch))
+        order, *augmentation = self._draws(epoch)
+        order = self._moved(order, self.home)
+        top, left, flip = (self._moved(draw, self.device) for draw in augmentation)
         for step in range(start, self.steps_per_epoch):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            images = self.train_images[order[batch]]
+            chosen = order[batch]
+            images = self._moved(self.train_images[chosen], self.device)
             images = self._augmented(images, top[batch], left[batch], flip[batch])
-            yield self._normalised(images), self.train_labels[order[batch]]
+            yield self._normalised(images), self._moved(self.train_labels[chosen], self.device)
 
     def validation(self) -> Iterator[Batch]:
         """The validation images in their order, as they are."""
         for first in range(0, len(self.val_labels), self.batch_size):
             batch = slice(first, first + self.batch_size)
-            yield self._normalised(self.val_images[batch]), self.val_labels[batch]
+            images = self._moved(self.val_images[batch], self.device)
+            yield self._normalised(images), self._moved(self.val_labels[batch], self.device)
+
+    @staticmethod
+    def _moved(values: Tensor, device: torch.device) -> Tensor:
+        """`values` on `device`; the host does not wait for them."""
+        if device.type == "cuda" and not values.is_cuda:
+            return values.pin_memory().to(device, non_blocking=True)
+        return values
 
     def _draws(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Order of the images, top and left edge of each crop in the padded image, flip."""
@@ -89,5 +105,5 @@ class Batches:
         return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        images = images.to(self.scale.dtype, memory_format=torch.channels_last)
+        images = images.to(self.scale.dtype, memory_format=self.layout)
         return torch.addcmul(self.shift, images, self.scale).to(self.dtype)

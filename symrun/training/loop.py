@@ -4,13 +4,12 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from symrun.config import Config, Precision
 from symrun.data import Batches, Dataset, load
@@ -20,49 +19,33 @@ from symrun.runs.checkpoint import save_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.schedule import learning_rates
-from symrun.symmetry import Structure, Symmetry, find_structure
+from symrun.symmetry import Symmetry, find_structure
 from symrun.tracking import Tracker
+from symrun.tracking.sums import require_possible
+from symrun.training.compiled import compiled
+from symrun.training.graph import own_stream, require_capturable
 from symrun.training.optimizers import laws_of, make_optimizer
 from symrun.training.precision import (
-    autocast,
     keep_float32,
     select_device,
     set_precision,
     weights_dtype,
+    with_precision,
 )
 from symrun.training.progress import Progress, Scores
 from symrun.training.provenance import describe
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a run trains, with what, on what."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    batches: Batches
-    structure: Structure
-    device: torch.device
-    precision: Precision
-    learning_rates: Sequence[float]
-
-    @property
-    def steps(self) -> int:
-        return len(self.learning_rates)
-
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
-        return autocast(self.precision, self.device)
-
-    def set_lr(self, step: int) -> float:
-        """The learning rate of update `step`, which the optimiser has from now on."""
-        lr = self.learning_rates[step]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+from symrun.training.update import Training, Update
 
 
 def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
-    """Model, optimiser and batches of a run, all drawn from `config.seed`."""
+    """Model, optimiser and batches of a run, all drawn from `config.seed`.
+
+    Error: UsageError for settings that `device` does not allow.
+    """
+    config = with_precision(config, device)
+    settings = config.train
+    require_capturable(config, device)
+    require_possible(config.track.sums, device)
     set_precision(config.precision, device)
     dtype = weights_dtype(config.precision)
     torch.manual_seed(config.seed)
@@ -72,7 +55,9 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
         dataset.image_size,
         config.model.width,
         config.model.dropout,
-    ).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ).to(device, dtype)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     size = dataset.image_size
     structure = find_structure(model, torch.zeros(2, 3, size, size, dtype=dtype))
     if config.precision is Precision.bf16:
@@ -81,41 +66,38 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
             if group.symmetry is Symmetry.translation and isinstance(logits, nn.Linear):
                 keep_float32(logits)
     optimizer = make_optimizer(config.optim, model.parameters())
-    batches = Batches(dataset, config.train.batch_size, config.seed, device, dtype)
-    steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
-    rates = learning_rates(config.optim, steps).tolist()
-    return Training(model, optimizer, batches, structure, device, config.precision, rates)
-
-
-def update(
-    training: Training,
-    images: Tensor,
-    labels: Tensor,
-    tracker: Tracker | None,
-    step: int,
-) -> tuple[Tensor, Tensor]:
-    """Update number `step`. Returns the logits [batch, classes] and the mean loss behind it."""
-    lr = training.set_lr(step)
-    training.optimizer.zero_grad()
-    with training.autocast():
-        logits = training.model(images)
-        loss = F.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if tracker is not None:
-        tracker.before_update(step, lr)
-    training.optimizer.step()
-    return logits, loss
+    batches = Batches(
+        dataset,
+        settings.batch_size,
+        config.seed,
+        device,
+        dtype,
+        on_device=settings.data_on_device,
+        channels_last=settings.channels_last,
+    )
+    steps = settings.steps or settings.epochs * batches.steps_per_epoch
+    return Training(
+        model,
+        compiled(model, settings.batch_size) if settings.compile else model,
+        optimizer,
+        batches,
+        structure,
+        device,
+        config.precision,
+        learning_rates(config.optim, steps).tolist(),
+        settings.cuda_graph,
+    )
 
 
 def fit(training: Training, every: int, progress: Progress, tracker: Tracker | None) -> None:
     """Make all updates; validate after each epoch and at the end."""
     steps = training.steps
+    update = Update(training, tracker, progress.scores)
     training.model.train()
     for epoch in itertools.count(1):
         left = steps - progress.updates
         for images, labels in itertools.islice(training.batches.epoch(epoch), left):
-            logits, loss = update(training, images, labels, tracker, progress.updates)
-            progress.scores.add(logits, labels, loss)
+            update(images, labels, progress.updates)
             progress.updated(len(labels))
             if progress.updates % every == 0:
                 progress.record_training(epoch, training.learning_rates[progress.updates - 1])
@@ -156,6 +138,7 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     Interrupted later, with the tables readable up to there.
     """
     device = select_device(config.device)
+    config = with_precision(config, device)
     set_precision(config.precision, device)
     run = RunDirectory.create(config.run.dir, config.run.name)
     try:
@@ -189,8 +172,10 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
                 every=config.track.every,
                 sample=config.track.parameters,
                 seed=config.seed,
+                sums=config.track.sums,
             )
-            fit(training, config.track.every, progress, tracker)
+            with own_stream(device) if training.cuda_graph else contextlib.nullcontext():
+                fit(training, config.track.every, progress, tracker)
         save_weights(run, steps, model.state_dict())
         run.update_info(status="finished", last_step=steps)
     except BaseException as error:

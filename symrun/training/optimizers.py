@@ -11,12 +11,20 @@ from symrun.runs.tables import LAWS
 
 
 def make_optimizer(optim: OptimConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of torch.optim that `optim` describes."""
+    """The optimiser of torch.optim that `optim` describes.
+
+    On a GPU SGD is one kernel. It finds the learning rate of float32 weights on the device, so that
+    a CUDA graph can hold it; for float64 that place is too narrow.
+    """
     lr, weight_decay = optim.lr, optim.weight_decay
+    parameters = list(parameters)
+    weights = parameters[0]
     if isinstance(optim, SgdConfig):
+        on_device = weights.is_cuda and weights.dtype is torch.float32
         return torch.optim.SGD(
             parameters,
-            lr=lr,
+            lr=torch.tensor(lr, device=weights.device) if on_device else lr,
+            fused=weights.is_cuda or None,  # None is the default
             weight_decay=weight_decay,
             momentum=optim.momentum,
             dampening=optim.dampening,

@@ -1,12 +1,13 @@
 """Arithmetic modes: named, set in one place, refused where they do not exist."""
 
 import contextlib
+import dataclasses
 import types
 
 import torch
 from torch import Tensor, nn
 
-from symrun.config import Device, Precision
+from symrun.config import Config, Device, Precision
 from symrun.errors import UsageError
 
 
@@ -20,6 +21,14 @@ def select_device(device: Device) -> torch.device:
 
 def device_title(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def with_precision(config: Config, device: torch.device) -> Config:
+    """`config` with `auto` settled: tf32 on a GPU, float32 on the CPU."""
+    if config.precision is not Precision.auto:
+        return config
+    precision = Precision.tf32 if device.type == "cuda" else Precision.float32
+    return dataclasses.replace(config, precision=precision)
 
 
 def weights_dtype(precision: Precision) -> torch.dtype:

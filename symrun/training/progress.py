@@ -35,7 +35,7 @@ class Scores:
     def take(self) -> Staged:
         """The sums so far, on their way to the host; counting starts again."""
         staged = Staged(self.sums)
-        self.sums = torch.zeros_like(self.sums)
+        self.sums.zero_()  # in place: a graph adds to it there
         return staged
 
 

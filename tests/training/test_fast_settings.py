@@ -1,0 +1,81 @@
+"""What makes a step fast can be switched, and is refused where it has no effect."""
+
+import copy
+
+import pytest
+import torch
+
+from symrun.config import Precision
+from symrun.data import load
+from symrun.errors import UsageError
+from symrun.launch import compose
+from symrun.training.loop import prepare
+from symrun.training.precision import with_precision
+from symrun.training.progress import Scores
+from symrun.training.update import Update
+
+CPU = torch.device("cpu")
+SMALL = ["data=synthetic", "data.train_images=70", "data.val_images=10", "model=vgg11_bn"]
+SMALL += ["model.width=0.0625", "train.batch_size=16", "device=cpu"]
+
+
+def made(*overrides):
+    config = compose([*SMALL, *overrides])
+    return prepare(config, load(config.data), CPU)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["train.cuda_graph=true"], "train.cuda_graph=true needs a CUDA GPU"),
+        (["track.sums=nonsense"], "track.sums must be one of auto, torch, triton"),
+        (["precision=nonsense"], "precision must be one of auto, float64"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(overrides, reason):
+    with pytest.raises(UsageError, match=reason):
+        made(*overrides)
+
+
+def test_the_kernel_is_refused_without_a_gpu(tmp_path):
+    from symrun.training.loop import train
+
+    settings = ["track.sums=triton", f"run.dir={tmp_path}/run"]
+    with pytest.raises(UsageError, match="track.sums=triton needs a CUDA GPU"):
+        train(compose([*SMALL, *settings]), print)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", Precision.float32), ("cuda", Precision.tf32)]
+)
+def test_auto_is_the_fast_precision_of_the_device(device, expected):
+    config = compose(SMALL)
+    assert config.precision is Precision.auto
+    assert with_precision(config, torch.device(device)).precision is expected
+    named = compose([*SMALL, "precision=bf16"])
+    assert with_precision(named, torch.device(device)) is named
+
+
+def test_the_layout_changes_where_numbers_lie_and_not_what_they_are():
+    """One update, within rounding: 1e-5 of the largest weight is 100 roundings of float32."""
+    weights = {}
+    for layout in ("true", "false"):
+        training = made(f"train.channels_last={layout}", "model.dropout=0")
+        images, labels = next(training.batches.epoch(1))
+        convolution = training.model.features[4].weight
+        for tensor in (images, convolution):
+            assert tensor.is_contiguous(memory_format=torch.channels_last) == (layout == "true")
+        Update(training, None, Scores(CPU))(images, labels, 0)
+        weights[layout] = copy.deepcopy(training.model.state_dict())
+    for name, values in weights["true"].items():
+        largest = values.abs().max()
+        assert (values - weights["false"][name]).abs().max() <= 1e-5 * largest + 1e-7, name
+
+
+@pytest.mark.parametrize("on_device", ["true", "false"])
+def test_batches_are_the_same_wherever_the_data_set_lies(on_device):
+    ours = made(f"train.data_on_device={on_device}").batches
+    theirs = made().batches
+    for one, other in zip(ours.epoch(1), theirs.epoch(1), strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
