@@ -41,6 +41,10 @@ def choose(kind: Sums, slots: Slots, momentum: Momentum | None) -> UnitSums:
         return reference
     from symrun.tracking.kernel import KernelSums
 
+    if not KernelSums.fits(slots):
+        if kind is Sums.triton:
+            raise UsageError("track.sums=triton needs dense parameters, all of one type")
+        return reference
     kernel = KernelSums(slots, momentum)
     if kind is Sums.auto and not _agree(kernel, reference):
         warnings.warn("the measuring kernel disagrees with torch, which measures now", stacklevel=2)

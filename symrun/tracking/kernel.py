@@ -1,0 +1,149 @@
+"""The sums on a GPU: two launches, whatever the number of parameters."""
+
+from collections.abc import Sequence
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from symrun.tracking.momentum import Momentum
+from symrun.tracking.slots import Slots
+from symrun.tracking.tile_kernels import add_partials, sum_tiles
+from symrun.tracking.tiles import BLOCK, COLUMNS, parameters_of, tiles_of
+
+_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+_INTERPRETED = not isinstance(sum_tiles, triton.JITFunction)  # TRITON_INTERPRET=1: on the CPU
+_WARPS = 4
+_TERMS = 32
+
+
+class KernelSums:
+    """What `BlockSums` gives, within the rounding of float64 sums, from memory read once.
+
+    The first kernel sums the rows and columns of tiles of all parameters, the second adds up, for
+    each slot, what the tiles left. Nothing waits for the device, and the same input gives the same
+    bits. A CUDA graph can hold a call if one like it was made before: a kernel is compiled at its
+    first launch, and gradients() has one for the first update and another for all later ones.
+
+    Sizes of tiles and numbers of warps are chosen by arithmetic and by what the compiler reports;
+    no GPU has timed them. Compiled for an H100 by Triton 3.8 (3.6), the first kernel takes 32 to
+    96 (40 to 128) registers a thread, so a multiprocessor holds at least 20 (16) warps. Each waits
+    for 4 loads of 128 bytes from each tensor at a time: 24 to 43 KB in flight, where 3.4 to 4.8
+    TB/s and 0.8 us of latency need 20 to 29 KB. Its 27 to 47 instructions an entry and warp take at
+    most about half of what a multiprocessor can issue while that is read.
+
+    momentum: what the optimiser adds to the gradient, with its settings as they are now; None for
+    an update along the gradient.
+    Assumes: `KernelSums.fits(slots)`, and no weight changes its layout.
+    """
+
+    def __init__(self, slots: Slots, momentum: Momentum | None) -> None:
+        assert self.fits(slots), "parameters that the kernels cannot read"
+        self._slots = slots
+        self._momentum = momentum
+        self._parameters = parameters_of(slots)
+        self._type = _TYPES[self._parameters[0].dtype]
+        table = tiles_of(slots)
+        self._tiles, self._terms, self._blocks = table.tiles, table.terms, table.blocks
+        planes = 2 if momentum is None else 4
+        # Triton rounds a Python float to float32 on its way to a kernel, but not a tensor.
+        factors = (0.0, 0.0, 0.0) if momentum is None else momentum.factors
+        self._factors = torch.tensor(factors, dtype=torch.float64, device=slots.device)
+        self._partials = torch.empty(
+            planes, table.partials, dtype=torch.float64, device=slots.device
+        )
+        self._captured: list[Tensor] = []
+
+    @staticmethod
+    def fits(slots: Slots) -> bool:
+        """Whether the kernels can read these parameters: each dense, all float32 or all float64,
+        on a CUDA GPU, or on the CPU if Triton interprets (TRITON_INTERPRET=1)."""
+        parameters = parameters_of(slots)
+        types = {parameter.dtype for parameter in parameters}
+        devices = {parameter.device.type for parameter in parameters}
+        return (
+            len(types) == 1
+            and types <= _TYPES.keys()
+            and devices == {"cpu" if _INTERPRETED else "cuda"}
+            and all(source.dense for source in slots.sources)
+        )
+
+    def weights(self) -> Tensor:
+        """As `BlockSums.weights`: [2, slots]."""
+        return self._sums(2, [self._parameters])
+
+    def gradients(self) -> Tensor:
+        """As `BlockSums.gradients`: [2 or 4, slots].
+
+        Error: RunError if a parameter has no gradient.
+        """
+        gradients = [
+            gradient for source in self._slots.sources for gradient in source.single_gradients()
+        ]
+        read: list[Sequence[Tensor]] = [self._parameters, self._as_weights(gradients)]
+        if self._momentum is None:
+            return self._sums(2, read)
+        if not self._momentum.first:
+            read.append(self._as_weights([self._momentum.buffer(p) for p in self._parameters]))
+        return self._sums(4, read)
+
+    def _sums(self, planes: int, read: Sequence[Sequence[Tensor]]) -> Tensor:
+        """[planes, slots]; read: weights, gradients, momentum buffers, as far as needed."""
+        partials, count = self._partials.shape[1], self._slots.count
+        sums = self._partials.new_empty(planes, count)
+        with torch.cuda.device_of(sums):  # type: ignore[no-untyped-call]
+            sum_tiles[len(self._tiles),](
+                self._tiles,
+                self._addresses(read),
+                len(self._parameters),
+                self._factors,
+                self._partials,
+                partials,
+                DTYPE=self._type,
+                READ=len(read),
+                PLANES=planes,
+                NESTEROV=self._momentum is not None and self._momentum.nesterov,
+                WARPS=_WARPS,
+                WIDTH=COLUMNS,
+                num_warps=_WARPS,
+            )
+            add_partials[len(self._blocks), planes](
+                self._blocks,
+                self._terms,
+                self._partials,
+                partials,
+                sums,
+                count,
+                SLOTS=BLOCK,
+                TERMS=_TERMS,
+                num_warps=_WARPS,
+            )
+        return sums
+
+    def _addresses(self, read: Sequence[Sequence[Tensor]]) -> Tensor:
+        """int64 [len(read), parameters], on the device: gradients move from step to step."""
+        pointers = [[tensor.data_ptr() for tensor in tensors] for tensors in read]
+        addresses = torch.tensor(pointers, dtype=torch.int64, device="cpu")
+        if self._partials.is_cuda:
+            addresses = addresses.pin_memory()
+            if torch.cuda.is_current_stream_capturing():
+                self._captured.append(addresses)  # the graph reads them at every replay
+        return addresses.to(self._partials.device, non_blocking=True)
+
+    def _as_weights(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Those that lie in memory as their weights do, and copies that do of others."""
+        return [
+            tensor if _lies_as(tensor, weight) else torch.empty_like(weight).copy_(tensor)
+            for tensor, weight in zip(tensors, self._parameters, strict=True)
+        ]
+
+
+def _lies_as(tensor: Tensor, weight: Tensor) -> bool:
+    if tensor.dtype is not weight.dtype:
+        return False
+    ours, theirs = tensor.stride(), weight.stride()
+    return ours == theirs or all(
+        size == 1 or our == their
+        for size, our, their in zip(weight.shape, ours, theirs, strict=True)
+    )
