@@ -43,7 +43,7 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
             residual = explained = None
             if law in group.predicted:
                 residual = float(group.residual(law).max())
-                explained = float(group.explained(law)[-1]) if moved.any() else None
+                explained = group.explained(law) if moved.any() else None
             yield Agreement(
                 law,
                 group.symmetry,
@@ -55,3 +55,4 @@ def agreement(run: RunDirectory) -> Iterator[Agreement]:
                 drift,
                 group.diverged,
             )
+        del group  # the next one would lie beside it

@@ -10,7 +10,6 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 
 from symrun.figures.selection import NoRuns
 from symrun.figures.style import frame, styled
@@ -160,6 +159,7 @@ def _streamlines(field: Callable[[Array], Array], seeds: Array) -> Array:
 
     Error: _TOLERANCE (1 + |theta|) a step of the integrator, as a root mean square over the lines.
     """
+    from scipy.integrate import solve_ivp  # scipy takes a quarter of a second to import
 
     def velocity(_: float, flat: Array) -> Array:
         slopes = field(flat.reshape(seeds.shape))

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.integrate import solve_ivp
 
 from symrun.figures.selection import NoRuns
 from symrun.figures.style import Trajectory, frame, styled
@@ -93,6 +92,8 @@ def gradient_flow(toy: Toy, start: Array, duration: float) -> Array:
     Error: _TOLERANCE a step, relative and absolute, by an estimate of order 8.
     Example: gradient_flow(TOYS[2], np.array([2.0, 1.0]), duration=3.0)
     """
+    from scipy.integrate import solve_ivp  # scipy takes a quarter of a second to import
+
     solution = solve_ivp(
         lambda _, theta: -toy.gradient(theta),
         (0.0, duration),

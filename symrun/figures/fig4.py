@@ -30,7 +30,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from scipy.linalg import expm
 
 from symrun.figures.selection import NoRuns
 from symrun.figures.style import Trajectory, frame, styled
@@ -182,6 +181,8 @@ def _linear_flow(rates: Array, start: Array, time: float, points: int) -> Array:
 
     Error: rounding, about points + |rates| time times machine epsilon.
     """
+    from scipy.linalg import expm  # scipy takes a quarter of a second to import
+
     propagator = expm(rates * time / (points - 1))
     path = [start]
     for _ in range(points - 1):

@@ -164,6 +164,10 @@ def save(figure: Figure, out: Path, name: str, formats: Sequence[str]) -> list[P
         still = ", ".join(kind for kind in FORMATS if kind != "gif")
         raise UsageError(f"{name} shows nothing that moves: --format must be some of {still}")
     paths = [out / f"{name}.{kind}" for kind in formats]
+    # Once: else it would draw all once more for each format, and the formats would differ a little
+    figure.set_dpi(_DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
     for kind, path in zip(formats, paths, strict=True):
         try:
             with complete_or_absent(path) as draft:
@@ -183,7 +187,6 @@ def _animate(figure: Figure, path: Path) -> None:
             artist.reveal(share)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=_GIF_DPI)
-        figure.set_layout_engine("none")  # done again, the layout would shift a little each frame
         images.append(Image.open(file).convert("RGB"))
     # One palette for all, with the rare colours: Pillow's own loses those of the legend
     palette = images[-1].quantize(method=Image.Quantize.MAXCOVERAGE)

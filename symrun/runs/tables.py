@@ -9,16 +9,16 @@ A table is a folder of parquet parts, each complete or absent, so
 `pandas.read_parquet(RUN/tables/units)` works at any time, also during the run and after a kill.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
+from symrun.runs.reading import Rows, read_parts
 
 LAWS = ("flow", "discrete", "exact")
 MEASUREMENTS = ("measured", "magnitude", *LAWS, "grad_norm_sq", "defect")
@@ -64,51 +64,79 @@ class Curves:
     values: dict[str, NDArray[np.float64]]
 
 
-def read_table(run: RunDirectory, name: str, columns: Sequence[str], **equal: str) -> pa.Table:
-    """The rows of a table in which each column named in `equal` has that value.
-
-    Error: UsageError if the run has no complete part of it yet, or a part is damaged.
-    Example: read_table(run, "units", ["step", "measured"], symmetry="scale", group="features.0")
-    """
-    folder = run.table(name)
-    parts = sorted(str(part) for part in folder.glob("part-*.parquet"))
-    if not parts:
-        raise UsageError(f"{run.path} has no records yet: {folder} holds no part-*.parquet")
-    condition = None
-    for column, value in equal.items():
-        term = pyarrow.dataset.field(column) == value
-        condition = term if condition is None else condition & term
-    try:
-        dataset = pyarrow.dataset.dataset(parts, format="parquet")
-        return dataset.to_table(columns=list(columns), filter=condition)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _pivot(table: pa.Table, unit: str, columns: Sequence[str], what: str) -> Curves:
-    """Error: UsageError unless each record holds each unit once."""
-    order = [("step", "ascending"), (unit, "ascending")]
-    table = table.sort_by(order)
-    steps = np.unique(table["step"].to_numpy())
-    units = len(np.unique(table[unit].to_numpy()))
-    if table.num_rows == 0 or table.num_rows != len(steps) * units:
-        raise UsageError(f"{what}: the table has missing or doubled records")
-    values = {}
-    for column in columns:
-        flat = table[column].to_numpy().astype(np.float64)
-        values[column] = flat.reshape(len(steps), units)
-    return Curves(steps.astype(np.int64), values)
-
-
 def unit_curves(
     run: RunDirectory, symmetry: str, group: str, columns: Sequence[str] = MEASUREMENTS
 ) -> Curves:
-    """Every unit of one group over time. Error: UsageError as in `read_table`."""
-    table = read_table(run, "units", ["step", "unit", *columns], symmetry=symmetry, group=group)
-    return _pivot(table, "unit", columns, f"{run.path}, {group}")
+    """Every unit of one group over time.
+
+    Error: UsageError as in `read_parts`, or unless each record holds each unit once.
+    """
+    rows = read_parts(run, "units", ["step", "unit", *columns], symmetry=symmetry, group=group)
+    return _curves(rows, "unit", columns, f"{run.path}, {group}")
 
 
 def parameter_curves(run: RunDirectory, layer: str) -> Curves:
-    """The sampled parameters of one layer over time: column `value`, [records, sample]."""
-    table = read_table(run, "parameters", ["step", "index", "value"], layer=layer)
-    return _pivot(table, "index", ["value"], f"{run.path}, {layer}")
+    """The sampled parameters of one layer over time: column `value`, [records, sample].
+
+    Error: UsageError as in `unit_curves`.
+    """
+    rows = read_parts(run, "parameters", ["step", "index", "value"], layer=layer)
+    return _curves(rows, "index", ["value"], f"{run.path}, {layer}")
+
+
+def _curves(parts: Iterable[Rows], unit: str, columns: Sequence[str], what: str) -> Curves:
+    """Error: UsageError unless each record holds each unit once, and is whole in one part."""
+    blocks = [_block(rows, unit, what) for rows in parts if rows["step"].size]
+    steps = np.concatenate([np.empty(0, np.int64), *(block.steps for block in blocks)])
+    alike = all(np.array_equal(block.units, blocks[0].units) for block in blocks)
+    if not (blocks and alike and _rises(steps)):
+        raise _incomplete(what)
+    units = len(blocks[0].units)
+    values = {
+        column: np.concatenate(
+            [block.rows[column].reshape(units, -1).T for block in blocks],
+            out=np.empty((len(steps), units)),
+        )
+        for column in columns
+    }
+    return Curves(steps, values)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A part's rows of one group, by unit, then step. steps [records], units [units], rising."""
+
+    steps: NDArray[np.int64]
+    units: NDArray[np.int64]
+    rows: Rows
+
+
+def _block(rows: Rows, unit: str, what: str) -> _Block:
+    """Error: UsageError unless the rows are those of each unit at each step."""
+    block = _as_it_lies(rows, unit)
+    if block is None:  # written by something else than a TableWriter
+        order = np.lexsort((rows["step"], rows[unit]))
+        block = _as_it_lies({name: values[order] for name, values in rows.items()}, unit)
+    if block is None:
+        raise _incomplete(what)
+    return block
+
+
+def _as_it_lies(rows: Rows, unit: str) -> _Block | None:
+    """None unless the rows are in order, and of each unit at each step."""
+    step, place = rows["step"], rows[unit]
+    records = np.count_nonzero(place == place[0])
+    if len(step) % records:
+        return None
+    step, place = step.reshape(-1, records), place.reshape(-1, records)
+    steps, units = step[0].astype(np.int64), place[:, 0].astype(np.int64)
+    whole = (step == step[0]).all() and (place == place[:, :1]).all()
+    return _Block(steps, units, rows) if whole and _rises(steps) and _rises(units) else None
+
+
+def _rises(numbers: NDArray[np.int64]) -> bool:
+    return bool((np.diff(numbers) > 0).all())
+
+
+def _incomplete(what: str) -> UsageError:
+    return UsageError(f"{what}: the table has missing or doubled records")
