@@ -40,8 +40,9 @@ lint: venv  ## Formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: venv  ## What tracking costs: time of a step, bytes of a record
-	$(BIN)/python scripts/bench_tracking.py
+bench: venv  ## Tracking against none and against the paper's way, tables at full scale; 10 minutes
+	$(BIN)/symrun bench --tables
+	$(BIN)/python scripts/paper_tracking.py
 
 clean:  ## Remove the environment and caches; runs in outputs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[:1] == ["train"]:  # Hydra parses the rest
             from symrun.launch import launch
 
-            launch(arguments[1:])
+            with _warnings_in_one_line():
+                launch(arguments[1:])
             return 0
         options = _parse(arguments)
         return int(options.run(options))
@@ -101,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
         help="exit 1 above this; with --constraints: the Hessian's relative error",
     )
     check.set_defaults(run=_check)
+
+    bench = commands.add_parser("bench", help="what tracking costs, and how fast the rest is")
+    bench.add_argument(
+        "overrides",
+        metavar="SETTING",
+        nargs="*",
+        help="as in `symrun train`; a list of values measures each: track.every=1,20",
+    )
+    bench.add_argument("--pairs", metavar="N", type=int, default=40, help="(default: %(default)s)")
+    bench.add_argument(
+        "--tables", action="store_true", help="also plot and check of a full-scale run's tables"
+    )
+    bench.add_argument("--json", action="store_true", help="machine-readable figures")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -168,6 +183,18 @@ def _check_constraints(options: argparse.Namespace) -> int:
     bar = options.max_residual
     short = constraints.shortcomings(reports, bar) if bar is not None else []
     return _verdict(short)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from symrun.config import require
+
+    require("--pairs", options.pairs >= 1, ">= 1", options.pairs)
+    from symrun import bench
+
+    with _warnings_in_one_line():
+        report = bench.measure(options.overrides, options.pairs, options.tables)
+    print(bench.as_json(report) if options.json else bench.as_text(report))
+    return 0
 
 
 def _verdict(short: list[str]) -> int:

@@ -1,6 +1,7 @@
 """The sums in plain torch, a block of rows at a time, so that no network is copied to float64."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ _GPU_BLOCK = 2**19
 """Entries: with momentum their float64 copies take some 50 MB."""
 
 
+class _Views(NamedTuple):
+    """Of the scratch memory, for blocks of one shape: theta and gradient are the planes of both."""
+
+    both: Tensor
+    theta: Tensor
+    gradient: Tensor
+    products: Tensor
+
+
 class BlockSums:
     """The reference that other ways to sum are held against; on the CPU also the fastest.
 
@@ -26,6 +36,12 @@ class BlockSums:
         self._slots = slots
         self._momentum = momentum
         self._block = block or (_CPU_BLOCK if slots.device.type == "cpu" else _GPU_BLOCK)
+        shapes = [source.weights().shape for source in slots.sources]
+        largest = max(
+            (min(rows * wide, max(self._block, wide)) for rows, wide in shapes), default=0
+        )
+        self._scratch = torch.empty(4 * largest, dtype=torch.float64, device=slots.device)
+        self._views: dict[torch.Size, _Views] = {}
 
     def weights(self) -> Tensor:
         """theta^2 twice, for linear reducers theta and |theta|: [2, slots]."""
@@ -40,7 +56,7 @@ class BlockSums:
         """
         momentum = self._momentum
         if momentum is None:
-            return self._sums(2, lambda s: [s.weights(), s.gradients()], _gradient_products)
+            return self._sums(2, lambda s: [s.weights(), s.gradients()], self._products)
 
         def matrices(source: Source) -> list[Tensor]:
             found = [source.weights(), source.gradients()]
@@ -49,7 +65,7 @@ class BlockSums:
             return found
 
         def products(linear: bool, theta: Tensor, gradient: Tensor, *last: Tensor) -> Tensor:
-            of_gradient = _gradient_products(linear, theta, gradient)
+            of_gradient = self._products(linear, theta, gradient)
             if linear:
                 return torch.cat([of_gradient, torch.zeros_like(of_gradient)])
             coming = momentum.update(theta.double(), gradient.double(), *last)
@@ -57,6 +73,19 @@ class BlockSums:
             return torch.cat([of_gradient, carried])
 
         return self._sums(4, matrices, products)
+
+    def _products(self, linear: bool, theta: Tensor, gradient: Tensor) -> Tensor:
+        """Into the same memory each time: it is in the cache, and need not be asked for."""
+        if linear:
+            gradient = gradient.double()
+            return torch.stack([gradient, gradient.square()])
+        if theta.shape not in self._views:
+            both, products = self._scratch[: 4 * theta.numel()].view(2, 2, *theta.shape)
+            self._views[theta.shape] = _Views(both, both[0], both[1], products)
+        views = self._views[theta.shape]
+        views.theta.copy_(theta)
+        views.gradient.copy_(gradient)
+        return torch.mul(views.both, views.gradient, out=views.products)
 
     def _sums(
         self,
@@ -66,7 +95,7 @@ class BlockSums:
     ) -> Tensor:
         """[planes, slots]
 
-        products(linear, *blocks of the matrices): float64 [planes or 1 for all, rows, columns].
+        products(linear, *blocks of the matrices): float64 [planes, rows, columns].
         """
         slots = self._slots
         sums = torch.zeros(planes, slots.count, dtype=torch.float64, device=slots.device)
@@ -75,31 +104,24 @@ class BlockSums:
             height = max(1, self._block // whole[0].shape[1])
             blocks = [torch.split(matrix, height) for matrix in whole]
             for linear in source.reducers:
+                row_sums: Sequence[Tensor | None] = [None] * len(blocks[0])
+                if source.rows is not None and not linear:
+                    row_sums = torch.split(sums[:, source.rows], height, 1)
                 columns = source.columns_of(linear)
-                over_rows: Tensor | None = None
-                row_slots = None if source.rows is None or linear else source.rows
-                for number, block in enumerate(zip(*blocks, strict=True)):
+                column_sums: Tensor | None = None
+                for row_sum, *block in zip(row_sums, *blocks, strict=True):
                     found = products(linear, *block)
-                    if row_slots is not None:
-                        first = row_slots.start + number * height
-                        sums[:, first : first + found.shape[1]] = found.sum(2)
+                    if row_sum is not None:
+                        torch.sum(found, 2, out=row_sum)
                     if columns:
-                        here = found.sum(1)
-                        over_rows = here if over_rows is None else over_rows.add_(here)
+                        more = found.sum(1)
+                        column_sums = more if column_sums is None else column_sums.add_(more)
                 for place in columns:
-                    assert over_rows is not None, "a parameter without rows"
-                    sums[:, place.slots] = source.by_unit(over_rows, place)
+                    assert column_sums is not None, "a parameter without rows"
+                    sums[:, place.slots] = source.by_unit(column_sums, place)
         return sums
 
 
 def _weight_products(linear: bool, theta: Tensor) -> Tensor:
     theta = theta.double()
-    return torch.stack([theta, theta.abs()]) if linear else theta.square()[None]
-
-
-def _gradient_products(linear: bool, theta: Tensor, gradient: Tensor) -> Tensor:
-    if linear:
-        gradient = gradient.double()
-        return torch.stack([gradient, gradient.square()])
-    both = torch.stack([theta, gradient]).double()
-    return both * both[1]
+    return torch.stack([theta, theta.abs()]) if linear else theta.square().expand(2, -1, -1)

@@ -93,6 +93,7 @@ def test_no_copy_of_a_network_is_made(momentum):
     assert 10 * largest.entries < sum(parameter.numel() for parameter in model.parameters())
 
 
+@torch.no_grad()
 def test_the_last_slot_is_nothing():
     model, groups = a_model("vgg11")
     slots = Slots(model, groups)

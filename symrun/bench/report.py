@@ -1,0 +1,93 @@
+"""What is measured, as a table for people and as JSON."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from symrun.analysis.report import aligned
+from symrun.bench.settings import configurations
+from symrun.bench.start import help_seconds
+from symrun.bench.steps import StepCost, step_cost
+from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
+from symrun.launch import compose
+
+_RECORDS_PER_PART = 33
+"""What a GPU that takes ten minutes for a run records between two flushes."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """steps: a row a configuration. tables: commands on a full-scale run's tables, if asked for."""
+
+    steps: list[StepCost]
+    help_seconds: float
+    tables: list[Timing]
+
+
+def measure(overrides: Sequence[str], pairs: int, tables: bool) -> Report:
+    """Measure every combination of the settings; minutes each at full size.
+
+    Error: UsageError for settings that `symrun train` would refuse.
+    Example: print(as_text(measure(["model.width=0.125"], pairs=10, tables=False)))
+    """
+    configs = list(configurations(overrides))
+    steps = [step_cost(config, pairs) for config in configs]
+    return Report(steps, help_seconds(), list(_full_scale()) if tables else [])
+
+
+def _full_scale() -> list[Timing]:
+    with tempfile.TemporaryDirectory() as folder:
+        plain, bn = (
+            make_run(
+                Path(folder) / model, compose([f"model={model}", *FULL_SCALE]), _RECORDS_PER_PART
+            )
+            for model in ("vgg16", "vgg16_bn")
+        )
+        return list(time_commands(plain, bn))
+
+
+def as_json(report: Report) -> str:
+    """The fields of Report, StepCost and Timing, in seconds and bytes."""
+    return json.dumps(asdict(report), indent=1)
+
+
+def as_text(report: Report) -> str:
+    """Steps in milliseconds; `of floor`: the floor's share of the tracked step."""
+    lines = [
+        "model width batch every precision".split()
+        + ["untracked", "tracked", "ratio", "quartiles", "with records", "in tracker"]
+        + ["images/s", "of floor", "kB a record", "first update"]
+    ]
+    for cost in report.steps:
+        low, high = cost.ratio_quartiles
+        lines.append(
+            [
+                cost.model,
+                f"{cost.width:g}",
+                str(cost.batch_size),
+                str(cost.every),
+                cost.precision,
+                f"{cost.untracked_seconds * 1e3:.1f} ms",
+                f"{cost.tracked_seconds * 1e3:.1f} ms",
+                f"{cost.ratio:.4f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{cost.ratio_of_sums:.4f}",
+                f"{cost.tracker_seconds * 1e3:.2f} ms",
+                f"{cost.images_per_second:,.0f}",
+                f"{cost.floor_seconds / cost.tracked_seconds:.0%}",
+                f"{cost.record_bytes / 1e3:.0f}",
+                f"{cost.first_update_seconds:.1f} s",
+            ]
+        )
+    first = report.steps[0]
+    text = [
+        f"{first.device}, {first.threads} CPU threads; medians of {first.pairs} pairs of updates",
+        aligned(lines),
+        f"symrun --help {report.help_seconds:.2f} s",
+    ]
+    for timing in report.tables:
+        size = f"{timing.peak_bytes / 2**20:.0f} MiB"
+        text.append(f"symrun {timing.name} at full scale {timing.seconds:.1f} s, {size}")
+    return "\n".join(text)

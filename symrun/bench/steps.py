@@ -1,0 +1,243 @@
+"""What an update costs with tracking and without, beside what the device could do."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from symrun.config import Config, Precision
+from symrun.data import load
+from symrun.data.batches import Batch
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.tracking import Observation, Tracker
+from symrun.training.graph import own_stream
+from symrun.training.loop import prepare
+from symrun.training.optimizers import laws_of
+from symrun.training.precision import device_title, select_device
+from symrun.training.progress import Scores
+from symrun.training.update import Training, Update
+
+_WARM_UP = 4
+_RECORDS = 20
+_SMALL_BATCH = 8
+_PRODUCTS = 20
+_GPU_STEPS = 20
+"""Timed together on a GPU, where waiting after each step would cost what is measured."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One setting, measured. Seconds are medians of one update, its batch included.
+
+    ratio: tracked / untracked, the median over pairs, and its quartiles.
+    ratio_of_sums: of all the time, records included.
+    tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
+        On the CPU this is what tracking adds, without the noise of the rest, and without what
+        the writing thread takes from it.
+    floor_seconds: the FLOP of forward and backward at the speed of a large matrix product.
+    record_bytes: on disk, every unit and the sampled parameters.
+    first_update_seconds: the first of all chooses algorithms and compiles.
+    """
+
+    model: str
+    width: float
+    batch_size: int
+    every: int
+    precision: str
+    device: str
+    threads: int
+    units: int
+    pairs: int
+    untracked_seconds: float
+    tracked_seconds: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    ratio_of_sums: float
+    tracker_seconds: float
+    images_per_second: float
+    gflop: float
+    floor_seconds: float
+    record_bytes: float
+    first_update_seconds: float
+
+
+def step_cost(config: Config, pairs: int) -> StepCost:
+    """Updates with and without tracking take turns in one process on one network, so that a drift
+    of the machine's speed hits both alike.
+
+    Example: step_cost(compose(["data=synthetic", "model.width=0.25"]), pairs=20).ratio
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with TableWriter(RunDirectory.create(Path(folder) / "time", "")) as writer:
+            training, tracker = _made(config, writer)
+            with own_stream(training.device) if training.cuda_graph else nullcontext():
+                first, measured = _paired(training, tracker, pairs)
+        record_bytes = _record_bytes(config, Path(folder) / "bytes")
+    ratios = sorted(tracked / untracked for untracked, tracked in measured)
+    low, ratio, high = (ratios[len(ratios) * quarter // 4] for quarter in (1, 2, 3))
+    untracked, tracked = (list(seconds) for seconds in zip(*measured, strict=True))
+    flop = _flop(training)
+    batch_size = training.batches.batch_size
+    return StepCost(
+        model=config.model.name,
+        width=config.model.width,
+        batch_size=batch_size,
+        every=config.track.every,
+        precision=training.precision.value,
+        device=device_title(training.device),
+        threads=torch.get_num_threads(),
+        units=sum(group.units for group in training.structure.groups),
+        pairs=pairs,
+        untracked_seconds=statistics.median(untracked),
+        tracked_seconds=statistics.median(tracked),
+        ratio=ratio,
+        ratio_quartiles=(low, high),
+        ratio_of_sums=sum(tracked) / sum(untracked),
+        tracker_seconds=tracker.seconds / tracker.updates,
+        images_per_second=batch_size / statistics.median(tracked),
+        gflop=flop / 1e9,
+        floor_seconds=flop / _flop_per_second(training.device, training.precision),
+        record_bytes=record_bytes,
+        first_update_seconds=first,
+    )
+
+
+class _Timed(Tracker):
+    """With a clock for what the host spends in it."""
+
+    seconds = 0.0
+    updates = 0
+
+    def prepare(self, lr: float) -> None:
+        with self._clock():
+            super().prepare(lr)
+
+    def observe(self, due: bool) -> Observation | None:
+        with self._clock():
+            return super().observe(due)
+
+    def record(self, step: int, observation: Observation | None) -> None:
+        self.updates += 1
+        with self._clock():
+            super().record(step, observation)
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+
+def _made(config: Config, writer: TableWriter) -> tuple[Training, _Timed]:
+    training = prepare(config, load(config.data), select_device(config.device))
+    laws, _ = laws_of(config.optim)
+    tracker = _Timed(
+        training.model,
+        training.optimizer,
+        training.structure,
+        laws,
+        writer,
+        every=config.track.every,
+        sample=config.track.parameters,
+        seed=config.seed,
+        sums=config.track.sums,
+    )
+    return training, tracker
+
+
+def _endless(training: Training) -> Iterator[Batch]:
+    """Full batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        epoch += 1
+        for images, labels in training.batches.epoch(epoch):
+            if len(labels) == training.batches.batch_size:
+                yield images, labels
+
+
+def _paired(
+    training: Training, tracker: _Timed, pairs: int
+) -> tuple[float, list[tuple[float, float]]]:
+    """Seconds of the first update; then of one without and one with tracking, pair by pair in
+    alternating order."""
+    scores = Scores(training.device)
+    batches = _endless(training)
+    update = {on: Update(training, tracker if on else None, scores) for on in (False, True)}
+    made = {False: 0, True: 0}
+    on_cpu = training.device.type == "cpu"
+
+    def seconds(tracked: bool, updates: int = 1 if on_cpu else _GPU_STEPS) -> float:
+        started = time.perf_counter()
+        for _ in range(updates):
+            images, labels = next(batches)
+            step = made[tracked] % training.steps
+            update[tracked](images, labels, step)
+            made[tracked] += 1
+        if not on_cpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) / updates
+
+    training.model.train()
+    first = seconds(True, updates=1)
+    measured = []
+    for pair in range(-_WARM_UP, pairs):
+        if pair == 0:
+            tracker.seconds, tracker.updates = 0.0, 0
+        if pair % 2:
+            untracked, tracked = seconds(False), seconds(True)
+        else:
+            tracked, untracked = seconds(True), seconds(False)
+        if pair >= 0:
+            measured.append((untracked, tracked))
+    return first, measured
+
+
+def _record_bytes(config: Config, folder: Path) -> float:
+    """Of a record on disk, where a part holds those of _RECORDS updates of small batches."""
+    train = replace(config.train, batch_size=_SMALL_BATCH, compile=False, cuda_graph=False)
+    config = replace(config, train=train, track=replace(config.track, every=1))
+    run = RunDirectory.create(folder, "")
+    with TableWriter(run) as writer:
+        training, tracker = _made(config, writer)
+        update = Update(training, tracker, Scores(training.device))
+        for step, (images, labels) in zip(range(_RECORDS), _endless(training), strict=False):
+            update(images, labels, step)
+    parts = [part for table in ("units", "parameters") for part in run.table(table).iterdir()]
+    return sum(part.stat().st_size for part in parts) / _RECORDS
+
+
+def _flop(training: Training) -> int:
+    """Of forward and backward over one batch."""
+    images, labels = next(_endless(training))
+    with FlopCounterMode(display=False) as counter, training.autocast():
+        F.cross_entropy(training.model(images), labels).backward()  # type: ignore[no-untyped-call]
+    total: int = counter.get_total_flops()
+    return total
+
+
+def _flop_per_second(device: torch.device, precision: Precision) -> float:
+    """Of the largest of a few matrix products in the arithmetic of `precision`."""
+    dtype = {Precision.float64: torch.float64, Precision.bf16: torch.bfloat16}.get(
+        precision, torch.float32
+    )
+    size = 2048 if device.type == "cpu" else 8192
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision is Precision.tf32 else "ieee"
+    best = 0.0
+    for _ in range(_PRODUCTS):
+        started = time.perf_counter()
+        torch.matmul(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    torch.backends.cuda.matmul.fp32_precision = before
+    return best

@@ -1,0 +1,51 @@
+"""`symrun bench`: what it says of a small network."""
+
+import json
+
+import pytest
+
+from symrun import bench
+from symrun.bench.settings import configurations
+from symrun.cli import main
+from symrun.errors import UsageError
+
+SMALL = ["model=vgg11", "model.width=0.0625", "train.batch_size=8", "device=cpu"]
+SMALL += ["data.image_size=32", "data.train_images=200", "data.val_images=200"]
+
+
+def test_every_listed_value_is_measured():
+    chosen = list(configurations([*SMALL, "track.every=1,3", "train.batch_size=4,8"]))
+    found = [(config.track.every, config.train.batch_size) for config in chosen]
+    assert found == [(1, 4), (1, 8), (3, 4), (3, 8)]
+    assert {config.model.width for config in chosen} == {0.0625}
+    with pytest.raises(UsageError):
+        list(configurations(["track.every=1,("]))
+    with pytest.raises(UsageError, match="track.every must be >= 1"):
+        list(configurations(["track.every=0,1"]))
+
+
+def test_what_a_report_says():
+    report = bench.measure(SMALL, pairs=3, tables=False)
+    (cost,) = report.steps
+    assert (cost.model, cost.width, cost.batch_size, cost.pairs) == ("vgg11", 0.0625, 8, 3)
+    low, high = cost.ratio_quartiles
+    assert 0 < low <= cost.ratio <= high
+    assert 0 < cost.tracker_seconds < cost.tracked_seconds
+    assert cost.floor_seconds > 0 and cost.record_bytes > 4 * cost.units
+    assert cost.images_per_second == pytest.approx(8 / cost.tracked_seconds)
+    # A forward and two products of its size backward, of which the first layer needs one; the
+    # first layer has 2 * 9 * 3 * 4 * 32 * 32 FLOP an image. Counted by hand, with 200 classes.
+    widths, size = [4, 8, 16, 16, 32, 32, 32, 32], [32, 16, 8, 8, 4, 4, 2, 2]
+    layers = [2 * 9 * i * o * s * s for i, o, s in zip([3, *widths], widths, size, strict=False)]
+    layers += [2 * 32 * 64, 2 * 64 * 64, 2 * 64 * 200]
+    assert cost.gflop * 1e9 == 8 * (3 * sum(layers) - layers[0])
+    table = bench.as_text(report)
+    assert "vgg11" in table and "tracked" in table and "symrun --help" in table
+    assert json.loads(bench.as_json(report))["steps"][0]["batch_size"] == 8
+
+
+def test_wrong_use_is_one_line(capsys):
+    assert main(["bench", "--pairs", "0"]) == 2
+    assert main(["bench", "track.evry=3"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "--pairs must be >= 1" in lines[0] and "evry" in lines[1]
