@@ -4,6 +4,7 @@ import itertools
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -46,6 +47,7 @@ class TableWriter:
         self._buffers: dict[str, list[pa.Table]] = {}
         self._parts = dict.fromkeys(TABLES, 0)
         self._failure: Exception | None = None
+        self._behind = False
         self._thread = threading.Thread(target=self._work, name="symrun-writer", daemon=True)
         self._thread.start()
 
@@ -59,8 +61,14 @@ class TableWriter:
             self._raise_failure()
 
     def put(self, table: str, record: Record) -> None:
-        """Hand over one record of `table`; waits only if the disk is far behind."""
+        """Hand over one record of `table`. If the disk is far behind, waits and warns, once, rather
+        than lose a record."""
         self._raise_failure()
+        if self._queue.full() and not self._behind:
+            self._behind = True
+            tables = self._run.path / "tables"
+            remedy = "a larger track.every records less"
+            warnings.warn(f"{tables}: training waits for a slow disk; {remedy}", stacklevel=2)
         self._queue.put((table, record))
 
     def _raise_failure(self) -> None:

@@ -174,6 +174,8 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
                 seed=config.seed,
                 sums=config.track.sums,
             )
+            size = tracker.unpacked_bytes(steps) / 1e6
+            progress.say(f"tables: up to {size:,.0f} MB will be written to {run.path}")
             with own_stream(device) if training.cuda_graph else contextlib.nullcontext():
                 fit(training, config.track.every, progress, tracker)
         save_weights(run, steps, model.state_dict())

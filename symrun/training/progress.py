@@ -80,6 +80,10 @@ class Progress:
         self._print_lines()
         self._bar.update()
 
+    def say(self, line: str) -> None:
+        """A line above the bar. For the training thread."""
+        self._bar.write(line, file=sys.stderr)
+
     def record_training(self, epoch: int, lr: float) -> None:
         """A row for the batches since the last one, if there were any."""
         if self._images == 0:
@@ -119,7 +123,7 @@ class Progress:
 
     def _print_lines(self) -> None:
         while self._lines:
-            self._bar.write(self._lines.popleft(), file=sys.stderr)
+            self.say(self._lines.popleft())
 
     def close(self) -> None:
         """Once the writer is closed, so that all rows have been seen."""

@@ -7,7 +7,7 @@ from test_writer import UNITS, record
 
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
-from symrun.runs.tables import unit_curves
+from symrun.runs.tables import MEASUREMENTS, unit_curves, unpacked_bytes
 from symrun.runs.writer import write_part
 
 
@@ -56,3 +56,24 @@ def test_a_damaged_part_is_named(run, damage):
     part = run.table("units") / "part-000001.parquet"
     part.write_bytes(damage(part.read_bytes()))
     assert "tables/units cannot be read" in refusal(run)
+
+
+def test_the_estimate_is_no_less_than_what_a_run_of_some_size_takes(tmp_path):
+    """500 units of random numbers, which pack badly: 7 columns of float32 in 30 records."""
+    random = np.random.default_rng(0)
+    keys = record(0).slice(0, 1).select(["symmetry", "group"])
+    run = RunDirectory.create(tmp_path / "big", "")
+    columns = {name: random.random(15_000).astype(np.float32) for name in MEASUREMENTS}
+    table = pa.table(
+        {
+            "step": pa.array(np.tile(np.arange(30, dtype=np.int32), 500)),
+            **{name: keys[name].take(pa.array([0] * 15_000)) for name in keys.column_names},
+            "unit": pa.array(np.repeat(np.arange(500, dtype=np.int32), 30)),
+            **columns,
+        }
+    )
+    part = run.table("units") / "part-000000.parquet"
+    write_part(part, table)
+    estimate = unpacked_bytes(records=30, units=500, parameters=0, value_bytes=4)
+    assert estimate == 30 * 500 * 7 * 4
+    assert 0.5 * estimate < part.stat().st_size <= estimate

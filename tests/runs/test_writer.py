@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import duckdb
@@ -53,6 +54,22 @@ def write(run, steps):
     with TableWriter(run) as writer:
         for step in steps:
             writer.put("units", lambda step=step: record(step))
+
+
+def test_a_slow_disk_makes_training_wait_with_a_warning_and_loses_nothing(run, monkeypatch):
+    monkeypatch.setattr(writer_module, "_MOST_WAITING", 2)
+    opened = threading.Event()
+
+    def wait_then_write(path, table):
+        assert opened.wait(60)
+        write_part(path, table)
+
+    monkeypatch.setattr(writer_module, "write_part", wait_then_write)
+    threading.Timer(0.5, opened.set).start()
+    with pytest.warns(UserWarning, match="waits for a slow disk") as caught:
+        write(run, range(20))
+    assert len(caught) == 1
+    assert sorted(pd.read_parquet(run.table("units"))["step"].unique()) == list(range(20))
 
 
 def test_no_record_is_lost_or_doubled_and_a_units_curve_lies_together(run, monkeypatch):
@@ -108,6 +125,7 @@ def test_the_first_record_is_readable_at_once(run):
         assert len(pd.read_parquet(run.table("units"))) == UNITS
 
 
+@pytest.mark.filterwarnings("ignore:.*waits for a slow disk")  # it is, while records come so fast
 def test_a_full_disk_is_an_error_in_the_training_thread(run, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
