@@ -3,13 +3,14 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from symrun.config import Config, Precision
@@ -28,7 +29,7 @@ from symrun.training.update import Training, Update
 _WARM_UP = 4
 _RECORDS = 20
 _SMALL_BATCH = 8
-_PRODUCTS = 20
+_CALLS = 40
 _GPU_STEPS = 20
 """Timed together on a GPU, where waiting after each step would cost what is measured."""
 
@@ -42,7 +43,8 @@ class StepCost:
     tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
         On the CPU this is what tracking adds, without the noise of the rest, and without what
         the writing thread takes from it.
-    floor_seconds: the FLOP of forward and backward at the speed of a large matrix product.
+    floor_seconds: the FLOP of forward and backward at the speed of the
+        fastest large matrix product or convolution.
     record_bytes: on disk, every unit and the sampled parameters.
     first_update_seconds: the first of all chooses algorithms and compiles.
     """
@@ -224,20 +226,29 @@ def _flop(training: Training) -> int:
 
 
 def _flop_per_second(device: torch.device, precision: Precision) -> float:
-    """Of the largest of a few matrix products in the arithmetic of `precision`."""
+    """The fastest that a large matrix product or convolution went, in this arithmetic."""
     dtype = {Precision.float64: torch.float64, Precision.bf16: torch.bfloat16}.get(
         precision, torch.float32
     )
-    size = 2048 if device.type == "cpu" else 8192
+    on_cpu = device.type == "cpu"
+    size, batch = (1024, 16) if on_cpu else (8192, 256)
     matrix = torch.randn(size, size, device=device).to(dtype)
+    images = torch.randn(batch, 256, 16, 16, device=device).to(dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+    filters = torch.randn(256, 256, 3, 3, device=device).to(images)
+    work: dict[Callable[[], Tensor], int] = {
+        lambda: matrix @ matrix: 2 * size**3,
+        lambda: F.conv2d(images, filters, padding=1): 2 * 9 * 256**2 * images[:, 0].numel(),
+    }
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision is Precision.tf32 else "ieee"
     best = 0.0
-    for _ in range(_PRODUCTS):
-        started = time.perf_counter()
-        torch.matmul(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    for call, flop in work.items():
+        for _ in range(_CALLS):
+            started = time.perf_counter()
+            call()
+            if not on_cpu:
+                torch.cuda.synchronize()
+            best = max(best, flop / (time.perf_counter() - started))
     torch.backends.cuda.matmul.fp32_precision = before
     return best

@@ -17,12 +17,12 @@ _GPU_BLOCK = 2**19
 
 
 class _Views(NamedTuple):
-    """Of the scratch memory, for blocks of one shape: theta and gradient are the planes of both."""
+    """Of the scratch memory, for blocks of one shape."""
 
     both: Tensor
-    theta: Tensor
-    gradient: Tensor
+    """theta and gradient."""
     products: Tensor
+    """theta g and g^2; with momentum also u^2, and u b where that is another."""
 
 
 class BlockSums:
@@ -40,7 +40,10 @@ class BlockSums:
         largest = max(
             (min(rows * wide, max(self._block, wide)) for rows, wide in shapes), default=0
         )
-        self._scratch = torch.empty(4 * largest, dtype=torch.float64, device=slots.device)
+        # Without Nesterov's look-ahead u is b
+        self._planes = 2 if momentum is None else 4 if momentum.nesterov else 3
+        size = (2 + self._planes) * largest
+        self._scratch = torch.empty(size, dtype=torch.float64, device=slots.device)
         self._views: dict[torch.Size, _Views] = {}
 
     def weights(self) -> Tensor:
@@ -54,38 +57,36 @@ class BlockSums:
 
         Error: RunError if a parameter has no gradient.
         """
-        momentum = self._momentum
-        if momentum is None:
-            return self._sums(2, lambda s: [s.weights(), s.gradients()], self._products)
+        sums = self._sums(self._planes, self._gradient_matrices, self._gradient_products)
+        return torch.cat([sums, sums[2:]]) if self._planes == 3 else sums
 
-        def matrices(source: Source) -> list[Tensor]:
-            found = [source.weights(), source.gradients()]
-            if not momentum.first:
-                found.append(source.matrix(map(momentum.buffer, source.parameters.values())))
-            return found
+    def _gradient_matrices(self, source: Source) -> list[Tensor]:
+        found = [source.weights(), source.gradients()]
+        if self._momentum is not None and not self._momentum.first:
+            found.append(source.matrix(map(self._momentum.buffer, source.parameters.values())))
+        return found
 
-        def products(linear: bool, theta: Tensor, gradient: Tensor, *last: Tensor) -> Tensor:
-            of_gradient = self._products(linear, theta, gradient)
-            if linear:
-                return torch.cat([of_gradient, torch.zeros_like(of_gradient)])
-            coming = momentum.update(theta.double(), gradient.double(), *last)
-            carried = torch.stack([coming.update, coming.buffer]) * coming.update
-            return torch.cat([of_gradient, carried])
-
-        return self._sums(4, matrices, products)
-
-    def _products(self, linear: bool, theta: Tensor, gradient: Tensor) -> Tensor:
+    def _gradient_products(
+        self, linear: bool, theta: Tensor, gradient: Tensor, *last: Tensor
+    ) -> Tensor:
         """Into the same memory each time: it is in the cache, and need not be asked for."""
         if linear:
-            gradient = gradient.double()
-            return torch.stack([gradient, gradient.square()])
+            g = gradient.double()
+            return torch.stack([g, g.square(), *[torch.zeros_like(g)] * (self._planes - 2)])
         if theta.shape not in self._views:
-            both, products = self._scratch[: 4 * theta.numel()].view(2, 2, *theta.shape)
-            self._views[theta.shape] = _Views(both, both[0], both[1], products)
-        views = self._views[theta.shape]
-        views.theta.copy_(theta)
-        views.gradient.copy_(gradient)
-        return torch.mul(views.both, views.gradient, out=views.products)
+            scratch = self._scratch[: (2 + self._planes) * theta.numel()]
+            planes = scratch.view(-1, *theta.shape)
+            self._views[theta.shape] = _Views(planes[:2], planes[2:])
+        both, products = self._views[theta.shape]
+        both[0].copy_(theta)
+        both[1].copy_(gradient)
+        torch.mul(both, both[1], out=products[:2])
+        if self._momentum is not None:
+            coming = self._momentum.update(*both, *last)
+            torch.mul(coming.update, coming.update, out=products[2])
+            if self._planes == 4:
+                torch.mul(coming.update, coming.buffer, out=products[3])
+        return products
 
     def _sums(
         self,

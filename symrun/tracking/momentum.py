@@ -48,15 +48,14 @@ class Momentum:
 
     def update(self, weight: Tensor, gradient: Tensor, last: Tensor | None = None) -> Update:
         """weight, gradient: float64. last: b_{n-1}; None in the first update."""
-        settings = self._optimizer.param_groups[0]  # that of all: momentum_of checked
-        decayed = gradient + settings["weight_decay"] * weight
+        decay, momentum, undamped = self.factors
+        decayed = torch.add(gradient, weight, alpha=decay)
         if last is None:
             buffer = decayed
         else:
-            undamped = 1 - settings["dampening"]
-            buffer = settings["momentum"] * last.double() + undamped * decayed
-        nesterov = settings["nesterov"]
-        return Update(buffer, decayed + settings["momentum"] * buffer if nesterov else buffer)
+            buffer = last.to(torch.float64, copy=True).mul_(momentum).add_(decayed, alpha=undamped)
+        update = torch.add(decayed, buffer, alpha=momentum) if self.nesterov else buffer
+        return Update(buffer, update)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:

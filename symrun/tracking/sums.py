@@ -30,10 +30,10 @@ def require_possible(kind: Sums, device: torch.device) -> None:
 
 
 def choose(kind: Sums, slots: Slots, momentum: Momentum | None) -> UnitSums:
-    """The kernel, where it can run; auto also holds its sums of the weights against torch's, once,
-    and if they disagree warns and leaves it.
+    """The kernel, where it can run. auto first holds its sums of the weights against torch's, and
+    leaves it with a warning if they disagree or it cannot be built here.
 
-    Error: as in `require_possible`.
+    Error: UsageError if the kernel is asked for where it cannot run.
     """
     require_possible(kind, slots.device)
     reference = BlockSums(slots, momentum)
@@ -46,8 +46,8 @@ def choose(kind: Sums, slots: Slots, momentum: Momentum | None) -> UnitSums:
             raise UsageError("track.sums=triton needs dense parameters, all of one type")
         return reference
     kernel = KernelSums(slots, momentum)
-    if kind is Sums.auto and not _agree(kernel, reference):
-        warnings.warn("the measuring kernel disagrees with torch, which measures now", stacklevel=2)
+    if kind is Sums.auto and (doubt := _doubt(kernel, reference)) is not None:
+        warnings.warn(f"measuring with torch, as the kernel {doubt}", stacklevel=2)
         return reference
     return kernel
 
@@ -61,8 +61,13 @@ def _hindrance(device: torch.device) -> str | None:
 
 
 @torch.no_grad()
-def _agree(kernel: UnitSums, reference: UnitSums) -> bool:
-    """Far within float32's rounding: sums of up to 2^20 terms, float64, stay below 1e-9."""
+def _doubt(kernel: UnitSums, reference: UnitSums) -> str | None:
+    """What speaks against the kernel: float64 sums of 2^20 terms agree far better than 1e-9."""
     expected = reference.weights()
-    off = (kernel.weights() - expected).abs().max()
-    return bool((off <= 1e-9 * expected.abs().max()).item())
+    try:
+        off = (kernel.weights() - expected).abs().max()
+    except Exception as error:  # whatever Triton, its compiler or the driver has to say
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"cannot be built: {reason}"
+    agree = bool((off <= 1e-9 * expected.abs().max()).item())
+    return None if agree else "disagrees with it"

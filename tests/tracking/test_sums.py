@@ -1,0 +1,49 @@
+"""Which sums a run measures with, and what it takes to doubt the kernel."""
+
+import pytest
+import torch
+
+from symrun.config import Sums
+from symrun.errors import UsageError
+from symrun.models import vgg
+from symrun.symmetry import find_structure
+from symrun.tracking.blocks import BlockSums
+from symrun.tracking.slots import Slots
+from symrun.tracking.sums import _doubt, choose
+
+
+@pytest.fixture
+def slots():
+    model = vgg("vgg11", 10, 64, 0.0625, 0.5)
+    return Slots(model, find_structure(model, torch.zeros(2, 3, 64, 64)).groups)
+
+
+def test_the_cpu_measures_with_torch_and_refuses_the_kernel(slots):
+    for kind in (Sums.auto, Sums.torch):
+        assert isinstance(choose(kind, slots, None), BlockSums)
+    with pytest.raises(UsageError, match="track.sums=triton needs a CUDA GPU"):
+        choose(Sums.triton, slots, None)
+
+
+class Broken(BlockSums):
+    def weights(self):
+        raise RuntimeError("Failed to find C compiler\nmore of it")
+
+
+class Off(BlockSums):
+    def weights(self):
+        sums = super().weights()
+        sums[0, 5] += 1e-6 * sums.abs().max()
+        return sums
+
+
+@pytest.mark.parametrize(
+    ("kernel", "doubt"),
+    [
+        (BlockSums, None),
+        (Broken, "cannot be built: Failed to find C compiler"),
+        (Off, "disagrees with it"),
+    ],
+)
+def test_a_kernel_is_doubted_for_what_it_does(slots, kernel, doubt):
+    assert _doubt(kernel(slots, None, block=100), BlockSums(slots, None)) == doubt
