@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ def reduce_checkpoint(path: Path, groups: Sequence[Group], output: Path) -> dict
 
 
 class Held:
-    """A TableWriter to the tracker; it keeps what it is handed until it is asked to write it."""
+    """Takes the tracker's records; it keeps what it is handed until it is asked to write it."""
 
     def __init__(self) -> None:
         self._records: list[tuple[str, Record]] = []
@@ -182,7 +182,7 @@ class Sides:
             self.training.optimizer,
             self.training.structure,
             laws_of(config.optim)[0],
-            cast(TableWriter, self.held),
+            self.held,
             every=self.every,
             sample=config.track.parameters,
             seed=config.seed,

@@ -110,7 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         help="as in `symrun train`; a list of values measures each: track.every=1,20",
     )
-    bench.add_argument("--pairs", metavar="N", type=int, default=40, help="(default: %(default)s)")
+    bench.add_argument(
+        "--pairs",
+        metavar="N",
+        type=int,
+        default=40,
+        help="pairs of updates, one tracked and one not (default: %(default)s)",
+    )
     bench.add_argument(
         "--tables", action="store_true", help="also plot and check of a full-scale run's tables"
     )

@@ -34,7 +34,7 @@ def compose(overrides: list[str]) -> Config:
         try:
             return _typed(hydra.compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_one_line(error)) from None
+            raise UsageError(one_line(error)) from None
 
 
 def launch(arguments: list[str]) -> None:
@@ -75,11 +75,11 @@ def launch(arguments: list[str]) -> None:
     try:
         main(one_run)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_one_line(error)) from None
+        raise UsageError(one_line(error)) from None
     except ValueError as error:
         if composed:
             raise
-        raise UsageError(_one_line(error)) from None  # Hydra's own, for `data=null`
+        raise UsageError(one_line(error)) from None  # Hydra's own, for `data=null`
     except KeyboardInterrupt:
         if not failures:
             raise
@@ -95,7 +95,7 @@ def _typed(settings: DictConfig) -> Config:
     return Config.from_mapping(OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Hydra's explanation without its search path and its advice to append with `+`."""
     lines = [
         line.strip() for part in (error, error.__cause__) for line in str(part or "").splitlines()

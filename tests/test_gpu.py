@@ -19,7 +19,7 @@ from symrun.training.update import Update
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
 SMALL = ["data=synthetic", "model=vgg11_bn", "model.width=0.125", "device=cuda", "train.steps=40"]
-SMALL += ["train.batch_size=64"]  # 31 batches an epoch: its draws are moved at its start
+SMALL += ["train.batch_size=64"]  # 32 batches an epoch, the last of 16
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +31,20 @@ def _deterministic():
 
 
 def stepped(config, folder, tracked, sync="default"):
-    """The weights after 24 updates, from step 12 on under torch's mode `sync`."""
+    """The weights after 24 updates, the last 12 of them under torch's mode `sync`."""
     training = prepare(config, load(config.data), CUDA)
     laws, _ = laws_of(config.optim)
     model, structure = training.model, training.structure
     with TableWriter(RunDirectory.create(folder, "")) as writer, own_stream(CUDA):
         tracker = Tracker(model, training.optimizer, structure, laws, writer, 2, 20, seed=0)
         update = Update(training, tracker if tracked else None, Scores(CUDA))
-        for step, (images, labels) in enumerate(training.batches.epoch(1)):
-            if step == 12:  # what is made once is made: graphs with and without a record, too
-                torch.cuda.set_sync_debug_mode(sync)
-            update(images, labels, step)
-            if step == 24:
-                break
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            for step, (images, labels) in zip(range(24), training.batches.epoch(1), strict=False):
+                if step == 12:  # what is made once is made: graphs with and without a record, too
+                    torch.cuda.set_sync_debug_mode(sync)
+                update(images, labels, step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     return {name: value.cpu() for name, value in training.model.state_dict().items()}
 
 
@@ -54,6 +54,15 @@ OPTIMISERS = [
     ["optim.momentum=0.9", "optim.weight_decay=1e-3", "optim.schedule=cosine"],
     ["optim.momentum=0.9", "optim.nesterov=true"],
 ]
+
+
+def test_batches_are_the_same_wherever_the_data_set_lies():
+    batches = {}
+    for on_device in ("true", "false"):
+        config = compose([*SMALL, f"train.data_on_device={on_device}"])
+        batches[on_device] = list(prepare(config, load(config.data), CUDA).batches.epoch(1))
+    for one, other in zip(batches["true"], batches["false"], strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
 HOW = [[], ["train.cuda_graph=true"], ["train.data_on_device=false"], ["track.sums=torch"]]

@@ -1,6 +1,7 @@
 """What is measured, as a table for people and as JSON."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from symrun.bench.start import help_seconds
 from symrun.bench.steps import StepCost, step_cost
 from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
 from symrun.launch import compose
+from symrun.training.precision import memory_in_one_line
 
 _RECORDS_PER_PART = 33
 """What a GPU that takes ten minutes for a run records between two flushes."""
@@ -29,11 +31,16 @@ class Report:
 def measure(overrides: Sequence[str], pairs: int, tables: bool) -> Report:
     """Measure every combination of the settings; minutes each at full size.
 
-    Error: UsageError for settings that `symrun train` would refuse.
+    Error: UsageError for settings that `symrun train` would refuse, before anything is measured.
     Example: print(as_text(measure(["model.width=0.125"], pairs=10, tables=False)))
     """
-    configs = list(configurations(overrides))
-    steps = [step_cost(config, pairs) for config in configs]
+    configs = configurations(overrides)
+    steps = []
+    for number, config in enumerate(configs, start=1):
+        size = f"{config.model.name}, width {config.model.width:g}, batch {config.train.batch_size}"
+        print(f"symrun bench: {number} of {len(configs)}: {size}", file=sys.stderr)
+        with memory_in_one_line("lower train.batch_size or model.width"):
+            steps.append(step_cost(config, pairs))
     return Report(steps, help_seconds(), list(_full_scale()) if tables else [])
 
 

@@ -1,14 +1,15 @@
 """The settings that a benchmark runs through."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from symrun.config import Config
+from symrun.config import Config, SyntheticConfig, require
 from symrun.errors import UsageError
-from symrun.launch import compose
+from symrun.launch import compose, one_line
+from symrun.training.loop import require_runnable
 from symrun.training.precision import select_device
 
 _COMMON = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
@@ -16,27 +17,38 @@ _ON_CPU = ["model.width=0.25", "train.batch_size=128"]
 """What a CPU can do in a minute; a GPU gets the paper's own size."""
 
 
-def configurations(overrides: Sequence[str]) -> Iterator[Config]:
+def configurations(overrides: Sequence[str]) -> list[Config]:
     """One for every combination of the values that overrides list, as `symrun train -m` takes them.
 
-    Error: UsageError for what cannot be composed.
+    Error: UsageError for the first that cannot be composed or run here.
     Example: [config.track.every for config in configurations(["track.every=1,20"])] == [1, 20]
     """
-    for chosen in _combinations(overrides):
-        config = compose([*_COMMON, *chosen])
-        on_cpu = select_device(config.device).type == "cpu"
-        yield compose([*_COMMON, *_ON_CPU, *chosen]) if on_cpu else config
+    if data := [word for word in overrides if word.startswith("data=")]:
+        raise UsageError(f"symrun bench measures on synthetic images: leave {data[0]} out")
+    return [_configuration(chosen) for chosen in _combinations(overrides)]
 
 
-def _combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
+def _configuration(chosen: list[str]) -> Config:
+    config = compose([*_COMMON, *chosen])
+    device = select_device(config.device)
+    if device.type == "cpu":
+        config = compose([*_COMMON, *_ON_CPU, *chosen])
+    require_runnable(config, device)
+    assert isinstance(config.data, SyntheticConfig)
+    images, size = config.data.train_images, config.train.batch_size
+    require("train.batch_size", size <= images, f"at most data.train_images ({images})", size)
+    return config
+
+
+def _combinations(overrides: Sequence[str]) -> list[list[str]]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
+        choices = [
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [override.input_line or ""]
+            for override in parsed
+        ]
     except HydraException as error:
-        raise UsageError(str(error).splitlines()[0]) from None
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in parsed
-    ]
-    yield from map(list, itertools.product(*choices))
+        raise UsageError(one_line(error)) from None
+    return [list(combination) for combination in itertools.product(*choices)]

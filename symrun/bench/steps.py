@@ -20,8 +20,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Observation, Tracker
 from symrun.training.graph import own_stream
-from symrun.training.loop import prepare
-from symrun.training.optimizers import laws_of
+from symrun.training.loop import make_tracker, prepare
 from symrun.training.precision import device_title, select_device
 from symrun.training.progress import Scores
 from symrun.training.update import Training, Update
@@ -42,7 +41,7 @@ class StepCost:
     ratio_of_sums: of all the time, records included.
     tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
         On the CPU this is what tracking adds, without the noise of the rest, and without what
-        the writing thread takes from it.
+        the writing thread takes from it. A CUDA graph hides most of it from the host.
     floor_seconds: the FLOP of forward and backward at the speed of the
         fastest large matrix product or convolution.
     record_bytes: on disk, every unit and the sampled parameters.
@@ -140,19 +139,7 @@ class _Timed(Tracker):
 
 def _made(config: Config, writer: TableWriter) -> tuple[Training, _Timed]:
     training = prepare(config, load(config.data), select_device(config.device))
-    laws, _ = laws_of(config.optim)
-    tracker = _Timed(
-        training.model,
-        training.optimizer,
-        training.structure,
-        laws,
-        writer,
-        every=config.track.every,
-        sample=config.track.parameters,
-        seed=config.seed,
-        sums=config.track.sums,
-    )
-    return training, tracker
+    return training, make_tracker(training, config, writer, _Timed)
 
 
 def _endless(training: Training) -> Iterator[Batch]:
@@ -189,6 +176,8 @@ def _paired(
 
     training.model.train()
     first = seconds(True, updates=1)
+    if training.cuda_graph:  # until each kind of update is captured
+        seconds(True, updates=4 * tracker.every)
     measured = []
     for pair in range(-_WARM_UP, pairs):
         if pair == 0:

@@ -1,7 +1,7 @@
 """The tables at full scale: made without training, then read by the commands that people wait for.
 
     config = compose(["model=vgg16_bn", *FULL_SCALE])
-    run = make_run(Path("/tmp/bn"), config, records_per_part=33)
+    run = make_run(Path("made/bn"), config, records_per_part=33)
 
 The keys, run.json, order and parts are those of a real run; the values are smooth random curves.
 """
@@ -10,7 +10,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from symrun.config import Config
 from symrun.data import load
 from symrun.errors import RunError
 from symrun.runs.directory import RunDirectory
-from symrun.runs.writer import TableWriter, write_records
+from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
-from symrun.training.loop import prepare
+from symrun.training.loop import make_tracker, prepare
 from symrun.training.optimizers import laws_of
 from symrun.training.precision import select_device, with_precision
 from symrun.training.provenance import describe
@@ -53,7 +53,7 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     as in every run. The values are drawn from `config.seed`.
 
     Error: UsageError if `folder` exists.
-    Example: make_run(Path("/tmp/bn"), compose(["model=vgg16_bn", *FULL_SCALE]), 33)
+    Example: make_run(Path("made/bn"), compose(["model=vgg16_bn", *FULL_SCALE]), 33)
     """
     device = select_device(config.device)
     config = with_precision(config, device)
@@ -69,7 +69,7 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     )
     recorded = [*range(0, steps, config.track.every), steps]
     firsts = [0, *range(1, len(recorded), records_per_part)]
-    initial = _initial_rows(run, training, config)
+    initial = _initial_rows(training, config)
     random = np.random.default_rng(config.seed)
     units, parameters = _Units(initial["units"], random), _Parameters(initial["parameters"], random)
     for number, (first, end) in enumerate(itertools.pairwise([*firsts, len(recorded)])):
@@ -121,33 +121,21 @@ sys.exit(code)
 """
 
 
-class _Kept(TableWriter):
+class _Kept:
     """Keeps the rows of one record instead of writing them."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        super().__init__(run)
+    def __init__(self) -> None:
         self.rows: dict[str, pa.Table] = {}
 
-    def put(self, table: str, record: Callable[[], pa.Table]) -> None:
+    def put(self, table: str, record: Record) -> None:
         self.rows[table] = record()
 
 
-def _initial_rows(run: RunDirectory, training: Training, config: Config) -> dict[str, pa.Table]:
+def _initial_rows(training: Training, config: Config) -> dict[str, pa.Table]:
     """What the tracker would record of the weights before training, by table."""
-    laws, _ = laws_of(config.optim)
-    with _Kept(run) as writer:
-        tracker = Tracker(
-            training.model,
-            training.optimizer,
-            training.structure,
-            laws,
-            writer,
-            every=config.track.every,
-            sample=config.track.parameters,
-            seed=config.seed,
-        )
-        tracker.finish(0)
-    return writer.rows
+    kept = _Kept()
+    make_tracker(training, config, kept, Tracker).finish(0)
+    return kept.rows
 
 
 class _Units:

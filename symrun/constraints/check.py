@@ -1,6 +1,5 @@
 """`symrun check --constraints`: the constraints of a run, or of a model at its initialisation."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +7,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from symrun.config import MODEL_NAMES, Config, Device, Precision, require
+from symrun.config import MODEL_NAMES, Config, Device, Precision, Sums, require
 from symrun.constraints.gradient import gradient_constraints
 from symrun.constraints.hessian import hessian_constraints
 from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
-from symrun.errors import RunError, UsageError
+from symrun.errors import UsageError
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.loop import prepare
-from symrun.training.precision import device_title, select_device
+from symrun.training.precision import device_title, memory_in_one_line, select_device
 
 DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
@@ -107,9 +106,10 @@ class _Network:
         require("--batch", size >= 2, ">= 2", size)
         require("--batch", size <= count, f"at most the {count} training images", size)
         train = dataclasses.replace(config.train, compile=False, cuda_graph=False)
-        config = dataclasses.replace(config, precision=Precision.float64, train=train)
+        track = dataclasses.replace(config.track, sums=Sums.auto)
+        config = dataclasses.replace(config, precision=Precision.float64, train=train, track=track)
         device = select_device(config.device)
-        with _memory_in_one_line():
+        with memory_in_one_line("lower --batch or model.width"):
             self.training = prepare(config, dataset, device)
             # Their order depends on seed and epoch alone: the first are the run's own.
             batches = Batches(dataset, size, config.seed, device, torch.float64)
@@ -127,17 +127,5 @@ class _Network:
         shown = tqdm(rows, f"Hessian {where}", len(groups), leave=False, disable=None)
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"
-        with _memory_in_one_line():
+        with memory_in_one_line("lower --batch or model.width"):
             return Report("hessian", step, "float64", device, title, list(shown))
-
-
-@contextlib.contextmanager
-def _memory_in_one_line() -> Iterator[None]:
-    """Error: RunError in place of torch's, if the memory is too small."""
-    try:
-        yield
-    except RuntimeError as error:
-        # On the CPU torch has no type of its own for it.
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error):
-            raise RunError("out of memory: lower --batch or model.width") from None
-        raise

@@ -133,14 +133,17 @@ class Family:
         """A setting in which two runs differ and may not."""
         settings, others = _flat(one["config"]), _flat(other["config"])
         for name in sorted(settings.keys() | others.keys()):
-            free = name.split(".")[0] in (self.varied, "run", "device") or name in _PLACES
+            free = name.split(".")[0] in (self.varied, "run", "device") or name in _FREE
             if not free and settings.get(name) != others.get(name):
                 return name
         return None if one["dataset"] == other["dataset"] else "the images of its data set"
 
 
-_PLACES = ("data.root", "data.cache")
-"""Where the data lie; what was found there stands in run.json."""
+_FREE = (
+    *("data.root", "data.cache"),
+    *("train.data_on_device", "train.cuda_graph", "track.sums"),
+)
+"""Where data lie and work is done; it has no part in what comes out."""
 
 
 def _same_name(one: Info, other: Info) -> bool:

@@ -16,6 +16,7 @@ class Propagation:
 
     conserved, degree: float64 [units], Q_0 and k. momentum: whether the drives carry momentum.
 
+    Assumes: finite states. One law's overflow makes all of that unit NaN, once a run has diverged.
     Error: against `advance`, rounding.
     Example:
         laws, _ = laws_of_sgd(SGD(weight_decay=1e-4))

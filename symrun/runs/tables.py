@@ -43,7 +43,7 @@ def unpacked_bytes(records: int, units: int, parameters: int, value_bytes: int) 
     """The numbers in records of so many units and parameters. On the disk they take less, packed,
     unless a network is so small that the parts' footers count.
 
-    Example: unpacked_bytes(1957, 11521, 1600, 4) / 1e9   # 0.64, the paper's VGG16 with BN
+    Example: unpacked_bytes(1956, 11521, 1600, 4) / 1e9   # 0.64, the paper's VGG16 with BN
     """
     return records * (units * len(MEASUREMENTS) + parameters) * value_bytes
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,12 @@ _LEAST_ROWS = 1024
 """In a row group, on average: each costs a kilobyte."""
 _ZSTD_LEVEL = 6
 """4 % smaller than level 1, for a millisecond more a record of full VGG16-BN."""
+
+
+class RecordSink(Protocol):
+    """What takes records, such as a TableWriter."""
+
+    def put(self, table: str, record: Record) -> None: ...
 
 
 class TableWriter:

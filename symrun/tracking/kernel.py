@@ -16,6 +16,8 @@ _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _INTERPRETED = not isinstance(sum_tiles, triton.JITFunction)  # TRITON_INTERPRET=1: on the CPU
 _WARPS = 4
 _TERMS = 32
+_GRAPHS = 16
+"""Calls that CUDA graphs can hold: an update with and without a record, for each size of batch."""
 
 
 class KernelSums:
@@ -53,6 +55,12 @@ class KernelSums:
         self._partials = torch.empty(
             planes, table.partials, dtype=torch.float64, device=slots.device
         )
+        self._pinned: list[Tensor] = []
+        if slots.device.type == "cuda":
+            shape = (3, len(self._parameters))
+            self._pinned = [
+                torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(_GRAPHS)
+            ]
         self._captured: list[Tensor] = []
 
     @staticmethod
@@ -125,10 +133,12 @@ class KernelSums:
         """int64 [len(read), parameters], on the device: gradients move from step to step."""
         pointers = [[tensor.data_ptr() for tensor in tensors] for tensors in read]
         addresses = torch.tensor(pointers, dtype=torch.int64, device="cpu")
-        if self._partials.is_cuda:
+        if self._partials.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A capture may ask for no pinned memory, and the graph reads it at every replay.
+            addresses = self._pinned.pop()[: len(read)].copy_(addresses)
+            self._captured.append(addresses)
+        elif self._partials.is_cuda:
             addresses = addresses.pin_memory()
-            if torch.cuda.is_current_stream_capturing():
-                self._captured.append(addresses)  # the graph reads them at every replay
         return addresses.to(self._partials.device, non_blocking=True)
 
     def _as_weights(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from symrun.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Update:
+class ComingUpdate:
     """Float64, shaped as the weights are. buffer: b_n. update: u_n, so that theta moves -lr u."""
 
     buffer: Tensor
@@ -46,7 +46,7 @@ class Momentum:
         buffer: Tensor = self._optimizer.state[parameter]["momentum_buffer"]
         return buffer
 
-    def update(self, weight: Tensor, gradient: Tensor, last: Tensor | None = None) -> Update:
+    def update(self, weight: Tensor, gradient: Tensor, last: Tensor | None = None) -> ComingUpdate:
         """weight, gradient: float64. last: b_{n-1}; None in the first update."""
         decay, momentum, undamped = self.factors
         decayed = torch.add(gradient, weight, alpha=decay)
@@ -55,7 +55,7 @@ class Momentum:
         else:
             buffer = last.to(torch.float64, copy=True).mul_(momentum).add_(decayed, alpha=undamped)
         update = torch.add(decayed, buffer, alpha=momentum) if self.nesterov else buffer
-        return Update(buffer, update)
+        return ComingUpdate(buffer, update)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:

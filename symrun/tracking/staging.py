@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+_lent: list["Staged"] = []
+"""Those whose pinned memory is in use. It is given back by the thread that asked for it: given back
+by another, while a CUDA graph is captured, it would become part of the capture."""
+
 
 class Staged:
     """A copy of a device tensor that is under way to the host.
@@ -13,15 +17,24 @@ class Staged:
 
     def __init__(self, values: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
+        self._taken = False
         if values.device.type == "cuda":
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            for staged in [staged for staged in _lent if staged._taken]:
+                staged._host = torch.empty(0)
+                _lent.remove(staged)
+            self._host: Tensor = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
+            _lent.append(self)
         else:
             self._host = values.clone()
 
     def wait(self) -> Tensor:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._host
+        """The values, to keep."""
+        if self._arrived is None:
+            return self._host
+        self._arrived.synchronize()
+        values = self._host.clone()
+        self._taken = True
+        return values

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from symrun.config import Sums
-from symrun.errors import UsageError
+from symrun.errors import RunError, UsageError
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.slots import Slots
@@ -30,26 +30,39 @@ def require_possible(kind: Sums, device: torch.device) -> None:
 
 
 def choose(kind: Sums, slots: Slots, momentum: Momentum | None) -> UnitSums:
-    """The kernel, where it can run. auto first holds its sums of the weights against torch's, and
-    leaves it with a warning if they disagree or it cannot be built here.
+    """The kernel, where it can run. It is first held against torch; if it cannot be built here or
+    disagrees, auto leaves it with a warning.
 
-    Error: UsageError if the kernel is asked for where it cannot run.
+    Error: UsageError or RunError if the kernel is asked for where it cannot run.
     """
     require_possible(kind, slots.device)
     reference = BlockSums(slots, momentum)
     if kind is Sums.torch or _hindrance(slots.device) is not None:
         return reference
-    from symrun.tracking.kernel import KernelSums
+    kernel, doubt = _kernel(slots, momentum, reference)
+    if kernel is not None:
+        return kernel
+    if kind is Sums.triton:
+        raise RunError(f"track.sums=triton cannot be had: the kernel {doubt}; try track.sums=auto")
+    warnings.warn(f"measuring with torch, as the kernel {doubt}", stacklevel=2)
+    return reference
 
-    if not KernelSums.fits(slots):
-        if kind is Sums.triton:
-            raise UsageError("track.sums=triton needs dense parameters, all of one type")
-        return reference
-    kernel = KernelSums(slots, momentum)
-    if kind is Sums.auto and (doubt := _doubt(kernel, reference)) is not None:
-        warnings.warn(f"measuring with torch, as the kernel {doubt}", stacklevel=2)
-        return reference
-    return kernel
+
+def _kernel(
+    slots: Slots, momentum: Momentum | None, reference: UnitSums
+) -> tuple[UnitSums | None, str]:
+    """The kernel, or what speaks against it."""
+    try:
+        from symrun.tracking.kernel import KernelSums
+
+        if not KernelSums.fits(slots):
+            return None, "needs dense parameters, all of one type"
+        kernel = KernelSums(slots, momentum)
+        doubt = doubt_of(kernel, reference, slots)
+    except Exception as error:  # whatever Triton, its compiler or the driver has to say
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return None, f"cannot be built: {reason}"
+    return (kernel, "") if doubt is None else (None, doubt)
 
 
 def _hindrance(device: torch.device) -> str | None:
@@ -61,13 +74,21 @@ def _hindrance(device: torch.device) -> str | None:
 
 
 @torch.no_grad()
-def _doubt(kernel: UnitSums, reference: UnitSums) -> str | None:
-    """What speaks against the kernel: float64 sums of 2^20 terms agree far better than 1e-9."""
-    expected = reference.weights()
+def doubt_of(kernel: UnitSums, reference: UnitSums, slots: Slots) -> str | None:
+    """Whether the two disagree, with the weights in the place of gradients as well. Float64 sums of
+    2^20 terms agree far better than 1e-9."""
+    parameters = [p for source in slots.sources for p in source.parameters.values()]
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = parameter.detach()
     try:
-        off = (kernel.weights() - expected).abs().max()
-    except Exception as error:  # whatever Triton, its compiler or the driver has to say
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"cannot be built: {reason}"
-    agree = bool((off <= 1e-9 * expected.abs().max()).item())
-    return None if agree else "disagrees with it"
+        for ours, theirs in (
+            (kernel.weights(), reference.weights()),
+            (kernel.gradients(), reference.gradients()),
+        ):
+            if not bool(((ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()).item()):
+                return "disagrees with it"
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    return None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from symrun.config import Sums
 from symrun.laws import Law, Propagation
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema, unpacked_bytes
-from symrun.runs.writer import TableWriter
+from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
 from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
@@ -53,7 +53,7 @@ class Tracker:
         optimizer: torch.optim.Optimizer,
         structure: Structure,
         laws: Mapping[str, Law],
-        writer: TableWriter,
+        writer: RecordSink,
         every: int,
         sample: int,
         seed: int,
@@ -62,7 +62,7 @@ class Tracker:
         self._momentum = momentum_of(optimizer)
         self._measure = Measure(model, structure.groups, self._momentum, sums)
         self._writer = writer
-        self._every = every
+        self.every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
         self._laws = Propagation(
             laws,
@@ -87,7 +87,7 @@ class Tracker:
 
     def due(self, step: int) -> bool:
         """Whether a record belongs to `step`."""
-        return step % self._every == 0
+        return step % self.every == 0
 
     def prepare(self, lr: float) -> None:
         """What the coming update needs from the host; at any time before `observe`."""
@@ -117,7 +117,7 @@ class Tracker:
 
     def unpacked_bytes(self, steps: int) -> int:
         """The numbers that so many updates record; on the disk they take less."""
-        records = -(-steps // self._every) + 1
+        records = -(-steps // self.every) + 1
         sample = len(self._sample.indices)
         return unpacked_bytes(records, self._measure.units, sample, self._dtype.itemsize)
 

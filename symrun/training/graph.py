@@ -1,7 +1,6 @@
 """CUDA graphs: what the device does in an update, recorded once and replayed with one launch."""
 
 import contextlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symrun.config import Config, Precision, SgdConfig
-from symrun.errors import UsageError
+from symrun.errors import RunError, UsageError
 from symrun.tracking import Observation
 
 Compute = Callable[[Tensor, Tensor, bool], Observation | None]
@@ -38,10 +37,10 @@ class _Graph:
 class Captured:
     """`compute`, replayed as CUDA graphs: one for each size of batch, with and without a record.
 
-    If a graph cannot be captured, a warning says so and `compute` goes on being called, to the
-    same effect. What it returns is overwritten by the next call.
+    What it returns is overwritten by the next call.
 
     Assumes: all calls happen inside `own_stream`; `compute` works in memory that stays in place.
+    Error: RunError if a graph cannot be captured: torch cannot go on from there.
     """
 
     def __init__(self, compute: Compute) -> None:
@@ -49,12 +48,11 @@ class Captured:
         self._calls: Counter[tuple[int, bool]] = Counter()
         self._graphs: dict[tuple[int, bool], _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed = False
 
     def __call__(self, images: Tensor, labels: Tensor, due: bool) -> Observation | None:
         kind = (len(labels), due)
         self._calls[kind] += 1
-        if self._calls[kind] > _EAGER_CALLS and kind not in self._graphs and not self._failed:
+        if self._calls[kind] > _EAGER_CALLS and kind not in self._graphs:
             self._capture(kind, images, labels)
         if kind in self._graphs:
             return self._graphs[kind].replay(images, labels)
@@ -69,10 +67,8 @@ class Captured:
             with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
                 observation = self._compute(images, labels, kind[1])
         except RuntimeError as error:
-            self._failed = True
             reason = str(error).splitlines()[0]
-            warnings.warn(f"no CUDA graph, going on without one: {reason}", stacklevel=2)
-            return
+            raise RunError(f"train.cuda_graph=true fails here, leave it out: {reason}") from None
         self._graphs[kind] = _Graph(graph, images, labels, observation)
 
 

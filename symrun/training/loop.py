@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from symrun.errors import Interrupted, RunError, UsageError
 from symrun.models import vgg
 from symrun.runs.checkpoint import save_weights
 from symrun.runs.directory import RunDirectory
-from symrun.runs.writer import TableWriter
+from symrun.runs.writer import RecordSink, TableWriter
 from symrun.schedule import learning_rates
 from symrun.symmetry import Symmetry, find_structure
 from symrun.tracking import Tracker
@@ -26,6 +27,7 @@ from symrun.training.compiled import compiled
 from symrun.training.graph import own_stream, require_capturable
 from symrun.training.optimizers import laws_of, make_optimizer
 from symrun.training.precision import (
+    device_title,
     keep_float32,
     select_device,
     set_precision,
@@ -36,17 +38,42 @@ from symrun.training.progress import Progress, Scores
 from symrun.training.provenance import describe
 from symrun.training.update import Training, Update
 
+AnyTracker = TypeVar("AnyTracker", bound=Tracker)
+
+
+def require_runnable(config: Config, device: torch.device) -> None:
+    """Set torch to the run's precision. Error: UsageError for what `device` does not allow."""
+    require_capturable(config, device)
+    require_possible(config.track.sums, device)
+    set_precision(with_precision(config, device).precision, device)
+
+
+def make_tracker(
+    training: Training, config: Config, writer: RecordSink, kind: type[AnyTracker]
+) -> AnyTracker:
+    """The tracker of a run. Error: as in Tracker."""
+    laws, _ = laws_of(config.optim)
+    return kind(
+        training.model,
+        training.optimizer,
+        training.structure,
+        laws,
+        writer,
+        every=config.track.every,
+        sample=config.track.parameters,
+        seed=config.seed,
+        sums=config.track.sums,
+    )
+
 
 def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
     """Model, optimiser and batches of a run, all drawn from `config.seed`.
 
     Error: UsageError for settings that `device` does not allow.
     """
+    require_runnable(config, device)
     config = with_precision(config, device)
     settings = config.train
-    require_capturable(config, device)
-    require_possible(config.track.sums, device)
-    set_precision(config.precision, device)
     dtype = weights_dtype(config.precision)
     torch.manual_seed(config.seed)
     model = vgg(
@@ -139,12 +166,12 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     """
     device = select_device(config.device)
     config = with_precision(config, device)
-    set_precision(config.precision, device)
+    require_runnable(config, device)
     run = RunDirectory.create(config.run.dir, config.run.name)
     try:
         dataset = load(config.data)
         training = prepare(config, dataset, device)
-        laws, unpredicted = laws_of(config.optim)
+        _, unpredicted = laws_of(config.optim)
         model, structure, steps = training.model, training.structure, training.steps
         run.write_info(
             describe(config, dataset, model, structure, device, training.batches.steps_per_epoch)
@@ -163,19 +190,10 @@ def train(config: Config, warn: Callable[[str], None]) -> Path:
     try:
         with TableWriter(run) as writer:
             progress = Progress(writer, steps, device)
-            tracker = Tracker(
-                model,
-                training.optimizer,
-                structure,
-                laws,
-                writer,
-                every=config.track.every,
-                sample=config.track.parameters,
-                seed=config.seed,
-                sums=config.track.sums,
-            )
+            tracker = make_tracker(training, config, writer, Tracker)
             size = tracker.unpacked_bytes(steps) / 1e6
-            progress.say(f"tables: up to {size:,.0f} MB will be written to {run.path}")
+            where = f"{config.precision.value} on {device_title(device)}"
+            progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
             with own_stream(device) if training.cuda_graph else contextlib.nullcontext():
                 fit(training, config.track.every, progress, tracker)
         save_weights(run, steps, model.state_dict())

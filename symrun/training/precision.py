@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import types
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from symrun.config import Config, Device, Precision
-from symrun.errors import UsageError
+from symrun.errors import RunError, UsageError
 
 
 def select_device(device: Device) -> torch.device:
@@ -66,3 +67,15 @@ def keep_float32(layer: nn.Linear) -> None:
 def _linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         return nn.functional.linear(features.float(), layer.weight, layer.bias)
+
+
+@contextlib.contextmanager
+def memory_in_one_line(remedy: str) -> Iterator[None]:
+    """Error: RunError in place of torch's, if the memory is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On the CPU torch has no type of its own for it.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error):
+            raise RunError(f"out of memory: {remedy}") from None
+        raise

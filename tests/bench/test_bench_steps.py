@@ -18,8 +18,16 @@ def test_every_listed_value_is_measured():
     found = [(config.track.every, config.train.batch_size) for config in chosen]
     assert found == [(1, 4), (1, 8), (3, 4), (3, 8)]
     assert {config.model.width for config in chosen} == {0.0625}
-    with pytest.raises(UsageError):
-        list(configurations(["track.every=1,("]))
+    for wrong in ("track.every=1,(", "optim.lr=interval(0.1,1)", "model=glob(*)"):
+        with pytest.raises(UsageError) as caught:
+            configurations([wrong])
+        assert "\n" not in str(caught.value) and len(str(caught.value)) > 20
+    with pytest.raises(UsageError, match="at most data.train_images .2000., got 4096"):
+        configurations(["train.batch_size=128,4096"])
+    with pytest.raises(UsageError, match="leave data=tiny_imagenet out"):
+        configurations(["data=tiny_imagenet"])
+    with pytest.raises(UsageError, match="precision=tf32 needs a CUDA GPU"):
+        configurations(["device=cpu", "precision=float32,tf32"])
     with pytest.raises(UsageError, match="track.every must be >= 1"):
         list(configurations(["track.every=0,1"]))
 

@@ -9,7 +9,7 @@ from symrun.models import vgg
 from symrun.symmetry import find_structure
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.slots import Slots
-from symrun.tracking.sums import _doubt, choose
+from symrun.tracking.sums import choose, doubt_of
 
 
 @pytest.fixture
@@ -25,25 +25,16 @@ def test_the_cpu_measures_with_torch_and_refuses_the_kernel(slots):
         choose(Sums.triton, slots, None)
 
 
-class Broken(BlockSums):
-    def weights(self):
-        raise RuntimeError("Failed to find C compiler\nmore of it")
-
-
 class Off(BlockSums):
-    def weights(self):
-        sums = super().weights()
+    def gradients(self):
+        sums = super().gradients()
         sums[0, 5] += 1e-6 * sums.abs().max()
         return sums
 
 
-@pytest.mark.parametrize(
-    ("kernel", "doubt"),
-    [
-        (BlockSums, None),
-        (Broken, "cannot be built: Failed to find C compiler"),
-        (Off, "disagrees with it"),
-    ],
-)
-def test_a_kernel_is_doubted_for_what_it_does(slots, kernel, doubt):
-    assert _doubt(kernel(slots, None, block=100), BlockSums(slots, None)) == doubt
+def test_a_kernel_is_doubted_for_what_it_gives(slots):
+    reference = BlockSums(slots, None)
+    assert doubt_of(BlockSums(slots, None, block=100), reference, slots) is None
+    assert doubt_of(Off(slots, None), reference, slots) == "disagrees with it"
+    parameters = [p for source in slots.sources for p in source.parameters.values()]
+    assert all(parameter.grad is None for parameter in parameters)

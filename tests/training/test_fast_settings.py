@@ -7,7 +7,7 @@ import torch
 
 from symrun.config import Precision
 from symrun.data import load
-from symrun.errors import UsageError
+from symrun.errors import RunError, UsageError
 from symrun.launch import compose
 from symrun.training.loop import prepare
 from symrun.training.precision import with_precision
@@ -73,9 +73,38 @@ def test_the_layout_changes_where_numbers_lie_and_not_what_they_are():
         assert (values - weights["false"][name]).abs().max() <= 1e-5 * largest + 1e-7, name
 
 
-@pytest.mark.parametrize("on_device", ["true", "false"])
-def test_batches_are_the_same_wherever_the_data_set_lies(on_device):
-    ours = made(f"train.data_on_device={on_device}").batches
-    theirs = made().batches
-    for one, other in zip(ours.epoch(1), theirs.epoch(1), strict=True):
-        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+class _Recorded:
+    """In the place of torch.compile: calls the model and notes the batch."""
+
+    def __init__(self, model, dynamic):
+        assert dynamic is False
+        self.model, self.batches = model, []
+        _Recorded.last = self
+
+    def __call__(self, images):
+        self.batches.append(len(images))
+        return self.model(images)
+
+
+def test_full_batches_are_compiled_and_the_last_of_an_epoch_is_not(monkeypatch):
+    monkeypatch.setattr(torch, "compile", _Recorded)
+    training = made("train.compile=true")  # 70 images in batches of 16, the last of 6
+    update = Update(training, None, Scores(CPU))
+    for step, (images, labels) in enumerate(training.batches.epoch(1)):
+        update(images, labels, step)
+    assert _Recorded.last.batches == [16, 16, 16, 16]
+    assert step == 4
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def failing(model, dynamic):
+        def forward(images):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nat all")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", failing)
+    training = made("train.compile=true")
+    images, labels = next(training.batches.epoch(1))
+    with pytest.raises(RunError, match="train.compile=true fails here, leave it out: no C"):
+        Update(training, None, Scores(CPU))(images, labels, 0)
