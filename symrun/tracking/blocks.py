@@ -9,20 +9,22 @@ from torch import Tensor
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.slots import Slots, Source
 
-_CPU_BLOCK = 2**14
-"""Entries: float64 copies of so many stay in a core's cache, and no operation on them is large
-enough for torch to wake a second thread."""
+_CPU_BLOCK = 2**16
+"""Entries: few enough for float64 copies to stay in the cache, and enough to be worth the calls."""
 _GPU_BLOCK = 2**19
 """Entries: with momentum their float64 copies take some 50 MB."""
 
 
 class _Views(NamedTuple):
-    """Of the scratch memory, for blocks of one shape."""
+    """Of the scratch memory, for blocks of one shape; indexing anew at each block would cost."""
 
+    theta: Tensor
+    gradient: Tensor
     both: Tensor
-    """theta and gradient."""
     products: Tensor
     """theta g and g^2; with momentum also u^2, and u b where that is another."""
+    of_both: Tensor
+    """The first two of them."""
 
 
 class BlockSums:
@@ -74,19 +76,21 @@ class BlockSums:
             g = gradient.double()
             return torch.stack([g, g.square(), *[torch.zeros_like(g)] * (self._planes - 2)])
         if theta.shape not in self._views:
-            scratch = self._scratch[: (2 + self._planes) * theta.numel()]
-            planes = scratch.view(-1, *theta.shape)
-            self._views[theta.shape] = _Views(planes[:2], planes[2:])
-        both, products = self._views[theta.shape]
-        both[0].copy_(theta)
-        both[1].copy_(gradient)
-        torch.mul(both, both[1], out=products[:2])
+            size = (2 + self._planes) * theta.numel()
+            planes = self._scratch[:size].view(-1, *theta.shape)
+            self._views[theta.shape] = _Views(
+                planes[0], planes[1], planes[:2], planes[2:], planes[2:4]
+            )
+        views = self._views[theta.shape]
+        views.theta.copy_(theta)
+        views.gradient.copy_(gradient)
+        torch.mul(views.both, views.gradient, out=views.of_both)
         if self._momentum is not None:
-            coming = self._momentum.update(*both, *last)
-            torch.mul(coming.update, coming.update, out=products[2])
+            coming = self._momentum.update(views.theta, views.gradient, *last)
+            torch.mul(coming.update, coming.update, out=views.products[2])
             if self._planes == 4:
-                torch.mul(coming.update, coming.buffer, out=products[3])
-        return products
+                torch.mul(coming.update, coming.buffer, out=views.products[3])
+        return views.products
 
     def _sums(
         self,

@@ -75,6 +75,7 @@ def test_no_copy_of_a_network_is_made(momentum):
     model, groups = a_model(width=0.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     measure = Measure(model, groups, momentum_of(optimizer))
+    measure._sums = BlockSums(measure._slots, momentum_of(optimizer), block=2**14)
     optimizer.step()
 
     class Largest(TorchDispatchMode):
