@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,12 +94,21 @@ def test_files_stay_small(path):
 def test_laws_know_neither_torch_modules_nor_files():
     for path in (ROOT / "laws").glob("*.py"):
         names = {name.split(".")[0] for name in imports_of(path)}
-        allowed = {"symrun", "torch", "numpy", "collections", "dataclasses", "functools", "typing"}
-        assert names <= allowed, path
+        language = {"collections", "dataclasses", "functools", "importlib", "typing"}
+        assert names <= language | {"symrun", "torch", "numpy"}, path
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert "nn" not in [alias.name for alias in node.names], path
             assert not (isinstance(node, ast.Attribute) and node.attr == "nn"), path
+
+
+def test_reading_tables_imports_none_of_what_is_slow_to_import():
+    """What `symrun --help`, check and plot need; a process of its own, since tests import torch."""
+    slow = ["torch", "pandas", "scipy", "hydra"]
+    code = "import sys, symrun.cli, symrun.analysis, symrun.figures, symrun.figures.residual;"
+    code += f"print([name for name in {slow} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed.strip() == "[]"
 
 
 def test_figures_never_train():

@@ -1,7 +1,7 @@
 """Where and when a law fails: residual and explained of every layer over training."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,15 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.analysis import Comparison, comparisons
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
-
-if TYPE_CHECKING:
-    from symrun.analysis import Comparison
 
 Array = NDArray[np.float64]
 
@@ -45,8 +43,6 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
     Error: UsageError if the run has fewer than two records, or no law predicts it.
     """
-    from symrun.analysis import comparisons  # it needs torch, which takes seconds to import
-
     (run,) = runs
     info = run.info()
     laws = [law for law in LAWS if law not in info["unpredicted"]]
@@ -81,13 +77,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, group: "Comparison", values: Array, colour: Colour) -> None:
+def _draw(axes: Axes, group: Comparison, values: Array, colour: Colour) -> None:
     drawn = np.where(values > 0, values, np.nan)[:, None]
     if not np.isnan(drawn).all():
         add_lines(axes, group.steps, drawn, colors=[colour], linewidths=0.9)
 
 
-def _colours(groups: Sequence["Comparison"]) -> list[Colour]:
+def _colours(groups: Sequence[Comparison]) -> list[Colour]:
     """The hue of the symmetry, from dark to light with depth."""
     colours = []
     for number, group in enumerate(groups):

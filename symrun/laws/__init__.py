@@ -1,12 +1,17 @@
 """What theory predicts for the conserved quantities: float64 recursions, one law a file."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from symrun.laws.conservation import gradient_flow
-from symrun.laws.discrete import DiscreteLaw
-from symrun.laws.law import SGD, Drive, Law, MomentumDrive
-from symrun.laws.modified_flow import ModifiedFlow
-from symrun.laws.oscillator import Oscillator
-from symrun.laws.propagation import Propagation
-from symrun.laws.sgd import laws_of_sgd
+
+if TYPE_CHECKING:
+    from symrun.laws.discrete import DiscreteLaw
+    from symrun.laws.law import SGD, Drive, Law, MomentumDrive
+    from symrun.laws.modified_flow import ModifiedFlow
+    from symrun.laws.oscillator import Oscillator
+    from symrun.laws.propagation import Propagation
+    from symrun.laws.sgd import laws_of_sgd
 
 __all__ = [
     "SGD",
@@ -20,3 +25,22 @@ __all__ = [
     "gradient_flow",
     "laws_of_sgd",
 ]
+
+# Imported when first asked for: torch takes a second, and reading tables needs none of it.
+_MODULES = {
+    "SGD": "law",
+    "DiscreteLaw": "discrete",
+    "Drive": "law",
+    "Law": "law",
+    "ModifiedFlow": "modified_flow",
+    "MomentumDrive": "law",
+    "Oscillator": "oscillator",
+    "Propagation": "propagation",
+    "laws_of_sgd": "sgd",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
