@@ -79,7 +79,7 @@ class IntegralSGD(torch.optim.SGD):
                 self.state[weight]["integral"] = torch.zeros_like(weight)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             gradients = [weight.grad for weight in weights]
@@ -138,7 +138,7 @@ def reduce_checkpoint(path: Path, groups: Sequence[Group], output: Path) -> dict
         sums["weights"].append(torch.stack(of_weights).sum(0))
         sums["integrals"].append(torch.stack(of_integrals).sum(0))
     arrays = {name: torch.cat(tensors).cpu().numpy() for name, tensors in sums.items()}
-    np.savez(output, **arrays)  # type: ignore[arg-type]
+    np.savez(output, **arrays)
     return arrays
 
 
@@ -220,7 +220,7 @@ class Sides:
         self.torch_sgd.zero_grad()
         with self.training.autocast():
             loss = F.cross_entropy(self.model(self.images), self.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.torch_sgd.step()
 
     def _steps(self, back: bool) -> tuple[float, float, float]:

@@ -57,7 +57,7 @@ def mark(device: torch.device) -> Any:
     """This moment: on a GPU by its own clock, so that nothing waits for it."""
     if device.type == "cpu":
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if cuda else "cpu")
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     convolutions = "tf32" if options.precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = convolutions
     torch.backends.cudnn.benchmark = True
     autocast = torch.autocast(device.type, torch.bfloat16, options.precision == "bf16")
     random.seed(options.seed)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mean, std = (255 * torch.tensor([MEAN, STD], device=device)[..., None, None]).unbind()
 
     model = vgg(options.model, len(dataset.wnids), SIZE, options.width, dropout=0.5)
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(device, memory_format=layout)
     optimizer = torch.optim.SGD(
         model.parameters(), options.lr, weight_decay=options.weight_decay, fused=cuda
     )
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with autocast:
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         marks.append(mark(device))
 

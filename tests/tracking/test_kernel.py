@@ -396,4 +396,6 @@ def test_kernels_compile_for_an_h100_and_four_programs_fit(monkeypatch, tmp_path
     types = {"blocks": "*i64", "terms": "*i32", "partials": "*fp64", "partial_count": "i32"}
     types |= {"slots": "*fp64", "slot_count": "i32"}
     used.append(registers_and_stack(add_partials, types, {"SLOTS": 64, "TERMS": 32}))
+    # 128 registers let 16 warps share a multiprocessor. A thread's sums of one plane, spilled,
+    # would take 32 bytes of stack.
     assert all(registers <= 128 and stack <= 16 for registers, stack in used), used

@@ -21,9 +21,9 @@ def resident_bytes():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_no_growth_over_two_thousand_steps(tmp_path, monkeypatch):
-    """Beside what waits to be written, here a few records. 1500 steps make 150 records of 20 kB
-    each: less is left than half of that, which is the allocators' to keep."""
+def test_no_growth_over_thousands_of_steps(tmp_path, monkeypatch):
+    """Beside what waits to be written, here a few records. 3000 steps make 300 records of 20 kB
+    each: less is left than half of that, 3 MB. Allocators come and go by 1 MB."""
     monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.05)
     model = vgg("vgg11", 10, 64, 0.0625, 0.5)
     groups = find_structure(model, torch.zeros(2, 3, 64, 64))
@@ -34,8 +34,8 @@ def test_no_growth_over_two_thousand_steps(tmp_path, monkeypatch):
     with TableWriter(RunDirectory.create(tmp_path / "run", "")) as writer:
         tracker = Tracker(model, optimizer, groups, laws, writer, 10, sample=50, seed=0)
         optimizer.step()
-        for step in range(2000):
+        for step in range(3500):
             tracker.before_update(step, 0.1)
             if step == 500:
                 early = resident_bytes()
-        assert resident_bytes() - early < 150 * 20_000 // 2
+        assert resident_bytes() - early < 300 * 20_000 // 2
