@@ -1,6 +1,6 @@
 # symrun: run `make` for a list of what there is.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo figures study test lint bench clean
+.PHONY: help venv demo figures study test stress lint bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,6 +34,9 @@ study: venv  ## The tables of docs/laws.md and the figure of BatchNorm's eps; ab
 
 test: venv  ## All tests that run without a GPU
 	$(BIN)/python -m pytest
+
+stress: venv  ## Runs killed 250 times, disks full, 10,000 damaged files; about half an hour
+	$(BIN)/python -m pytest -m slow -s
 
 lint: venv  ## Formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -33,8 +33,9 @@ from symrun.data import load
 from symrun.figures.style import frame, save, styled
 from symrun.launch import compose
 from symrun.symmetry import Group, Symmetry
-from symrun.training.loop import Training, prepare
 from symrun.training.precision import device_title, select_device
+from symrun.training.preparation import prepare
+from symrun.training.update import Training
 
 SETTING = ["model=vgg16_bn", "model.width=0.125", "data=synthetic", "data.image_size=64"]
 BATCH = ["precision=float64", "train.batch_size=16"]

@@ -20,8 +20,8 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.loop import prepare
 from symrun.training.precision import select_device
+from symrun.training.preparation import prepare
 from symrun.training.progress import Scores
 from symrun.training.provenance import describe
 from symrun.training.update import Update

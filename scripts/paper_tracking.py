@@ -44,9 +44,9 @@ from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Group
 from symrun.tracking import Tracker
-from symrun.training.loop import prepare
 from symrun.training.optimizers import laws_of
 from symrun.training.precision import device_title, select_device
+from symrun.training.preparation import prepare
 
 Array = NDArray[np.floating[Any]]
 

@@ -17,7 +17,8 @@ TRAIN_HELP = "train a network and record its conserved quantities (settings: sym
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command and return its exit code: 0, 1 failed, 2 wrong usage, 75 stopped and saved,
+    130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not fit the terminal's encoding
@@ -62,6 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"symrun {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("train", help=TRAIN_HELP, add_help=False)
+
+    resume = commands.add_parser("resume", help="go on with a run that stopped, bit for bit")
+    resume.add_argument("folder", metavar="RUN", type=Path)
+    resume.add_argument(
+        "overrides",
+        metavar="SETTING",
+        nargs="*",
+        help="in place of what the run recorded: device=cpu, data.root=DIR",
+    )
+    resume.add_argument(
+        "--anyway",
+        action="store_true",
+        help="although settings or code have changed, so that it is not what it would have been",
+    )
+    resume.set_defaults(run=_resume)
 
     plot = commands.add_parser("plot", help="draw a figure from the tables of runs")
     figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual"
@@ -123,6 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="machine-readable figures")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from symrun.launch import resume
+
+    with _warnings_in_one_line():
+        resume(options.folder, options.overrides, options.anyway)
+    return 0
 
 
 def _plot(options: argparse.Namespace) -> int:

@@ -6,17 +6,14 @@ setting, the constraint and the value.
 
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from symrun.errors import UsageError
-
-Settings = TypeVar("Settings")
+from symrun.typed import build, build_named
+from symrun.typed import require as require
 
 
 class Precision(Enum):
@@ -36,15 +33,6 @@ class Device(Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-def require(setting: str, holds: bool, constraint: str, value: object) -> None:
-    """Refuse `value` for `setting` unless the constraint holds.
-
-    Error: UsageError, "optim.lr must be > 0, got -0.1".
-    """
-    if not holds:
-        raise UsageError(f"{setting} must be {constraint}, got {value}")
 
 
 MODEL_NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
@@ -217,9 +205,18 @@ OPTIM_CONFIGS: dict[str, type[OptimConfig]] = {
 }
 
 
+class OnDivergence(Enum):
+    """What a loss or a weight that is not finite means for the run."""
+
+    stop = "stop"
+    go_on = "continue"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """`steps`, where given, wins over `epochs`.
+
+    checkpoint_every: updates between checkpoints, of which checkpoint_keep stay.
 
     What makes a step fast can be switched off, or on: channels_last, the layout of images and
     convolutions; data_on_device, the whole data set in the GPU's memory; compile, torch.compile;
@@ -229,15 +226,22 @@ class TrainConfig:
     epochs: int
     steps: int | None
     batch_size: int
+    on_divergence: OnDivergence
+    checkpoint_every: int
+    checkpoint_keep: int
     channels_last: bool
     data_on_device: bool
     compile: bool
     cuda_graph: bool
 
     def __post_init__(self) -> None:
-        require("train.epochs", self.epochs >= 1, ">= 1", self.epochs)
-        require("train.steps", self.steps is None or self.steps >= 1, ">= 1", self.steps)
+        require("train.epochs", 1 <= self.epochs <= 10**7, "in [1, 10000000]", self.epochs)
+        steps = 1 if self.steps is None else self.steps
+        require("train.steps", 1 <= steps <= 10**7, "in [1, 10000000]", self.steps)
         require("train.batch_size", self.batch_size >= 2, ">= 2", self.batch_size)
+        for setting in ("checkpoint_every", "checkpoint_keep"):
+            value = getattr(self, setting)
+            require(f"train.{setting}", value >= 1, ">= 1", value)
 
 
 class Sums(Enum):
@@ -266,14 +270,26 @@ class TrackConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`dir` null: a new folder outputs/<name>/<date and time>."""
+    """`dir` null: a new folder outputs/<name>/<date and time>.
+
+    again: whether a sweep trains members that are finished already.
+    """
 
     name: str
     dir: Path | None
+    again: bool
 
     def __post_init__(self) -> None:
         plain = self.name == Path(self.name).name and self.name not in ("", "..")
         require("run.name", plain, "a name without slashes", repr(self.name))
+
+
+WITHOUT_EFFECT = (
+    *("run.", "device", "data.root", "data.cache", "train.data_on_device", "train.cuda_graph"),
+    *("train.checkpoint_every", "train.checkpoint_keep", "train.on_divergence"),
+)
+"""How settings begin that have no part in what comes out: where data lie and work is done, when a
+run saves and when it stops."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +302,7 @@ class Config:
     run: RunConfig
     precision: Precision
     device: Device
+    deterministic: bool
     seed: int
 
     def __post_init__(self) -> None:
@@ -295,10 +312,10 @@ class Config:
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
-            "data": _build_named(DATA_CONFIGS, settings, "data", "a data set"),
+            "data": build_named(DATA_CONFIGS, settings, "data", "a data set"),
             "optim": optim_config(settings),
         }
-        return _build(cls, {**settings, **typed}, "")
+        return build(cls, {**settings, **typed}, "")
 
     def to_dict(self) -> dict[str, Any]:
         """The same settings as plain JSON values; `from_mapping` reads them back."""
@@ -314,62 +331,28 @@ class Config:
 
         return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
 
+    def differences(self, other: "Config", free: tuple[str, ...] = WITHOUT_EFFECT) -> list[str]:
+        """The settings in which `other` is another, such as "optim.lr 0.1 -> 0.2".
+
+        free: how the names of those begin that may differ.
+        """
+        one, two = flat(self.to_dict()), flat(other.to_dict())
+        return [
+            f"{name} {one.get(name)} -> {two.get(name)}"
+            for name in sorted({*one, *two})
+            if one.get(name) != two.get(name) and not name.startswith(free)
+        ]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 0.1}} as {"optim.lr": 0.1}."""
+    pairs: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        pairs |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return pairs
+
 
 def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
     """The optimiser among the settings of a run. Error: UsageError for the first that is wrong."""
-    return _build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser")
-
-
-def _build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:
-    require(prefix.rstrip("."), isinstance(values, Mapping), "a group of settings", repr(values))
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")
-    for key in hints:
-        if key not in values:
-            raise UsageError(f"the setting {prefix}{key} is missing")
-    return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in hints.items()})
-
-
-def _build_named(
-    kinds: Mapping[str, type[Settings]], settings: Mapping[str, Any], group: str, what: str
-) -> Settings:
-    """The settings of a group that says by its `name` which of several kinds it is."""
-    values = settings.get(group)
-    named = isinstance(values, Mapping) and "name" in values
-    require(group, named, what, repr(values))
-    assert isinstance(values, Mapping)
-    name = str(values["name"])
-    require(f"{group}.name", name in kinds, f"one of {', '.join(kinds)}", name)
-    return _build(kinds[name], values, f"{group}.")
-
-
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
-
-
-def _typed(value: Any, hint: Any, setting: str) -> Any:
-    """`value` as `hint`, losslessly (2 serves as a float, 2.5 does not serve as an int)."""
-    if isinstance(hint, types.UnionType):
-        if value is None and type(None) in hint.__args__:
-            return None
-        hint = next(kind for kind in hint.__args__ if kind is not type(None))
-    if typing.get_origin(hint) is tuple:
-        require(setting, isinstance(value, list | tuple), "a list such as [0.5,0.75]", repr(value))
-        return tuple(_typed(item, typing.get_args(hint)[0], setting) for item in value)
-    if dataclasses.is_dataclass(hint):
-        built_already = dataclasses.is_dataclass(value)
-        return value if built_already else _build(typing.cast(type, hint), value, setting + ".")
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        names = [member.value for member in hint]
-        require(setting, value in names, f"one of {', '.join(names)}", value)
-        return hint(value)
-    allowed = {float: (int, float), Path: (str, Path)}.get(hint, (hint,))
-    fits = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
-    require(setting, fits, _KINDS[hint], repr(value))
-    if hint is not Path:
-        return hint(value)
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{setting}={value} names a home folder that cannot be found") from None
+    return build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser")

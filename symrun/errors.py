@@ -13,11 +13,25 @@ class UsageError(SymrunError, ValueError):
     exit_code = 2
 
 
+class Busy(UsageError):
+    """Another process is writing what this one wanted to write."""
+
+
 class RunError(SymrunError, RuntimeError):
     """A run that had started failed: a full disk, a full memory. Exit code 1."""
+
+
+class Diverged(RunError):
+    """A loss or a weight is not finite any more. Exit code 1."""
 
 
 class Interrupted(SymrunError):
     """The user pressed Ctrl-C. Exit code 130, as shells have it."""
 
     exit_code = 130
+
+
+class Stopped(Interrupted):
+    """A signal asked a run to stop, and all of it is saved. Exit code 75, "try again later"."""
+
+    exit_code = 75

@@ -1,19 +1,24 @@
 """Hydra's side of `symrun train`: from overrides to a typed configuration to a run."""
 
+import copy
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from symrun.config import Config
-from symrun.errors import Interrupted, SymrunError, UsageError
+from symrun.errors import Busy, Interrupted, SymrunError, UsageError
+from symrun.runs.directory import RunDirectory
+from symrun.training.stopping import StopRequest
 
 _PACKAGE = Path(__file__).parent
 
@@ -45,17 +50,22 @@ def launch(arguments: list[str]) -> None:
     """
     failures: list[SymrunError] = []
     composed = False
+    stop = StopRequest()
 
     def one_run(settings: DictConfig) -> None:
         nonlocal composed
         composed = True
-        from symrun.training.loop import train  # torch takes seconds to import
+        from symrun.training.resumption import train_member  # torch takes seconds to import
+        from symrun.training.run import train
 
+        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             config = _typed(settings)
-            path = train(config, warn)
+            path = (train_member if sweep else train)(config, warn, stop)
         except SymrunError as error:
-            sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+            if sweep and isinstance(error, Busy):
+                warn(f"{error}: passed over")
+                return
             if sweep and not isinstance(error, Interrupted):
                 print(f"symrun: {error}", file=sys.stderr)
                 raise  # Hydra goes on with the other members and raises the first at the end
@@ -63,17 +73,16 @@ def launch(arguments: list[str]) -> None:
             if sweep:
                 raise KeyboardInterrupt from None
             return
-        bn = config.model.name.endswith("_bn")
-        quoted = shlex.quote(str(path))
-        figure = f"fig1 {quoted}" if bn else f"fig5 {quoted} RUN_WITH_BN"
-        print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
-        print(path, flush=True)
+        _print_run(path, config)
+        if stop.requested is not None:  # too late for that member, but not for the others
+            raise KeyboardInterrupt
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
     sys.argv = ["symrun train", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     try:
-        main(one_run)()
+        with stop:
+            main(one_run)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(one_line(error)) from None
     except ValueError as error:
@@ -85,6 +94,48 @@ def launch(arguments: list[str]) -> None:
             raise
     if failures:
         raise failures[0]
+
+
+def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
+    """Run `symrun resume`, and print the run's folder on standard output.
+
+    overrides: of the settings that the run recorded. anyway: also where it becomes another run.
+    Error: UsageError for a run or an override that cannot be used; else what the run raised.
+    """
+    run = RunDirectory.open(folder)
+    config = Config.from_mapping(_overridden(run.info()["config"], overrides))
+    with StopRequest() as stop:
+        from symrun.training.resumption import resume  # torch takes seconds to import
+
+        _print_run(resume(run, config, anyway, warn, stop), config)
+
+
+def _overridden(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`settings` with single values replaced, as Hydra would: optim.lr=0.1."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UsageError(one_line(error)) from None
+    settings = copy.deepcopy(settings)
+    for override in parsed:
+        if override.is_add() or override.is_delete() or override.is_sweep_override():
+            raise UsageError(f"{override.input_line}: resume takes settings such as device=cpu")
+        *groups, name = override.key_or_group.split(".")
+        group: Any = settings
+        for key in groups:
+            group = group.get(key) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or name not in group:
+            raise UsageError(f"{override.input_line}: the run has no such setting")
+        group[name] = override.value()
+    return settings
+
+
+def _print_run(path: Path, config: Config) -> None:
+    bn = config.model.name.endswith("_bn")
+    quoted = shlex.quote(str(path))
+    figure = f"fig1 {quoted}" if bn else f"fig5 {quoted} RUN_WITH_BN"
+    print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
+    print(path, flush=True)
 
 
 def warn(message: str) -> None:

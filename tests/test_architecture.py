@@ -27,6 +27,7 @@ LAYERS = [
     "runs",
     "schedule",
     "config",
+    "typed",
     "symmetry",
     "laws",
     "files",

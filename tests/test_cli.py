@@ -169,6 +169,6 @@ def test_stopped_in_the_middle(tmp_path, kind):
     after = pd.read_parquet(units)
     assert len(after) >= len(during) > 0
     if kind is signal.SIGINT:
-        assert process.returncode == 130
-        assert re.search(r"^symrun: interrupted; .*readable in run$", err, re.MULTILINE)
+        assert process.returncode == 75
+        assert re.search(r"^symrun: stopped by SIGINT .* symrun resume run$", err, re.MULTILINE)
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"

@@ -30,7 +30,7 @@ from symrun.launch import compose, configs
         ("optim.schedule=multistep", "optim.milestones must be given with"),
         ("optim.name=adagrad", "optim.name must be one of sgd, adam, adamw, rmsprop, got adagrad"),
         ("optim=adagrad", "adagrad"),
-        ("train.steps=0", "train.steps must be >= 1, got 0"),
+        ("train.steps=0", "train.steps must be in [1, 10000000], got 0"),
         ("train.epochs=1.5", "train.epochs must be an integer, got 1.5"),
         ("train.batch_size=1", "train.batch_size must be >= 2, got 1"),
         ("track.every=0", "track.every must be >= 1, got 0"),

@@ -3,28 +3,33 @@
 import pandas as pd
 import pytest
 import torch
+from killing import tables
 
 from symrun.analysis import agreement
+from symrun.config import Config
 from symrun.data import load
+from symrun.errors import Stopped
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.graph import own_stream
-from symrun.training.loop import prepare, train
 from symrun.training.optimizers import laws_of
-from symrun.training.progress import Scores
+from symrun.training.preparation import prepare
+from symrun.training.progress import Progress, Scores
+from symrun.training.resumption import resume
+from symrun.training.run import train
+from symrun.training.stopping import StopRequest
 from symrun.training.update import Update
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
 SMALL = ["data=synthetic", "model=vgg11_bn", "model.width=0.125", "device=cuda", "train.steps=40"]
-SMALL += ["train.batch_size=64"]  # 32 batches an epoch, the last of 16
+SMALL += ["deterministic=true", "train.batch_size=64"]  # 32 batches an epoch, the last of 16
 
 
 @pytest.fixture(autouse=True)
 def _deterministic():
-    torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
     torch.cuda.set_sync_debug_mode("default")
@@ -128,3 +133,24 @@ def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
                 early = torch.cuda.memory_allocated()
         assert torch.cuda.max_memory_allocated() - before < 64 * 2**20
         assert torch.cuda.memory_allocated() <= early
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("optim", OPTIMISERS)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
+    settings = [*SMALL, *optim, *how]
+    whole = train(compose([*settings, f"run.dir={tmp_path}/whole"]), print)
+    stop, updated = StopRequest(), Progress.updated
+
+    def signalled(self, images):
+        updated(self, images)
+        stop.requested = "SIGTERM" if self.updates == 17 else stop.requested
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "updated", signalled)
+        with pytest.raises(Stopped):
+            train(compose([*settings, f"run.dir={tmp_path}/run"]), print, stop)
+    run = RunDirectory.open(tmp_path / "run")
+    resume(run, Config.from_mapping(run.info()["config"]), False, print)
+    for name, frame in tables(whole).items():
+        pd.testing.assert_frame_equal(frame, tables(run.path)[name], check_exact=True)

@@ -133,8 +133,23 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             steps,
             measured,
             values["magnitude"],
-            gradient_flow(measured[0], flow_times[steps], degree, weight_decay),
+            gradient_flow(measured[0], at_steps(flow_times, steps, run), degree, weight_decay),
             {law: values[law] for law in laws},
             diverged,
         )
         del curves, values, measured  # the next group's would lie beside them
+
+
+def at_steps(flow_times: Array, steps: NDArray[np.int64], run: RunDirectory) -> Array:
+    """The times of recorded `steps`, out of those of all steps that the run was to make.
+
+    Error: UsageError if tables and run.json do not belong together, or times are not finite.
+    """
+    planned = len(flow_times) - 1
+    if steps[0] < 0 or steps[-1] > planned:
+        reach = f"from step {steps[0]} to {steps[-1]}"
+        raise UsageError(f"{run.path}: the tables go {reach}, run.json plans {planned} steps")
+    recorded: Array = flow_times[steps]
+    if not np.isfinite(recorded).all():
+        raise UsageError(f"{run.path}: with its optim.lr the time, sum of lr, is not finite")
+    return recorded

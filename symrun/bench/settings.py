@@ -9,8 +9,8 @@ from hydra.errors import HydraException
 from symrun.config import Config, SyntheticConfig, require
 from symrun.errors import UsageError
 from symrun.launch import compose, one_line
-from symrun.training.loop import require_runnable
 from symrun.training.precision import select_device
+from symrun.training.preparation import require_runnable
 
 _COMMON = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
 _ON_CPU = ["model.width=0.25", "train.batch_size=128"]

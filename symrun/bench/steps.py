@@ -20,8 +20,8 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Observation, Tracker
 from symrun.training.graph import own_stream
-from symrun.training.loop import make_tracker, prepare
 from symrun.training.precision import device_title, select_device
+from symrun.training.preparation import make_tracker, prepare
 from symrun.training.progress import Scores
 from symrun.training.update import Training, Update
 

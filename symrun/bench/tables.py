@@ -24,9 +24,9 @@ from symrun.errors import RunError
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
-from symrun.training.loop import make_tracker, prepare
 from symrun.training.optimizers import laws_of
 from symrun.training.precision import select_device, with_precision
+from symrun.training.preparation import make_tracker, prepare
 from symrun.training.provenance import describe
 from symrun.training.update import Training
 

@@ -15,8 +15,8 @@ from symrun.data import Batches, Dataset, load
 from symrun.errors import UsageError
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
-from symrun.training.loop import prepare
 from symrun.training.precision import device_title, memory_in_one_line, select_device
+from symrun.training.preparation import prepare
 
 DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
@@ -81,7 +81,7 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
         try:
             network.training.model.load_state_dict(state_dict)
         except RuntimeError:
-            where = run.checkpoints / f"weights-{step}.pt"
+            where = run.checkpoint(step)
             raise UsageError(f"{where} does not fit the network of {run.run_json}") from None
         yield network.report(step, f"after step {step}")
 

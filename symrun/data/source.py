@@ -1,30 +1,35 @@
-"""Where Tiny ImageNet's files are read from: the zip, its download, or an unpacked folder."""
+"""Where Tiny ImageNet's files are read from: the zip, or an unpacked folder."""
 
 import hashlib
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from io import BufferedReader, FileIO
 from pathlib import Path
 
-from torch.hub import download_url_to_file
-
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
 
-URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 FOLDER = "tiny-imagenet-200"
 SPLITS = ("train", "val")
 
-# The largest genuine file of train/ and val/ has 347 kB; more is no 64x64 image but a mistake, or
-# an archive made to fill the memory.
+# Of the genuine archive, the largest file of train/ and val/ has 347 kB, there are 110,201 of
+# them, and the list of all members has 15 MB. Far more is a mistake, or made to fill the memory
+# or the disk.
 _MAX_FILE_BYTES = 2**20
+_MAX_FILES = 2**18
+_MAX_LIST_BYTES = 2**25
 _LEAVES_THE_ARCHIVE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+_OFFICIAL = "use the official archive: leave data.root out to download it"
+
+
+def in_one_line(text: object) -> str:
+    """`text` from outside, fit for a message: no line breaks, no control codes, some end."""
+    shown = str(text)
+    shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)
 
 
 @dataclass(frozen=True)
@@ -40,67 +45,63 @@ class Source:
     contents: Callable[[str], bytes]
 
     def __post_init__(self) -> None:
+        if len(self.files) > _MAX_FILES:
+            many = f"{self.called('')} holds {len(self.files)} files in train/ and val/"
+            raise UsageError(f"{many}, more than the {_MAX_FILES} that are allowed: {_OFFICIAL}")
         for name, (size, _) in self.files.items():
             if size > _MAX_FILE_BYTES:
                 limit = f"more than the {_MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
-                raise UsageError(f"{self.where}{name} has {size} bytes, {limit}: replace it")
+                raise UsageError(f"{self.called(name)} has {size} bytes, {limit}: replace it")
 
     @property
     def key(self) -> str:
         """Names the content: another source with the same key decodes to the same images."""
         return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
 
+    def called(self, name: str) -> str:
+        """What to call a file in a message."""
+        return in_one_line(self.where + name)
+
     def read(self, name: str) -> bytes:
         """Error: UsageError if there is no such file or it cannot be read."""
         if name not in self.files:
-            raise UsageError(f"{self.where}{name} is missing: fetch the data set again")
+            raise UsageError(f"{self.called(name)} is missing: fetch the data set again")
         try:
             return self.contents(name)
-        except _UNREADABLE as error:
-            raise UsageError(f"{self.where}{name} cannot be read: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # zipfile meets damage with errors of a dozen types
+            problem = in_one_line(error) or type(error).__name__
+            raise UsageError(f"{self.called(name)} cannot be read: {problem}") from None
 
 
-def open_source(root: Path) -> Source:
+@contextmanager
+def open_source(root: Path) -> Iterator[Source]:
     """The zip or the folder at `root`: tiny-imagenet-200 itself, or the folder it lies in.
 
     Error: UsageError if there is neither, or the zip is damaged or unsafe.
     """
-    try:
-        if not root.exists():
-            remedy = f"give {FOLDER}.zip or its unpacked folder, or leave data.root out to download"
-            raise UsageError(f"data.root={root} does not exist: {remedy}")
-        return _open_folder(root) if root.is_dir() else _open_zip(root)
-    except OSError as error:
-        raise UsageError(f"data.root={root} cannot be read: {error}") from None
-
-
-def download(cache: Path) -> Path:
-    """The official zip in `cache`, fetched and verified unless it is there already.
-
-    Error: UsageError if it cannot be fetched or stored, or is not the file it should be.
-    """
-    archive = cache / f"{FOLDER}.zip"
-    alternative = f"give the zip or its unpacked folder with data.root=DIR ({URL})"
-    try:
-        if archive.exists():
-            return archive
-        with complete_or_absent(archive) as draft:
-            download_url_to_file(URL, str(draft))
-            with open(draft, "rb") as file:
-                digest = hashlib.file_digest(file, "md5").hexdigest()
-            if digest != MD5:
-                wrong = f"the download of {archive.name} has MD5 {digest} instead of {MD5}"
-                raise UsageError(f"{wrong}: try again, or {alternative}")
-    except (OSError, HTTPException) as error:
-        failed = f"{archive.name} cannot be downloaded into data.cache={cache} ({error})"
-        raise UsageError(f"{failed}: {alternative}") from None
-    return archive
+    given = f"data.root={in_one_line(root)}"
+    with ExitStack() as opened:
+        try:
+            if not root.exists():
+                remedy = f"give {FOLDER}.zip or its unpacked folder, or leave it out to download"
+                raise UsageError(f"{given} does not exist: {remedy}")
+            source = _open_folder(root) if root.is_dir() else _open_zip(root, opened)
+        except OSError as error:
+            raise UsageError(f"{given} cannot be read: {in_one_line(error)}") from None
+        yield source
 
 
 def _open_folder(root: Path) -> Source:
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     files = {name: stamp for split in SPLITS for name, stamp in _stamps(base / split, split)}
-    return Source(files, f"{base}/", lambda name: (base / name).read_bytes())
+
+    def contents(name: str) -> bytes:
+        with open(base / name, "rb") as file:
+            return file.read(_MAX_FILE_BYTES)  # it may have grown
+
+    return Source(files, f"{base}/", contents)
 
 
 def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -109,22 +110,18 @@ def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int
     for entry in os.scandir(folder):
         if entry.is_dir():
             yield from _stamps(entry.path, f"{name}/{entry.name}")
-        else:
+        elif entry.is_file():  # a pipe or a device might never end
             status = entry.stat()
             yield f"{name}/{entry.name}", (status.st_size, status.st_mtime_ns)
 
 
-def _open_zip(path: Path) -> Source:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        remedy = "remove it and fetch it again"
-        raise UsageError(f"{path} is not a zip archive, or is cut short: {remedy}") from None
+def _open_zip(path: Path, opened: ExitStack) -> Source:
+    archive = opened.enter_context(_archive(path, opened))
     members = archive.infolist()
     for member in members:
         if _LEAVES_THE_ARCHIVE.search(member.filename):
-            remedy = "use the archive from " + URL
-            raise UsageError(f"{path}!{member.filename} points outside of the archive: {remedy}")
+            culprit = in_one_line(f"{path}!{member.filename}")
+            raise UsageError(f"{culprit} points outside of the archive: {_OFFICIAL}")
     within = f"{FOLDER}/"
     prefix = within if any(member.filename.startswith(within) for member in members) else ""
     files = {
@@ -133,4 +130,38 @@ def _open_zip(path: Path) -> Source:
         if member.filename.startswith(tuple(f"{prefix}{split}/" for split in SPLITS))
         and not member.is_dir()
     }
-    return Source(files, f"{path}!{prefix}", lambda name: archive.read(prefix + name))
+    return Source(files, f"{path}!{prefix}", lambda name: _member(archive, prefix + name))
+
+
+def _archive(path: Path, opened: ExitStack) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(opened.enter_context(_ZipReader(FileIO(path))))
+    except (OSError, UsageError, MemoryError):
+        raise
+    except Exception:  # zipfile meets damage with errors of a dozen types
+        problem = "is not a zip archive, or is cut short: remove it and fetch it again"
+        raise UsageError(f"{in_one_line(path)} {problem}") from None
+
+
+class _ZipReader(BufferedReader):
+    """A file from which zipfile can read no list of members that would fill the memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_LIST_BYTES:
+            limit = f"{size} bytes, more than the {_MAX_LIST_BYTES} that are allowed"
+            raise UsageError(
+                f"{in_one_line(self.name)}: the list of its members has {limit}: {_OFFICIAL}"
+            )
+        return super().read(size)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """As many bytes as the archive claims, which `Source` has limited, whatever else is packed.
+
+    Not by archive.read, nor with methods besides these two: both unpack all before they cut.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"it is compressed by method {member.compress_type}, not by deflate")
+    with archive.open(member) as file:
+        return file.read(member.file_size)

@@ -6,6 +6,8 @@
 Source: Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge (CS231n).
 """
 
+import math
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from tqdm import tqdm
 
 from symrun.config import TinyImageNetConfig
 from symrun.data.dataset import Dataset, Split
-from symrun.data.source import SPLITS, Source, download, open_source
+from symrun.data.download import download
+from symrun.data.source import SPLITS, Source, in_one_line, open_source
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.files import complete_or_absent, locked, sweep_drafts
 
 IMAGE_SHAPE = (3, 64, 64)
 
@@ -34,17 +37,16 @@ def tiny_imagenet(config: TinyImageNetConfig) -> Dataset:
 
     Error: UsageError naming the file that is missing or damaged, or the setting to change.
     """
-    source = open_source(config.root or download(config.cache))
-    decoded = config.cache / f"tiny_imagenet-{source.key}"
-    try:
-        if not decoded.exists():
-            _decode(source, decoded)
-    except OSError as error:
-        remedy = "choose a folder to write to with data.cache=DIR (1.4 GB for 200 classes)"
-        raise UsageError(
-            f"data.cache={config.cache} cannot be written: {error}: {remedy}"
-        ) from None
-    train, val = (_decoded(decoded, split) for split in SPLITS)
+    with open_source(config.root or download(config.cache)) as source:
+        decoded = config.cache / f"tiny_imagenet-{source.key}"
+        try:
+            if not decoded.exists():
+                _decode_once(source, decoded)
+        except OSError as error:
+            failed = f"data.cache={in_one_line(config.cache)} cannot be written"
+            remedy = "choose a folder to write to with data.cache=DIR (1.4 GB for 200 classes)"
+            raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}") from None
+    train, val = _splits(decoded)
     return Dataset(
         title="Tiny ImageNet",
         synthetic=False,
@@ -68,16 +70,15 @@ def _samples(source: Source) -> dict[str, list[Sample]]:
             if name.endswith(".JPEG"):
                 images.append(name)
     if len(images_of) < 2:
-        found = f"{source.where}train holds {len(images_of)} classes, but 2 are needed"
+        found = f"{source.called('train')} holds {len(images_of)} classes, but 2 are needed"
         raise UsageError(f"{found}: give the zip or the folder of Tiny ImageNet as data.root")
 
     labels = {wnid: label for label, wnid in enumerate(sorted(images_of))}
     for wnid in labels:
         _require_listed(source, wnid)
         if not images_of[wnid]:
-            raise UsageError(
-                f"{source.where}train/{wnid} holds no images: fetch them, or remove it"
-            )
+            empty = source.called(f"train/{wnid}")
+            raise UsageError(f"{empty} holds no images: fetch them, or remove it")
     train = [(name, label) for wnid, label in labels.items() for name in images_of[wnid]]
     return {"train": train, "val": _val_samples(source, labels)}
 
@@ -98,7 +99,7 @@ def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
     annotations = "val/val_annotations.txt"
     rows = _rows(source, annotations)
     if any(len(row) < 2 for row in rows):
-        raise UsageError(f"{source.where}{annotations} has a line without a class: replace it")
+        raise UsageError(f"{source.called(annotations)} has a line without a class: replace it")
     annotated = [(f"val/images/{file}", wnid) for file, wnid, *_ in rows]
     if all(wnid in labels for _, wnid in annotated):
         for name, _ in annotated:
@@ -107,22 +108,31 @@ def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
         (name, labels[wnid]) for name, wnid in annotated if wnid in labels and name in source.files
     ]
     if not samples:
-        raise UsageError(
-            f"{source.where}val/images holds no image of a class in train/: fetch some"
-        )
+        empty = source.called("val/images")
+        raise UsageError(f"{empty} holds no image of a class in train/: fetch some")
     return samples
 
 
 def _require(source: Source, name: str, listing: str) -> None:
     if name not in source.files:
-        remedy = "fetch the data set again"
-        raise UsageError(f"{source.where}{name} is missing, but {listing} lists it: {remedy}")
+        problem = f"is missing, but {in_one_line(listing)} lists it: fetch the data set again"
+        raise UsageError(f"{source.called(name)} {problem}")
 
 
 def _rows(source: Source, name: str) -> list[list[str]]:
     """The columns of each line of a text file."""
     text = source.read(name).decode(errors="replace")
     return [line.split("\t") for line in text.splitlines()]
+
+
+def _decode_once(source: Source, folder: Path) -> None:
+    """Make the decoded images, unless another process does so meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # One lock for all sources: whoever holds it knows that every draft is of a killed process.
+    with locked(folder.parent / ".tiny_imagenet.lock", wait=True):
+        if not folder.exists():
+            sweep_drafts(folder.parent, "tiny_imagenet-*")
+            _decode(source, folder)
 
 
 def _decode(source: Source, folder: Path) -> None:
@@ -150,23 +160,80 @@ def _decode(source: Source, folder: Path) -> None:
 
 def _pixels(source: Source, name: str) -> bytes:
     """One image, decoded: uint8 [3, 64, 64] as bytes; a grey one gets three equal channels."""
+    content = source.read(name)
     try:
-        with Image.open(BytesIO(source.read(name)), formats=["JPEG"]) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),  # on a hostile image, or an odd one
+            Image.open(BytesIO(content), formats=["JPEG"]) as image,
+        ):
             # Known before it is decoded: a few bytes can claim an image that fills the memory.
             if image.size == IMAGE_SHAPE[1:]:
                 return np.asarray(image.convert("RGB")).transpose(2, 0, 1).tobytes()
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except MemoryError:
+        raise
+    except Exception:  # Pillow meets damage with errors of a dozen types
         pass
     what = "is not a JPEG of 64x64 pixels, or is damaged or cut short"
-    raise UsageError(f"{source.where}{name} {what}: replace it")
+    raise UsageError(f"{source.called(name)} {what}: replace it")
 
 
-def _decoded(folder: Path, split: str) -> Split:
+def _splits(folder: Path) -> tuple[Split, Split]:
+    """train/ and val/ as `_decode` left them.
+
+    A flipped bit among the pixels goes unnoticed: to look for one would take reading all 1.4 GB
+    at every start.
+
+    Error: UsageError if anything else is damaged.
+    """
+    train, val = (_split(folder, split) for split in SPLITS)
+    # In train/, where no class is empty, the labels count upwards.
+    steps = train.labels.diff(prepend=train.labels.new_zeros(1))
+    if train.labels[0] != 0 or not ((steps == 0) | (steps == 1)).all():
+        raise _damaged(folder, "train")
+    if val.labels.min() < 0 or val.labels.max() > train.labels[-1]:
+        raise _damaged(folder, "val")
+    return train, val
+
+
+def _split(folder: Path, split: str) -> Split:
     try:
-        # Copy on write, since torch wants an array that it may write to.
-        images = np.load(folder / f"{split}_images.npy", mmap_mode="c")
-        labels = np.load(folder / f"{split}_labels.npy")
-    except (OSError, EOFError, ValueError):
-        remedy = "remove it, and the images are decoded again"
-        raise UsageError(f"{folder} holds damaged {split} images: {remedy}") from None
-    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+        images = _array(folder / f"{split}_images.npy", np.uint8, IMAGE_SHAPE)
+        labels = _array(folder / f"{split}_labels.npy", np.int64, ())
+    except OSError as error:
+        remedy = "remove the folder, and the images are decoded again"
+        where = in_one_line(folder)
+        raise UsageError(f"{where} cannot be read: {in_one_line(error)}: {remedy}") from None
+    except MemoryError:
+        raise
+    except Exception:  # numpy meets damage with errors of some types
+        raise _damaged(folder, split) from None
+    if len(images) != len(labels):
+        raise _damaged(folder, split)
+    return Split(images, labels)
+
+
+def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> torch.Tensor:
+    """The array [images, *shape] in a .npy file, mapped into memory.
+
+    Only what `_decode` writes is looked at further: objects, which unpickling would run, and
+    headers of version 2, which may claim any length, never are.
+
+    Error: ValueError and others for any other content.
+    """
+    # numpy warns of headers that it could mend.
+    with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the header")
+        claimed, fortran_order, found = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    if claimed[1:] != shape or fortran_order or found != dtype or claimed[0] < 1:
+        raise ValueError("another kind of array")
+    if path.stat().st_size != offset + math.prod(claimed) * found.itemsize:
+        raise ValueError("too short or too long")
+    # Copy on write, since torch wants an array that it may write to.
+    return torch.from_numpy(np.memmap(path, dtype, "c", offset, claimed))
+
+
+def _damaged(folder: Path, split: str) -> UsageError:
+    remedy = "remove it, and the images are decoded again"
+    return UsageError(f"{in_one_line(folder)} holds damaged {split} images: {remedy}")

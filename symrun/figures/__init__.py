@@ -6,7 +6,6 @@ from typing import Protocol
 
 from matplotlib.figure import Figure
 
-from symrun.config import optim_config
 from symrun.errors import UsageError
 from symrun.figures import fig1, fig2, fig3, fig4, fig5, phase, residual, seeds
 from symrun.figures.grid import Grid
@@ -80,8 +79,6 @@ def plot(
             raise UsageError(f"--format must be some of {', '.join(FORMATS)}, got {name!r}")
     given = [RunDirectory.open(path) for path in paths]
     runs = select_runs(figure, given)
-    for run in runs:
-        optim_config(run.info()["config"])  # captions and time axes take it as it stands
     if out is None:
         out = (given or runs)[0].figures if runs else OUTPUTS / "figures"
     return save(module.draw(runs), out, figure, formats)

@@ -60,7 +60,8 @@ class Grid:
     def _shown(self, info: Info) -> str | None:
         if self.symmetry is None:
             return next(iter(with_layers(info)), None)
-        return self.symmetry if groups_of(info, self.symmetry) else None
+        drawn = _last_layer(info) if self.symmetry == _LAST else groups_of(info, self.symmetry)
+        return self.symmetry if drawn else None
 
     @styled
     def draw(self, runs: Sequence[RunDirectory]) -> Figure:
@@ -148,8 +149,13 @@ def _draw_panel(axes: Axes, info: Info, curves: LayerSums, symmetry: str) -> Non
 
 def _columns(run: RunDirectory) -> LayerSums:
     """The first columns of the last layer, each as a layer of its own."""
-    groups = run.info()["groups"]
-    group = next(g["group"] for g in groups if g["symmetry"] == _LAST and g["units"] > 1)
+    group = _last_layer(run.info())[0]
     curves = drawable(run, unit_curves(run, _LAST, group, ["measured", "flow"]))
     measured, flow = (curves.values[name][:, :_COLUMNS_SHOWN] for name in ("measured", "flow"))
     return LayerSums([group] * measured.shape[1], curves.steps, measured, flow)
+
+
+def _last_layer(info: Info) -> list[str]:
+    """The group of its columns, if there is one; a bias is a group of a single unit."""
+    groups = info["groups"]
+    return [row["group"] for row in groups if row["symmetry"] == _LAST and row["units"] > 1]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from symrun.figures.style import drawable
 from symrun.runs.directory import RunDirectory
-from symrun.runs.tables import unit_curves
+from symrun.runs.tables import Curves, unit_curves
 
 Array = NDArray[np.float64]
 
@@ -48,14 +48,19 @@ def layer_sums(run: RunDirectory, symmetry: str) -> LayerSums:
     Error: UsageError if the run has fewer than two records.
     """
     groups = groups_of(run.info(), symmetry)
-    curves = [
-        drawable(run, unit_curves(run, symmetry, group, ["measured", "flow"])) for group in groups
-    ]
+    columns = ("measured", "flow")
+    steps: list[NDArray[np.int64]] = []
+    sums: list[list[Array]] = []
+    for group in groups:
+        curves = unit_curves(run, symmetry, group, columns)
+        steps.append(curves.steps)
+        sums.append([curves.values[column].sum(axis=1) for column in columns])
+    common = min(map(len, steps))  # a run that goes on has written more meanwhile
     measured, flow = (
-        np.stack([curve.values[column].sum(axis=1) for curve in curves], axis=1)
-        for column in ("measured", "flow")
+        np.stack([curve[:common] for curve in column], axis=1) for column in zip(*sums, strict=True)
     )
-    return LayerSums(groups, curves[0].steps, measured, flow)
+    shown = drawable(run, Curves(steps[0][:common], {"measured": measured, "flow": flow}))
+    return LayerSums(groups, shown.steps, shown.values["measured"], shown.values["flow"])
 
 
 def depth_colours(count: int) -> Array:

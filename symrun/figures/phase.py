@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.analysis.comparison import at_steps
 from symrun.config import SgdConfig, optim_config
 from symrun.figures.captions import captions, law_label, settings
 from symrun.figures.layers import (
@@ -62,7 +63,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     caption = captions([(info, int(curves.steps[-1]))])
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)
-    clock = _Clock(info)
+    clock = _Clock(run)
     clock.draw(left, sums.steps, sums.measured, sums.flow, depth_colours(len(sums.groups)))
     units_drawn = measured[:, units], flow[:, units], unit_colours(len(units))
     clock.draw(right, curves.steps, *units_drawn)
@@ -84,8 +85,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 class _Clock:
     """Time and pace of a run's optimiser, in which velocities are drawn."""
 
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, run: RunDirectory) -> None:
+        info = run.info()
         optim = optim_config(info["config"])
+        self._run = run
         self._times = times(optim, planned_steps(info))
         is_sgd = isinstance(optim, SgdConfig)
         self.decay = 2 * optim.weight_decay * pace(optim) if is_sgd else 0.0
@@ -94,7 +97,7 @@ class _Clock:
         self, axes: Axes, steps: NDArray[np.int64], measured: Array, flow: Array, colours: Array
     ) -> None:
         """measured, flow [records, lines]; colours [lines, 4]."""
-        recorded = self._times[steps]
+        recorded = at_steps(self._times, steps, self._run)
         # Apart in time: where the learning rate has gone, a difference is the table's rounding.
         part = np.floor(recorded / recorded[-1] * _MOST_POINTS)
         _, kept = np.unique(part, return_index=True)

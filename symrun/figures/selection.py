@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
 from symrun.runs.directory import OUTPUTS, RunDirectory
 
@@ -106,7 +107,7 @@ class Family:
             info = run.info()
             if "groups" not in info or not self.fits(info):
                 continue
-            value = repr(_flat(info["config"][self.varied]))
+            value = repr(flat({self.varied: info["config"][self.varied]}))
             for first, members in families:
                 if self._difference(first, info) is None and same_name(first, info):
                     members.setdefault(value, run)
@@ -131,31 +132,27 @@ class Family:
 
     def _difference(self, one: Info, other: Info) -> str | None:
         """A setting in which two runs differ and may not."""
-        settings, others = _flat(one["config"]), _flat(other["config"])
+        settings, others = flat(one["config"]), flat(other["config"])
         for name in sorted(settings.keys() | others.keys()):
-            free = name.split(".")[0] in (self.varied, "run", "device") or name in _FREE
+            free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
                 return name
-        return None if one["dataset"] == other["dataset"] else "the images of its data set"
+        for part, what in _ALIKE.items():
+            if one[part] != other[part]:
+                return what
+        return None
 
 
-_FREE = (
-    *("data.root", "data.cache"),
-    *("train.data_on_device", "train.cuda_graph", "track.sums"),
-)
-"""Where data lie and work is done; it has no part in what comes out."""
+_FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
+"""Runs may differ in them and still belong together."""
+
+_ALIKE = {
+    "dataset": "the images of its data set",
+    **dict.fromkeys(("model", "layers", "groups"), "its network"),
+}
+"""What else is the same in runs that belong together."""
 
 
 def _same_name(one: Info, other: Info) -> bool:
     """Whether two runs come from experiments of one name: not all in outputs/ belong together."""
     return bool(one["config"]["run"]["name"] == other["config"]["run"]["name"])
-
-
-def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
-    if not isinstance(settings, dict):
-        return {prefix: settings}
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat

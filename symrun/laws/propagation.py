@@ -43,6 +43,11 @@ class Propagation:
         self._prepared: tuple[float, bool] | None = None
 
     @property
+    def state(self) -> Tensor:
+        """All that the laws carry along, [rows, units]: in place, and to be set so."""
+        return self._state
+
+    @property
     def predicted(self) -> dict[str, Tensor]:
         """Q by law, each [units]: views of the state, which `advance` changes."""
         return {name: self._state[rows.start] for name, rows in self._rows.items()}

@@ -1,11 +1,13 @@
-"""The weights of a network, saved beside the tables of its run: RUN/checkpoints/weights-<step>.pt.
+"""All that a run needs to go on, saved beside its tables: RUN/checkpoints/step-<step>.pt.
 
-Each file is complete or absent, and is read without running code that it may hold.
+Each file is complete or absent, is read without running code that it may hold, and is used only if
+its checksums are right. It holds a dictionary; "model" are the weights, as `model.state_dict()`
+gave them after `step` updates.
 """
 
-import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -13,57 +15,86 @@ from torch import Tensor
 
 from symrun.errors import RunError, UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.directory import RunDirectory
+from symrun.runs.directory import SCHEMA, RunDirectory
 
-_NAME = re.compile(r"weights-(0|[1-9][0-9]*)\.pt")
+Content = dict[str, Any]
 
 
-def save_weights(run: RunDirectory, step: int, state_dict: Mapping[str, Any]) -> None:
-    """Save what `model.state_dict()` gave after `step` updates, in place of what was saved there.
+def save_checkpoint(run: RunDirectory, step: int, content: Mapping[str, Any], keep: int) -> None:
+    """Save what a run is after `step` updates: tensors, numbers, texts, lists and dictionaries.
+    Then remove all but the `keep` last checkpoints.
 
-    Error: RunError if the disk refuses.
-    Example: save_weights(run, 800, model.state_dict())
+    Error: RunError, and no such checkpoint, if the disk refuses.
+    Example: save_checkpoint(run, 800, {"model": model.state_dict()}, keep=2)
     """
-    path = run.checkpoints / f"weights-{step}.pt"
+    path = run.checkpoint(step)
     try:
-        with complete_or_absent(path) as draft:
-            torch.save(dict(state_dict), draft)
+        with complete_or_absent(path) as draft, open(draft, "wb") as file:
+            torch.save({"schema": SCHEMA, "step": step, **content}, file)
+        for older in run.checkpointed()[keep:]:
+            run.checkpoint(older).unlink()
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunError(f"{path} cannot be written: {reason}") from None
 
 
+def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]:
+    """The checkpoints of a run, the last first: step, and content or what is wrong with it.
+
+    The tensors lie in the CPU's memory, in the type they had.
+    """
+    for step in run.checkpointed():
+        try:
+            yield step, _content(run.checkpoint(step), step)
+        except UsageError as error:
+            yield step, error
+
+
 def latest_weights(run: RunDirectory) -> tuple[int, dict[str, Tensor]] | None:
     """The weights saved after the most updates, and their number; None if none were saved.
 
-    The tensors lie in the CPU's memory, in the type they had.
-
-    Error: UsageError if the file is damaged, holds something else, or cannot be read.
+    Error: UsageError if that file is damaged, holds something else, or cannot be read.
     Example: step, state_dict = latest_weights(RunDirectory.open("outputs/mine")) or (0, {})
     """
-    names = (_NAME.fullmatch(path.name) for path in run.checkpoints.glob("*"))
-    steps = [int(name[1]) for name in names if name]
-    if not steps:
-        return None
-    step = max(steps)
-    path = run.checkpoints / f"weights-{step}.pt"
+    for step, content in checkpoints(run):
+        if isinstance(content, UsageError):
+            raise content
+        state_dict = content.get("model")
+        if not isinstance(state_dict, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor)
+            for name, value in state_dict.items()
+        ):
+            raise UsageError(f"{run.checkpoint(step)} holds no weights: remove it to go without")
+        return step, state_dict
+    return None
+
+
+def _content(path: Path, step: int) -> Content:
+    """Error: UsageError unless `path` holds a whole checkpoint of `step` that this symrun reads."""
     try:
         with open(path, "rb") as file:
-            state_dict = _loaded(file)
+            content = _loaded(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if not isinstance(state_dict, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state_dict.items()
-    ):
-        raise UsageError(f"{path} is damaged, or holds no weights: remove it to go without")
-    return step, state_dict
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is damaged, or is no checkpoint: remove it to go without")
+    schema = content.get("schema")
+    if schema != SCHEMA:
+        raise UsageError(f"{path} has schema {schema!r:.20}; this symrun reads {SCHEMA}")
+    if content.get("step") != step:
+        raise UsageError(f"{path} holds another step than its name says: remove it to go without")
+    return content
 
 
 def _loaded(file: IO[bytes]) -> Any:
     """What torch saved in `file`; None if that is damaged."""
     try:
+        archive = zipfile.ZipFile(file)
+        # What torch saves is not packed: a packed archive could unpack without bound
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            return None
         # torch reads on where a bit has flipped; the archive's checksums tell
-        if zipfile.ZipFile(file).testzip() is not None:
+        if archive.testzip() is not None:
             return None
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -2,27 +2,24 @@
 
 import contextlib
 import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.errors import Busy, UsageError
+from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.runs.description import MOST_BYTES, described, require_complete
 
 OUTPUTS = Path("outputs")
-SCHEMA = 2
+SCHEMA = 3
 """Version of run.json and the tables."""
 
-_DESCRIBED = {
-    "config": dict,
-    "dataset": dict,
-    "model": dict,
-    "layers": list,
-    "groups": list,
-    "unpredicted": dict,
-    "steps_per_epoch": int,
-}
 TABLES = ("units", "parameters", "progress")
+_PART = re.compile(r"part-([0-9]{6,9})\.parquet")
+_CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
 
 
 class RunDirectory:
@@ -38,16 +35,24 @@ class RunDirectory:
         self.run_json = path / "run.json"
         self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
+        self._lock = path / ".lock"
 
     def table(self, name: str) -> Path:
         return self.path / "tables" / name
+
+    def part(self, table: str, number: int) -> Path:
+        return self.table(table) / f"part-{number:06d}.parquet"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step}.pt"
 
     @classmethod
     def create(cls, path: Path | None, name: str) -> "RunDirectory":
         """Claim a new folder: `path`, or outputs/<name>/<date and time> where it is None.
 
-        Error: UsageError if `path` exists (a run is never overwritten, never mixed) or cannot
-        be made. `mkdir` is the claim, so two runs started in the same second get two folders.
+        Error: UsageError if there is something in `path` (a run is never overwritten, never mixed)
+        or it cannot be made. `mkdir` is the claim, so two runs started in the same second get two
+        folders; of two that take over the same abandoned one, `locked` tells the second.
         """
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         attempt = 0
@@ -57,50 +62,104 @@ class RunDirectory:
             run = cls(path if path is not None else OUTPUTS / name / (stamp + suffix))
             try:
                 run.path.parent.mkdir(parents=True, exist_ok=True)
-                if _claim(run.path):
+                if _claim(run.path) or (path is not None and run._is_abandoned()):
                     for table in TABLES:
-                        run.table(table).mkdir(parents=True)
+                        run.table(table).mkdir(parents=True, exist_ok=True)
                     return run
             except OSError as error:
                 reason = error.strerror
                 raise UsageError(f"run.dir={run.path} cannot be made: {reason}") from None
             if path is not None:
                 remedy = "a run is never overwritten: choose another run.dir"
+                if run.run_json.exists():
+                    remedy += f", or go on with it: symrun resume {shlex.quote(str(path))}"
                 raise UsageError(f"run.dir={path} exists already; {remedy}")
+
+    def _is_abandoned(self) -> bool:
+        """Whether nothing lies here but what a run leaves that was killed before it started."""
+        skeleton = {self._lock, *map(self.table, TABLES), self.table("")}
+        drafts = f".{self.run_json.name}-"
+        left = (path for path in self.path.rglob("*") if path not in skeleton)
+        return self.table("").is_dir() and all(
+            path.relative_to(self.path).parts[0].startswith(drafts) for path in left
+        )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; a kill leaves it free.
+
+        Error: Busy if another process holds it; UsageError if it cannot be written to.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._lock, wait=False))
+            except BlockingIOError:
+                raise Busy(f"{self.path} is being written by another process") from None
+            except OSError as error:
+                raise UsageError(f"{self.path} cannot be written: {error.strerror}") from None
+            yield
+
+    def go_back(self, parts: Mapping[str, int], step: int) -> None:
+        """Remove what was written after the checkpoint of `step`: all but so many parts of each
+        table, later checkpoints, and what a kill left of files that were never whole.
+
+        The last first, so that readers find whole tables meanwhile. Assumes: locked.
+        Error: UsageError, and nothing is removed, if a part is missing.
+        """
+        for table in TABLES:
+            for number in range(parts[table]):
+                if not self.part(table, number).exists():
+                    missing = f"{self.part(table, number)} is missing"
+                    raise UsageError(f"{missing}: without it the run cannot go on")
+        for table in TABLES:
+            for number in sorted(_numbers(self.table(table), _PART), reverse=True):
+                if number >= parts[table]:
+                    self.part(table, number).unlink()
+            sweep_drafts(self.table(table))
+        for later in self.checkpointed():
+            if later > step:
+                self.checkpoint(later).unlink()
+        sweep_drafts(self.checkpoints)
+        sweep_drafts(self.path)
+
+    def checkpointed(self) -> list[int]:
+        """The steps of the checkpoints that lie here, the last first."""
+        return sorted(_numbers(self.checkpoints, _CHECKPOINT), reverse=True)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run that lies in `path`. Error: UsageError if none does that this symrun can read."""
         run = cls(Path(path))
         info = run.info()
-        schema = info.get("schema")
-        if schema != SCHEMA:
-            remedy = f"this symrun reads {SCHEMA}"
-            raise UsageError(f"{run.run_json} has schema {schema}; {remedy}")
-        for key, kind in _DESCRIBED.items():
-            if not isinstance(info.get(key), kind):
-                raise UsageError(f"{run.run_json} does not describe a run: {key} is missing")
+        try:
+            require_complete(info)
+        except UsageError as error:
+            raise UsageError(f"{run.run_json} {error}") from None
         return run
 
     def discard(self) -> None:
         """Remove the folder of a run that never started; what is not empty stays."""
         self.run_json.unlink(missing_ok=True)
+        self._lock.unlink(missing_ok=True)
         tables = [self.table(table) for table in TABLES]
         with contextlib.suppress(OSError):
             for folder in (*tables, tables[0].parent, self.path):
                 folder.rmdir()
 
     def info(self) -> dict[str, Any]:
-        """run.json. Error: UsageError if it is missing or unreadable."""
+        """run.json, of which all that is there can be relied on; after `open`, nothing is missing.
+
+        Error: UsageError if it is missing, unreadable, or something in it is not as it must be.
+        """
         try:
-            content = json.loads(self.run_json.read_text())
+            with open(self.run_json, "rb") as file:
+                return described(file.read(MOST_BYTES + 1), SCHEMA)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{self.path} is not a run folder: it has no run.json") from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.run_json} cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            raise UsageError(f"{self.run_json} does not describe a run")
-        return content
+        except OSError as error:
+            raise UsageError(f"{self.run_json} cannot be read: {error.strerror}") from None
+        except UsageError as error:
+            raise UsageError(f"{self.run_json} {error}") from None
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replace run.json at once: a reader sees the old or the new one, never a half."""
@@ -117,16 +176,19 @@ def planned_steps(info: dict[str, Any]) -> int:
     return int(train["steps"] or train["epochs"] * info["steps_per_epoch"])
 
 
-def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:
-    """The runs below `outputs`, the one started last first, without unreadable and empty ones."""
+def runs_below(outputs: Path) -> list[RunDirectory]:
+    """The runs in `outputs` and below, the one started last first, without unreadable ones."""
     started: dict[RunDirectory, str] = {}
     for run_json in outputs.glob("**/run.json"):
         with contextlib.suppress(UsageError):
             run = RunDirectory.open(run_json.parent)
-            if not list(run.table("units").glob("part-*")):
-                continue
             started[run] = str(run.info().get("created", ""))
     return sorted(started, key=started.__getitem__, reverse=True)
+
+
+def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:
+    """Those of `runs_below` that have records."""
+    return [run for run in runs_below(outputs) if list(run.table("units").glob("part-*"))]
 
 
 def _claim(folder: Path) -> bool:
@@ -136,3 +198,9 @@ def _claim(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _numbers(folder: Path, name: re.Pattern[str]) -> list[int]:
+    """Those in the names of the files in `folder`; other files are passed over."""
+    names = (name.fullmatch(path.name) for path in folder.glob("*"))
+    return [int(found[1]) for found in names if found]

@@ -2,13 +2,21 @@
 
 The writer lays a table out by name: a symmetry's group, a layer. The footer of a part says which
 names each of its row groups holds, so that one group of units is read alone.
+
+A part is a parquet file with a seal in it: a checksum of all its other bytes, between the last row
+group and the footer, where readers of parquet do not look. A part is unsealed before anything else
+reads it, so a damaged one gives no rows, rather than others. Parquet's own checksums are of the
+values alone; the footer and the headers of pages, which say how to decode them, have none.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +24,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.runs.directory import RunDirectory
+from symrun.runs.description import require_schema
+from symrun.runs.directory import SCHEMA, RunDirectory
+
+SCHEMA_KEY = b"symrun.schema"
+"""Of the version, among the key-value metadata of a part."""
+
+_SEAL = struct.Struct("<8sI")
+_SEALED = b"symcrc32"
+_AT_ONCE = 2**20
 
 _FOOTERS = 1024
 """Kept in memory, up to 300 kB each: groups are read one by one, from the same parts."""
@@ -26,6 +42,22 @@ _UNKNOWN = ("", "\U0010ffff")
 Rows = dict[str, NDArray[Any]]
 """Column -> its values, NaN for null."""
 
+_State = tuple[int, ...]
+"""Of a file: when it was written, and so on; a part that was replaced is another one."""
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_NUMBERS = ("floating-point numbers", pa.types.is_floating)
+_KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    **dict.fromkeys(("step", "epoch", "unit", "index"), ("integers", pa.types.is_integer)),
+    **dict.fromkeys(("symmetry", "group", "layer", "split"), ("names", _is_text)),
+}
+"""What a column must hold; _NUMBERS where it is not named here."""
+
 
 @dataclass(frozen=True)
 class _Footer:
@@ -33,6 +65,16 @@ class _Footer:
 
     metadata: pq.FileMetaData
     names: list[dict[str, tuple[str, str]]]
+    types: dict[str, pa.DataType]
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Error: ValueError unless all of them are there, and hold what they must."""
+        for column in columns:
+            what, holds = _KINDS.get(column, _NUMBERS)
+            if column not in self.types:
+                raise ValueError(f"it has no column {column}")
+            if not holds(self.types[column]):
+                raise ValueError(f"column {column} holds {self.types[column]}, not {what}")
 
     def row_groups(self, equal: Mapping[str, str]) -> tuple[list[int], bool]:
         """Those that may hold rows with these names, and whether all of their rows have them."""
@@ -45,12 +87,27 @@ class _Footer:
         return chosen, alone
 
 
+def seal(part: Path) -> None:
+    """Put into a whole parquet file the checksum that `read_parts` looks for.
+
+    Assumes: nobody else has the file open. Error: OSError if the disk refuses.
+    """
+    with open(part, "r+b") as file:
+        start = _tail_start(file)
+        crc = _checksum(file, start, start)
+        file.seek(start)
+        tail = file.read()
+        file.seek(start)
+        file.write(_SEAL.pack(_SEALED, crc) + tail)
+
+
 def read_parts(
     run: RunDirectory, name: str, columns: Sequence[str], **equal: str
 ) -> Iterator[Rows]:
     """The rows of a table in which each column named in `equal` has that value, part by part.
 
-    Error: UsageError if the run has no complete part of it yet, or a part is damaged.
+    Error: UsageError if the run has no complete part of it yet, or a part is damaged, of another
+    version, or lacks a column.
     Example: read_parts(run, "units", ["step", "measured"], symmetry="scale", group="features.0")
     """
     folder = run.table(name)
@@ -61,12 +118,16 @@ def read_parts(
         try:
             yield _rows(part, columns, equal)
         except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(f"{folder} cannot be read: {part.name}: {reason}") from None
 
 
 def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
-    footer = _footer(part, part.stat().st_mtime_ns)
+    status = part.stat()
+    state = (status.st_mtime_ns, status.st_size, status.st_ino)
+    _unseal(part, state)
+    footer = _footer(part, state)
+    footer.require([*columns, *equal])
     chosen, alone = footer.row_groups(equal)
     needed = list(columns) if alone else [*columns, *equal]
     with pq.ParquetFile(part, metadata=footer.metadata) as file:
@@ -97,10 +158,44 @@ def _is(column: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
     return found
 
 
+@lru_cache(2**16)
+def _unseal(part: Path, state: _State) -> None:
+    """Error: ValueError unless every byte of the part is as it was when it was sealed."""
+    with open(part, "rb") as file:
+        start = _tail_start(file)
+        before = max(start - _SEAL.size, 0)
+        file.seek(before)
+        found = file.read(_SEAL.size)
+        if not found.startswith(_SEALED):
+            raise ValueError("damaged, or not written by this version of symrun: it has no seal")
+        if found != _SEAL.pack(_SEALED, _checksum(file, before, start)):
+            raise ValueError("damaged: it does not have the checksum in its seal")
+
+
+def _tail_start(file: IO[bytes]) -> int:
+    """Where the footer of a parquet file begins; < 0 or anywhere in one that is damaged."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 8, 0))
+    return end - 8 - int.from_bytes(file.read(4), "little")
+
+
+def _checksum(file: IO[bytes], end: int, start: int) -> int:
+    """Of all bytes before `end` and all from `start`, between which the seal lies."""
+    crc = 0
+    file.seek(0)
+    for place in range(0, end, _AT_ONCE):
+        crc = zlib.crc32(file.read(min(_AT_ONCE, end - place)), crc)
+    file.seek(start)
+    return zlib.crc32(file.read(), crc)
+
+
 @lru_cache(_FOOTERS)
-def _footer(part: Path, written: int) -> _Footer:
-    """written: when; a part that was replaced is another one."""
+def _footer(part: Path, state: _State) -> _Footer:
+    """Error: ValueError if another version wrote the part."""
     metadata = pq.read_metadata(part)
+    version = (metadata.metadata or {}).get(SCHEMA_KEY, b"none")
+    require_schema(int(version) if version.isdigit() else version.decode(), SCHEMA)
+    types = {field.name: field.type for field in metadata.schema.to_arrow_schema()}
     places = [
         place
         for place, column in enumerate(metadata.schema)
@@ -114,4 +209,4 @@ def _footer(part: Path, written: int) -> _Footer:
             if chunk.statistics is not None and chunk.statistics.has_min_max:
                 spans[chunk.path_in_schema] = (chunk.statistics.min, chunk.statistics.max)
         names.append(spans)
-    return _Footer(metadata, names)
+    return _Footer(metadata, names, types)

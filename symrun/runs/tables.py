@@ -17,25 +17,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.runs.directory import RunDirectory
-from symrun.runs.reading import Rows, read_parts
+from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.reading import SCHEMA_KEY, Rows, read_parts
 
 LAWS = ("flow", "discrete", "exact")
 MEASUREMENTS = ("measured", "magnitude", *LAWS, "grad_norm_sq", "defect")
 
 _NAME = pa.dictionary(pa.int16(), pa.string())
+_VERSION = {SCHEMA_KEY: str(SCHEMA).encode()}
+"""In the metadata of the schemas, from which it gets into each part."""
 
 
 def units_schema(value: pa.DataType) -> pa.Schema:
     """`value`: float32; float64 in float64 runs. A law that makes no prediction is null."""
     keys = [("step", pa.int32()), ("symmetry", _NAME), ("group", _NAME), ("unit", pa.int32())]
-    return pa.schema(keys + [(column, value) for column in MEASUREMENTS])
+    return pa.schema(keys + [(column, value) for column in MEASUREMENTS], _VERSION)
 
 
 def parameters_schema(value: pa.DataType) -> pa.Schema:
     """`index`: position in the layer's flattened weight."""
     return pa.schema(
-        [("step", pa.int32()), ("layer", _NAME), ("index", pa.int64()), ("value", value)]
+        [("step", pa.int32()), ("layer", _NAME), ("index", pa.int64()), ("value", value)],
+        _VERSION,
     )
 
 
@@ -58,7 +61,8 @@ PROGRESS_SCHEMA = pa.schema(
         ("top5", pa.float64()),
         ("lr", pa.float64()),
         ("images_per_second", pa.float64()),
-    ]
+    ],
+    _VERSION,
 )
 
 

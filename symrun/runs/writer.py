@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from symrun.errors import RunError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.reading import seal
 
 Record = Callable[[], pa.Table]
 
 FLUSH_SECONDS = 10.0
 """What a kill can cost at most: the records of this long."""
 
-_NOTHING: tuple[str, Record] = ("", lambda: pa.table({}))
 _MOST_WAITING = 256
 _MOST_ROWS = 2_000_000
 _LEAST_ROWS = 1024
@@ -44,16 +44,21 @@ class TableWriter:
     thread as well. The first records are written at once; then a part holds those of up to
     FLUSH_SECONDS. Use it as a context manager: leaving it writes what is left.
 
+    parts: of each table, how many it has already; 0 without.
+
     Error: RunError from `put` or on leaving, if the disk refused.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, parts: Mapping[str, int] | None = None) -> None:
         self._run = run
-        self._queue: queue.Queue[tuple[str, Record] | None] = queue.Queue(_MOST_WAITING)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._buffers: dict[str, list[pa.Table]] = {}
-        self._parts = dict.fromkeys(TABLES, 0)
+        self._parts = dict.fromkeys(TABLES, 0) | dict(parts or {})
+        self._due = 0.0
         self._failure: Exception | None = None
         self._behind = False
+        self._saved = threading.Event()
+        self._saved.set()
         self._thread = threading.Thread(target=self._work, name="symrun-writer", daemon=True)
         self._thread.start()
 
@@ -64,64 +69,81 @@ class TableWriter:
         self._queue.put(None)
         self._thread.join()
         if kind is None:  # else the error that is under way tells more
-            self._raise_failure()
+            self.raise_failure()
 
     def put(self, table: str, record: Record) -> None:
         """Hand over one record of `table`. If the disk is far behind, waits and warns, once, rather
         than lose a record."""
-        self._raise_failure()
+        self.raise_failure()
         if self._queue.full() and not self._behind:
             self._behind = True
             tables = self._run.path / "tables"
             remedy = "a larger track.every records less"
             warnings.warn(f"{tables}: training waits for a slow disk; {remedy}", stacklevel=2)
-        self._queue.put((table, record))
+        self._queue.put(lambda: self._append(table, record))
 
-    def _raise_failure(self) -> None:
+    def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
+        """Have `save` called in the thread, once every record handed over so far is on the disk,
+        with the number of parts of each table. Waits for the one before: they take memory."""
+        self._saved.wait()
+        self.raise_failure()
+        self._saved.clear()
+        self._queue.put(lambda: self._checkpoint(save))
+
+    def raise_failure(self) -> None:
+        """Error: RunError, if the disk refused something since the start."""
+        if isinstance(self._failure, RunError):
+            raise RunError(str(self._failure))
         if self._failure is not None:
             reason = getattr(self._failure, "strerror", None) or self._failure
             raise RunError(f"{self._run.path}/tables cannot be written: {reason}")
 
     def _work(self) -> None:
-        due = 0.0
-        item: tuple[str, Record] | None
         while True:
             try:
-                wait = max(0.0, due - time.monotonic()) if self._rows() else None
+                wait = max(0.0, self._due - time.monotonic()) if self._rows() else None
                 item = self._queue.get(timeout=wait)
             except queue.Empty:
-                item = _NOTHING
+                item = self._flush
             try:
                 if self._failure is None:
-                    self._append(item)
-                    late = time.monotonic() >= due or self._rows() > _MOST_ROWS
-                    if self._rows() and (late or item is None):
+                    if item is not None:
+                        item()
+                    late = time.monotonic() >= self._due or self._rows() > _MOST_ROWS
+                    if late or item is None:
                         self._flush()
-                        due = time.monotonic() + FLUSH_SECONDS
             except Exception as error:  # put raises it in the training thread
                 self._failure = error
                 self._buffers.clear()
+            if self._failure is not None:
+                self._saved.set()
             if item is None:
                 return
 
     def _rows(self) -> int:
         return sum(table.num_rows for buffer in self._buffers.values() for table in buffer)
 
-    def _append(self, item: tuple[str, Record] | None) -> None:
-        if item is not None and item is not _NOTHING:
-            name, record = item
-            self._buffers.setdefault(name, []).append(record())
+    def _append(self, table: str, record: Record) -> None:
+        self._buffers.setdefault(table, []).append(record())
+
+    def _checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
+        self._flush()
+        save(dict(self._parts))
+        self._saved.set()
 
     def _flush(self) -> None:
+        if not self._rows():
+            return
         for name, records in self._buffers.items():
             write_records(self._run, name, self._parts[name], records)
             self._parts[name] += 1
         self._buffers.clear()
+        self._due = time.monotonic() + FLUSH_SECONDS
 
 
 def write_records(run: RunDirectory, table: str, number: int, records: list[pa.Table]) -> None:
     """Write part `number` of a table, which holds `records`. Error: as in `write_part`."""
-    write_part(run.table(table) / f"part-{number:06d}.parquet", _units_first(records))
+    write_part(run.part(table, number), _units_first(records))
 
 
 def _units_first(records: list[pa.Table]) -> pa.Table:
@@ -145,9 +167,8 @@ def write_part(path: Path, table: pa.Table) -> None:
     """
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    with (
-        complete_or_absent(path) as draft,
-        pq.ParquetWriter(
+    with complete_or_absent(path) as draft:
+        with pq.ParquetWriter(
             draft,
             table.schema,
             compression="zstd",
@@ -155,10 +176,11 @@ def write_part(path: Path, table: pa.Table) -> None:
             use_dictionary=names,
             use_byte_stream_split=floats,
             write_statistics=[name for name in table.column_names if name not in floats],
-        ) as part,
-    ):
-        for rows in _row_groups(table, names):
-            part.write_table(rows)
+            write_page_checksum=True,  # for other readers: ours checks the seal
+        ) as part:
+            for rows in _row_groups(table, names):
+                part.write_table(rows)
+        seal(draft)
 
 
 def _row_groups(table: pa.Table, names: list[str]) -> Iterator[pa.Table]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from symrun.config import Sums
 from symrun.laws import Law, Propagation
-from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema, unpacked_bytes
+from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
 from symrun.tracking.measure import Measure
@@ -115,11 +115,10 @@ class Tracker:
         parameters = Staged(observation.parameters)
         self._writer.put("parameters", lambda: self._parameter_rows(step, parameters))
 
-    def unpacked_bytes(self, steps: int) -> int:
-        """The numbers that so many updates record; on the disk they take less."""
-        records = -(-steps // self.every) + 1
-        sample = len(self._sample.indices)
-        return unpacked_bytes(records, self._measure.units, sample, self._dtype.itemsize)
+    @property
+    def state(self) -> Tensor:
+        """The laws', float64 [rows, units]: in place, and to be set so. Nothing else changes."""
+        return self._laws.state
 
     def finish(self, step: int) -> None:
         """Record the weights after the last update. They have no gradient: its columns are null."""

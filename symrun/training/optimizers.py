@@ -45,6 +45,13 @@ def make_optimizer(optim: OptimConfig, parameters: Iterable[nn.Parameter]) -> to
     return kind(parameters, lr=lr, weight_decay=weight_decay, betas=betas, eps=optim.eps)
 
 
+def buffers_of(optim: OptimConfig) -> int:
+    """Numbers that the optimiser keeps for each weight."""
+    if isinstance(optim, SgdConfig):
+        return int(optim.momentum > 0)
+    return 1 + (optim.momentum > 0) if isinstance(optim, RmspropConfig) else 2
+
+
 def laws_of(optim: OptimConfig) -> tuple[dict[str, Law], dict[str, str]]:
     """The laws that predict a run with `optim`, and the reason for each that does not, by column.
 

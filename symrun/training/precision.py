@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import types
 from collections.abc import Iterator
 
@@ -46,6 +47,16 @@ def set_precision(precision: Precision, device: torch.device) -> None:
     convolutions = "tf32" if precision is Precision.tf32 else "ieee"
     torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Whether torch refuses algorithms that give other bits at each call; the CPU has none here.
+
+    Assumes: cuBLAS was not used yet in this process, whose workspace has to be fixed before.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -1,17 +1,20 @@
 """How training goes: running means on the device, a row and a line for people now and then."""
 
+import math
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from symrun.runs.tables import PROGRESS_SCHEMA
-from symrun.runs.writer import TableWriter
+from symrun.runs.writer import RecordSink
 from symrun.tracking.staging import Staged
 
 
@@ -19,8 +22,8 @@ class Scores:
     """Sums of loss and hits over images, kept on the device; no call waits for it."""
 
     def __init__(self, device: torch.device) -> None:
-        # loss, hits in the first, hits in the first five, images
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        # loss, hits in the first, hits in the first five, images, batches whose loss was finite
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
@@ -31,6 +34,7 @@ class Scores:
         self.sums[1] += hits[:, 0].sum()
         self.sums[2] += hits.sum()
         self.sums[3] += len(labels)
+        self.sums[4] += loss.isfinite()
 
     def take(self) -> Staged:
         """The sums so far, on their way to the host; counting starts again."""
@@ -45,32 +49,70 @@ class Means:
     top1: float
     top5: float
     images: int
+    finite: int
+    """Batches whose loss was finite: none after the first that was not, as weights stay nan."""
 
 
 def means(staged: Staged) -> Means:
     """Waits for the device."""
-    loss, top1, top5, images = staged.wait().tolist()
-    return Means(loss / images, top1 / images, top5 / images, int(images))
+    loss, top1, top5, images, finite = staged.wait().tolist()
+    return Means(loss / images, top1 / images, top5 / images, int(images), int(finite))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """step: the update whose loss was not finite, or the record that shows such weights.
+
+    layers: those with weights that are not finite.
+    """
+
+    step: int
+    loss: bool
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        others = len(self.layers) - 1
+        more = f" and {others} more layers" if others > 0 else ""
+        weights = f"the weights of {self.layers[0]}{more}" if self.layers else ""
+        what = " and ".join(filter(None, ["the loss" if self.loss else "", weights]))
+        return f"{what} not finite (nan or inf) at step {self.step}"
 
 
 class Progress:
-    """The rows of the table `progress`, and a bar on standard error.
+    """The rows of the table `progress`, a bar on standard error, and a watch for divergence.
 
     The bar shows what the writing thread saw last, so training never waits for a number. Only the
     training thread draws: an interruption can leave the bar's lock with whoever holds it.
     """
 
-    def __init__(self, writer: TableWriter, steps: int, device: torch.device) -> None:
-        self.scores = Scores(device)
+    def __init__(self, writer: RecordSink, model: nn.Module, steps: int) -> None:
+        self._weights = dict(model.named_parameters())
+        self.scores = Scores(next(iter(self._weights.values())).device)
         self.updates = 0
         """Updates made so far."""
-        self.last: Means | None = None
+        self.diverged: Divergence | None = None
+        """Noticed in the writing thread, once a row for the training batches is due."""
         self._writer = writer
         self._shown = ""
         self._lines: deque[str] = deque()
         self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True)
         self._images = 0
+        self._first = 0
+        """The first update that the scores count."""
         self._since = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes to go on from here, on the device."""
+        counts = {"updates": self.updates, "images": self._images, "first": self._first}
+        return {"sums": self.scores.sums, **counts, "seconds": time.monotonic() - self._since}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.scores.sums.copy_(state["sums"])
+        self.updates, self._images, self._first = (
+            int(state[name]) for name in ("updates", "images", "first")
+        )
+        self._since = time.monotonic() - float(state["seconds"])
+        self._bar.initial = self._bar.n = self.updates
 
     def updated(self, images: int) -> None:
         """One update was made from a batch of so many images."""
@@ -84,22 +126,34 @@ class Progress:
         """A line above the bar. For the training thread."""
         self._bar.write(line, file=sys.stderr)
 
+    @torch.no_grad()
     def record_training(self, epoch: int, lr: float) -> None:
         """A row for the batches since the last one, if there were any."""
         if self._images == 0:
             return
         speed = self._images / (time.monotonic() - self._since)
-        self._put("train", epoch, self.scores.take(), lr, speed)
+        largest = Staged(torch.stack(torch._foreach_norm(list(self._weights.values()), math.inf)))
+        self._put("train", epoch, self.scores.take(), lr, speed, largest)
+        self._first = self.updates
 
     def record_validation(self, epoch: int, scores: Scores, images: int, seconds: float) -> None:
         self._put("val", epoch, scores.take(), None, images / seconds)
 
-    def _put(self, split: str, epoch: int, staged: Staged, lr: float | None, speed: float) -> None:
-        step = self.updates
+    def _put(
+        self,
+        split: str,
+        epoch: int,
+        staged: Staged,
+        lr: float | None,
+        speed: float,
+        largest: Staged | None = None,
+    ) -> None:
+        step, first = self.updates, self._first
 
         def row() -> pa.Table:
             mean = means(staged)
-            self.last = mean
+            if largest is not None:
+                self._watch(step, first, mean, largest.wait())
             shown = f"{split} loss {mean.loss:.3f}, top-1 {mean.top1:.1%}, {speed:,.0f} images/s"
             if split == "train":
                 self._shown = shown
@@ -120,6 +174,18 @@ class Progress:
         self._writer.put("progress", row)
         self._images = 0
         self._since = time.monotonic()
+
+    def _watch(self, step: int, first: int, mean: Means, largest: Tensor) -> None:
+        """largest: of each of the weights the largest magnitude, [parameters]."""
+        finite = math.isfinite(mean.loss)
+        names = [
+            name.rpartition(".")[0]
+            for name, here in zip(self._weights, largest.isfinite().tolist(), strict=True)
+            if not here
+        ]
+        if self.diverged is None and not (finite and not names):
+            layers = tuple(dict.fromkeys(names))
+            self.diverged = Divergence(step if finite else first + mean.finite, not finite, layers)
 
     def _print_lines(self) -> None:
         while self._lines:

@@ -1,7 +1,9 @@
 """What run.json says of a run: enough to read its tables, to draw its figures, to repeat it."""
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,9 @@ from symrun.runs.directory import SCHEMA
 from symrun.symmetry import Structure
 from symrun.training.precision import device_title
 
+_COMPUTES = (
+    *("config", "typed", "schedule", "symmetry", "laws", "models", "data", "tracking", "training"),
+)
 _PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "hydra-core")
 
 
@@ -44,6 +49,8 @@ def describe(
             **{package: version(package) for package in _PACKAGES},
         },
         "revision": source_revision(),
+        "source": source_digest(),
+        "threads": torch.get_num_threads(),
         "device": device_title(device),
         "precision": config.precision.value,
         "seed": config.seed,
@@ -77,6 +84,28 @@ def describe(
             for group in structure.groups
         ],
     }
+
+
+def source_digest() -> str:
+    """Of the code that has a part in what a run computes and records, SHA-256 in short."""
+    root = Path(symrun.__file__).parent
+    digest = hashlib.sha256()
+    for part in _COMPUTES:
+        for path in sorted((root / part).rglob("*.py")) or [root / f"{part}.py"]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def changed_code(info: Mapping[str, Any]) -> list[str]:
+    """What computes something else now than in the run of this run.json; empty if nothing does."""
+    changed = []
+    if info.get("source") != source_digest():
+        then, now = info.get("revision"), source_revision()
+        changed.append(f"symrun's own code (revision {then} then, {now} now)")
+    then, now = info.get("versions", {}).get("torch"), version("torch")
+    if then != now:
+        changed.append(f"torch {then} -> {now}")
+    return changed
 
 
 def source_revision() -> str | None:

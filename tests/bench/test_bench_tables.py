@@ -14,7 +14,7 @@ from symrun.figures import plot
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
-from symrun.training.loop import train
+from symrun.training.run import train
 
 SMALL = [
     *FULL_SCALE,
@@ -103,7 +103,6 @@ def test_a_folder_that_exists_is_left_alone(tmp_path):
         make_run(tmp_path, compose(["model=vgg11", *SMALL]), records_per_part=4)
 
 
-@pytest.mark.slow
 def test_each_command_is_timed_with_its_own_memory(runs):
     timings = list(time_commands(*runs))
     assert [timing.name for timing in timings] == ["plot fig1", "plot fig5", "check"]

@@ -13,10 +13,11 @@ from symrun.constraints import check
 from symrun.data import load
 from symrun.errors import RunError, UsageError
 from symrun.launch import compose
-from symrun.runs.checkpoint import save_weights
+from symrun.runs.checkpoint import save_checkpoint
 from symrun.runs.directory import RunDirectory
-from symrun.training.loop import prepare, train
 from symrun.training.precision import select_device
+from symrun.training.preparation import prepare
+from symrun.training.run import train
 
 SMALL = ["data=synthetic", "data.train_images=40", "data.val_images=20", "device=cpu"]
 SMALL += ["model.width=0.03125", "train.batch_size=8", "train.steps=4", "track.every=2"]
@@ -66,7 +67,7 @@ def test_a_run_at_its_initialisation_and_at_its_last_weights(capfd, precision):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     weights = {name: value.float() for name, value in model.state_dict().items()}
-    save_weights(run, 1000, {**model.state_dict(), **weights})
+    save_checkpoint(run, 1000, {"model": {**model.state_dict(), **weights}}, keep=2)
 
     code, out, err = command(capfd, "run", "--batch", "5", "--json")
     assert code == 0 and err == ""
@@ -181,11 +182,11 @@ def test_wrong_runs_are_one_line(capfd, tmp_path):
     assert code == 2 and err == "symrun: run had classes = 200, its data has 10 now\n" and out
     run.write_info(info)
 
-    save_weights(run, 1000, {"features.0.weight": torch.ones(1)})
+    save_checkpoint(run, 1000, {"model": {"features.0.weight": torch.ones(1)}}, keep=2)
     code, out, err = command(capfd, "run")
-    assert code == 2 and "weights-1000.pt does not fit the network" in err
-    (run.checkpoints / "weights-1000.pt").write_bytes(b"PK")
-    assert "weights-1000.pt is damaged" in refused(capfd, "--constraints", "run")
+    assert code == 2 and "step-1000.pt does not fit the network" in err
+    run.checkpoint(1000).write_bytes(b"PK")
+    assert "step-1000.pt is damaged" in refused(capfd, "--constraints", "run")
 
 
 def test_a_run_recorded_on_a_gpu_is_checked_without_one(capfd, monkeypatch):
@@ -206,7 +207,7 @@ def test_weights_that_diverged_fall_short_and_are_null_in_json(capfd):
     ).model
     with torch.no_grad():
         model.classifier[6].weight[0, 0] = math.inf
-    save_weights(run, 1000, model.state_dict())
+    save_checkpoint(run, 1000, {"model": model.state_dict()}, keep=2)
     code, out, err = command(capfd, "run", "--json", "--max-residual", "1e-8")
     assert code == 1 and "at step 1000: relative error nan, the bar is 1e-08" in err
     assert "at step 0:" not in err

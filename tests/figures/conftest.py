@@ -1,17 +1,19 @@
 """Run folders made of a seeded generator and the analytic laws, for figures to draw."""
 
 import json
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from symrun.runs.directory import RunDirectory
+from symrun.launch import compose
+from symrun.runs.directory import SCHEMA, RunDirectory
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
+from symrun.runs.writer import write_part
 
 BLOCKS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 CHANNELS = (64, 128, 256, 512, 512)
@@ -78,19 +80,23 @@ def run_info(
     still |= {"dampening": 0.0, "nesterov": False, "milestones": None, "gamma": None}
     still |= {"warmup": None}
     name = f"vgg{depth}{'_bn' if batch_norm else ''}"
+    default = default_config("synthetic" if synthetic else "tiny_imagenet")
     return {
         "created": "2026-01-31T12:00:00+00:00",
-        "config": {
-            "model": {"name": name, "width": width, "dropout": 0.5},
-            "data": {"name": "synthetic" if synthetic else "tiny_imagenet", "classes": classes},
-            "run": {"name": run_name, "dir": None},
+        "config": default
+        | {
+            "model": default["model"] | {"name": name, "width": width},
+            "data": default["data"] | ({"classes": classes} if synthetic else {}),
+            "run": default["run"] | {"name": run_name},
             "precision": "float32",
             "device": "cpu",
             "seed": seed,
             "optim": {"lr": 0.1} | still | optim,
-            "train": {"epochs": 100, "steps": steps, "batch_size": 256},
-            "track": {"every": 10, "parameters": 100},
+            "train": default["train"] | {"epochs": 100, "steps": steps, "batch_size": 256},
+            "track": default["track"] | {"every": 10, "parameters": 100},
         },
+        "status": "finished",
+        "device": "cpu",
         "precision": "float32",
         "last_step": steps if last_step is None else last_step,
         "steps_per_epoch": -(-train_images // 256),
@@ -107,9 +113,14 @@ def run_info(
         },
         "layers": layers,
         "groups": groups,
-        "schema": 2,
+        "schema": SCHEMA,
         "unpredicted": {"flow": NO_LAW} if optim.get("nesterov") else {},
     }
+
+
+@cache  # composing takes a tenth of a second
+def default_config(data):
+    return compose([f"data={data}"]).to_dict()
 
 
 def _group(symmetry, layers, units):
@@ -199,7 +210,7 @@ def _write_parts(folder, table, steps):
     """Two parts, the earlier records and the later, as a run writes them."""
     late = table["step"].to_numpy() > steps[len(steps) // 2]
     for number, rows in enumerate((~late, late)):
-        pq.write_table(table.filter(pa.array(rows)), folder / f"part-{number:06d}.parquet")
+        write_part(folder / f"part-{number:06d}.parquet", table.filter(pa.array(rows)))
 
 
 def overlapping_texts(figure):

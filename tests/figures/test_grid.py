@@ -135,7 +135,7 @@ def test_runs_of_another_family_are_refused(write_run):
         select_runs("grid", [one, part])
     moved = write_run(True, name="moved", lr=0.02)
     config = moved.info()["config"]
-    moved.update_info(config=config | {"data": config["data"] | {"root": "/elsewhere"}})
+    moved.update_info(config=config | {"device": "cuda"})
     assert select_runs("grid", [one, moved]) == [one, moved]
     with pytest.raises(UsageError, match="again: it repeats the optim of another"):
         select_runs("grid", [one, write_run(True, name="again")])

@@ -254,7 +254,6 @@ def test_oscillator_does_not_describe_nesterov(lr):
     assert (measured - predicted["discrete"]).abs().max() < allowed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
 def test_40000_updates_stay_finite_and_as_accurate(momentum):
     sgd = SGD(1e-3, momentum)

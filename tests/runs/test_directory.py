@@ -7,8 +7,9 @@ from datetime import datetime
 import pytest
 
 from symrun.errors import UsageError
+from symrun.launch import compose
 from symrun.runs import directory
-from symrun.runs.directory import RunDirectory, newest_first
+from symrun.runs.directory import SCHEMA, RunDirectory, newest_first
 
 
 def test_an_existing_folder_is_never_used(tmp_path):
@@ -70,8 +71,20 @@ def test_run_json_is_replaced_at_once(tmp_path, monkeypatch):
     assert json.loads(run.run_json.read_text()) == {"status": "running"}
 
 
-DESCRIBED = dict.fromkeys(("config", "dataset", "model", "unpredicted"), {})
-DESCRIBED |= {"schema": 2, "steps_per_epoch": 8, "layers": [], "groups": []}
+DESCRIBED = {
+    "schema": SCHEMA,
+    "status": "finished",
+    "last_step": 7,
+    "steps_per_epoch": 8,
+    "config": compose(["data=synthetic"]).to_dict(),
+    "device": "cpu",
+    "precision": "float32",
+    "dataset": {"title": "t", "synthetic": True, "classes": 10, "image_size": 32},
+    "model": {"name": "vgg16_bn", "title": "VGG16 with BN", "width": 1.0},
+    "layers": [],
+    "groups": [],
+    "unpredicted": {},
+}
 
 
 def test_newest_first_without_what_cannot_be_drawn(tmp_path):

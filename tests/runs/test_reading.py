@@ -15,7 +15,7 @@ from symrun.errors import UsageError
 from symrun.runs import writer as writer_module
 from symrun.runs.directory import RunDirectory
 from symrun.runs.reading import read_parts
-from symrun.runs.tables import parameter_curves, unit_curves, units_schema
+from symrun.runs.tables import parameter_curves, parameters_schema, unit_curves, units_schema
 from symrun.runs.writer import write_part, write_records
 
 GROUPS = {"b": ("scale", 700), "a": ("scale", 300), "a -> b": ("rescale", 300), "c": ("scale", 1)}
@@ -164,9 +164,7 @@ def test_a_part_without_the_column_is_one_clear_line(run):
 
 def test_no_rows_where_nothing_was_sampled(run):
     folder = run.table("parameters")
-    schema = pa.schema([("step", pa.int32()), ("layer", pa.dictionary(pa.int16(), pa.string())),
-                        ("index", pa.int64()), ("value", pa.float32())])  # fmt: skip
-    write_part(folder / "part-000000.parquet", schema.empty_table())
+    write_part(folder / "part-000000.parquet", parameters_schema(pa.float32()).empty_table())
     with pytest.raises(UsageError, match="missing or doubled records"):
         parameter_curves(run, "features.0")
 

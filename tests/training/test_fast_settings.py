@@ -9,8 +9,8 @@ from symrun.config import Precision
 from symrun.data import load
 from symrun.errors import RunError, UsageError
 from symrun.launch import compose
-from symrun.training.loop import prepare
 from symrun.training.precision import with_precision
+from symrun.training.preparation import prepare
 from symrun.training.progress import Scores
 from symrun.training.update import Update
 
@@ -38,7 +38,7 @@ def test_what_cannot_be_had_is_refused(overrides, reason):
 
 
 def test_the_kernel_is_refused_without_a_gpu(tmp_path):
-    from symrun.training.loop import train
+    from symrun.training.run import train
 
     settings = ["track.sums=triton", f"run.dir={tmp_path}/run"]
     with pytest.raises(UsageError, match="track.sums=triton needs a CUDA GPU"):

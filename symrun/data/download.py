@@ -1,0 +1,163 @@
+"""The official archive of Tiny ImageNet over HTTP, resumed after whatever stopped it."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from io import BufferedRandom
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from symrun.data.source import FOLDER, in_one_line
+from symrun.errors import UsageError
+from symrun.files import locked
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+SIZE_BYTES = 248_100_043
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+ARCHIVE = f"{FOLDER}.zip"
+
+_ATTEMPTS = 10
+_TIMEOUT_SECONDS = 30.0
+_PIECE_BYTES = 2**16
+
+
+def download(cache: Path) -> Path:
+    """The official zip in `cache`, fetched and verified; or whatever has that name there already.
+
+    The bytes go to a hidden file beside it, which outlives an interruption of any kind: the next
+    call asks for the rest of them. Of two processes, the second waits for the first.
+
+    Error: UsageError if it cannot be fetched or stored, or is not the file it should be.
+    """
+    archive = cache / ARCHIVE
+    part = cache / f".{ARCHIVE}.part"
+    try:
+        if _taken(archive):
+            return archive
+        cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache / f".{ARCHIVE}.lock", wait=True):
+            if not _taken(archive):
+                _fetch(part)
+                _verify(part)
+                if _taken(archive):  # the user's own, put there meanwhile
+                    part.unlink()
+                else:
+                    part.rename(archive)
+    except OSError as error:
+        failed = f"{ARCHIVE} cannot be stored in data.cache={in_one_line(cache)}"
+        remedy = "make room (what has come is kept) or set data.cache=DIR"
+        raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}, or {_alternative()}") from None
+    return archive
+
+
+def _taken(path: Path) -> bool:
+    """Whether something has that name, if only a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def _alternative() -> str:
+    return f"give the zip or its unpacked folder with data.root=DIR ({URL})"
+
+
+def _fetch(part: Path) -> None:
+    """Bring `part` to its full length, from wherever it stands.
+
+    Error: UsageError once an attempt brings nothing, or with the last; OSError from the disk.
+    """
+    part.touch()
+    with (
+        open(part, "r+b") as file,
+        tqdm(
+            total=SIZE_BYTES,
+            initial=part.stat().st_size,
+            desc="downloading Tiny ImageNet",
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+        ) as progress,
+    ):
+        have, had = _length(file), -1
+        for _ in range(_ATTEMPTS):
+            if not had < have < SIZE_BYTES:
+                break
+            had, problem = have, "the connection ended early"
+            try:
+                for place, piece in _pieces(have):
+                    file.seek(place)
+                    file.write(piece)
+                    progress.update(place + len(piece) - progress.n)
+            except ConnectionError as error:
+                problem = in_one_line(error)
+            have = _length(file)
+    if have < SIZE_BYTES:
+        came = f"the download of {ARCHIVE} came to {have} of {SIZE_BYTES} bytes"
+        remedy = f"run again to go on from there, or {_alternative()}"
+        raise UsageError(f"{came} ({problem}): {remedy}")
+
+
+def _length(file: BufferedRandom) -> int:
+    """Bytes in the file, with those that Python has not handed to the system yet."""
+    return file.seek(0, os.SEEK_END)
+
+
+def _pieces(have: int) -> Iterator[tuple[int, bytes]]:
+    """The archive from byte `have` on, in pieces, each with its place.
+
+    From 0 if the server sends only all of it. Nothing is cut off then: the pieces come to lie
+    where the same bytes are, and a connection that ends sooner than the last one did no harm.
+
+    Error: ConnectionError, whatever ends it, so that errors of the disk can be told from it.
+    """
+    try:
+        place, response = _answer(have)
+        with response:
+            # At most what is missing, however much comes; read1 leaves nothing in a buffer that
+            # an interruption would lose.
+            while piece := response.read1(min(_PIECE_BYTES, SIZE_BYTES - place)):
+                yield place, piece
+                place += len(piece)
+    except (OSError, HTTPException, ValueError) as error:
+        raise ConnectionError(str(error) or type(error).__name__) from None
+
+
+def _answer(have: int) -> tuple[int, HTTPResponse]:
+    """The server's answer, and from which byte on it sends: `have` or 0.
+
+    Error: ConnectionError if it is not the archive, such as the login page of a network.
+    """
+    headers = {"User-Agent": "symrun"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        response: HTTPResponse = urlopen(Request(URL, headers=headers), timeout=_TIMEOUT_SECONDS)
+    except HTTPError as error:
+        error.close()
+        if have and error.code == 416:  # it has no such range; perhaps it has the whole
+            return _answer(0)
+        raise
+    if response.status == 206:
+        field, fits = "Content-Range", rf"bytes {have}-\d+/({SIZE_BYTES}|\*)"
+    else:
+        field, fits, have = "Content-Length", rf"{SIZE_BYTES}|", 0
+    said = response.headers.get(field, "")
+    if not re.fullmatch(fits, said):
+        response.close()
+        raise ConnectionError(f"the server has another file, of {field} {said or 'unknown'}")
+    return have, response
+
+
+def _verify(part: Path) -> None:
+    """Put the archive on the disk for good, or remove what is not it.
+
+    Error: UsageError for a wrong digest.
+    """
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+        os.fsync(file.fileno())  # a rename may get to the disk sooner than the bytes
+    if digest != MD5:
+        part.unlink()
+        wrong = f"the download of {ARCHIVE} has MD5 {digest} instead of {MD5}"
+        raise UsageError(f"{wrong}: run again to start afresh, or {_alternative()}")

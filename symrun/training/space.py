@@ -1,0 +1,40 @@
+"""Room on the disk, asked for before a run starts rather than missed in the middle."""
+
+import shutil
+
+from symrun.config import Config
+from symrun.errors import UsageError
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import unpacked_bytes
+from symrun.training.optimizers import buffers_of
+from symrun.training.update import Training
+
+
+def table_bytes(training: Training, config: Config) -> int:
+    """The numbers that a whole run records; on the disk they take less."""
+    records = -(-training.steps // config.track.every) + 1
+    units = sum(group.units for group in training.structure.groups)
+    weights = [
+        training.model.get_parameter(f"{layer.name}.weight") for layer in training.structure.layers
+    ]
+    sample = sum(min(config.track.parameters, weight.numel()) for weight in weights)
+    return unpacked_bytes(records, units, sample, weights[0].dtype.itemsize)
+
+
+def checkpoint_bytes(training: Training, config: Config) -> int:
+    """One checkpoint: the model, and what the optimiser keeps."""
+    state: int = sum(value.nbytes for value in training.model.state_dict().values())
+    weights: int = sum(parameter.nbytes for parameter in training.model.parameters())
+    return state + buffers_of(config.optim) * weights
+
+
+def require_space(run: RunDirectory, training: Training, config: Config) -> None:
+    """Error: UsageError if the disk lacks room for the tables and the checkpoints of a run."""
+    tables, checkpoint = table_bytes(training, config), checkpoint_bytes(training, config)
+    # One more than stay: the next is whole before the oldest goes
+    count = config.train.checkpoint_keep + 1
+    free = shutil.disk_usage(run.path).free
+    if tables + count * checkpoint > free:
+        needed = f"{tables / 1e6:,.1f} MB of tables and {count} checkpoints of "
+        needed += f"{checkpoint / 1e6:,.1f} MB may not fit into the {free / 1e6:,.1f} MB free there"
+        raise UsageError(f"{run.path}: {needed}: make room, or raise track.every")

@@ -1,0 +1,62 @@
+"""Signals that ask a run to stop: Ctrl-C, and what schedulers send before they take a machine."""
+
+import contextlib
+import os
+import signal
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_NOTICE = b"\nsymrun: %s: stopping after this step; Ctrl-C stops at once\n"
+
+
+class StopRequest:
+    """While it is entered, SIGINT, SIGTERM and SIGUSR1 become a request that training answers when
+    a step is done. After the first, another SIGINT ends the process there and then.
+
+    Outside of `patient` there is nothing to save, and a signal raises KeyboardInterrupt.
+
+    Example:
+        with StopRequest() as stop, stop.patient():
+            while stop.requested is None:
+                step()
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        """The name of the signal that came."""
+        self._patient = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in _SIGNALS:
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):  # such as Ctrl-C, for `symrun train &`
+                    self._before[number] = before
+                    signal.signal(number, self._come)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def _come(self, number: int, frame: types.FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if not self._patient:
+            raise KeyboardInterrupt
+        if self.requested is None:
+            self.requested = name
+            # The system's own action: Python could be held up in a step, or in a disk
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.write(2, _NOTICE % name.encode())  # print may be in the middle of a line

@@ -1,0 +1,345 @@
+"""A run that stops goes on bit for bit, or says why it does not."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from killing import same, tables
+
+from symrun.config import Config
+from symrun.errors import Busy, Diverged, RunError, Stopped, UsageError
+from symrun.launch import compose
+from symrun.runs import writer as writer_module
+from symrun.runs.checkpoint import checkpoints
+from symrun.runs.directory import RunDirectory
+from symrun.training import loop, provenance
+from symrun.training.progress import Progress
+from symrun.training.resumption import resume, train_member
+from symrun.training.run import train
+from symrun.training.stopping import StopRequest
+
+STEPS = 14
+SMALL = [
+    *("data=synthetic", "data.train_images=40", "data.val_images=20", "model.width=0.0625"),
+    *("train.batch_size=16", f"train.steps={STEPS}", "track.every=3", "device=cpu"),
+    "train.checkpoint_every=4",
+]
+
+
+def config_of(folder, *overrides, model="vgg11_bn"):
+    return compose([f"model={model}", *SMALL, *overrides, f"run.dir={folder}"])
+
+
+def recorded(folder):
+    return Config.from_mapping(RunDirectory.open(folder).info()["config"])
+
+
+def go_on(folder, warn=print, anyway=False):
+    return resume(RunDirectory.open(folder), recorded(folder), anyway, warn)
+
+
+def final(folder):
+    (step, content), *_ = checkpoints(RunDirectory.open(folder))
+    assert step == STEPS and content["done"]
+    return content
+
+
+def require_same(one, other):
+    for name, frame in tables(one).items():
+        pd.testing.assert_frame_equal(frame, tables(other)[name], check_exact=True)
+    first, second = final(one), final(other)
+    for content in (first, second):
+        del content["config"]
+    assert same(first, second)
+    assert RunDirectory.open(other).info()["status"] == "finished"
+
+
+def stopped_after(config, step, monkeypatch):
+    """Train until a signal comes while update `step` is under way."""
+    stop, updated = StopRequest(), Progress.updated
+
+    def signalled(self, images):
+        updated(self, images)
+        if self.updates == step:
+            stop.requested = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "updated", signalled)
+        with pytest.raises(Stopped, match=f"SIGTERM after step {step}, and saved"):
+            train(config, print, stop)
+
+
+def killed_after(config, step, monkeypatch):
+    """Train until something takes the process down: no checkpoint is made for it."""
+    updated = Progress.updated
+
+    def fail(self, images):
+        updated(self, images)
+        if self.updates == step:
+            raise RunError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "updated", fail)
+        with pytest.raises(RunError, match="gone"):
+            train(config, print)
+
+
+OPTIMISERS = [
+    ["optim.weight_decay=1e-3"],
+    ["optim.momentum=0.9", "optim.nesterov=true", "optim.schedule=cosine"],
+    ["optim.momentum=0.9", "optim.dampening=0.5", "precision=float64"],
+    ["optim=adam", "optim.lr=1e-3"],
+]
+
+
+@pytest.mark.parametrize("optim", OPTIMISERS)
+@pytest.mark.parametrize("model", ["vgg11", "vgg11_bn"])
+def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
+    """From the middle of an epoch (3 updates), from its end, and from where a record is due."""
+    train(config_of(tmp_path / "whole", *optim, model=model), print)
+    for step in (1, 3, 7, 13, 14):
+        folder = tmp_path / str(step)
+        stopped_after(config_of(folder, *optim, model=model), step, monkeypatch)
+        info = RunDirectory.open(folder).info()
+        assert info["status"] == "interrupted" and info["last_step"] == step
+        go_on(folder)
+        assert RunDirectory.open(folder).info()["resumed"][0]["step"] == step
+        require_same(tmp_path / "whole", folder)
+
+
+def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
+    train(config_of(tmp_path / "whole"), print)
+    stop, validation = StopRequest(), loop.validate
+
+    def validate(training, epoch, progress, keeper):
+        stop.requested = "SIGUSR1" if epoch == 2 else None
+        validation(training, epoch, progress, keeper)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", validate)
+        with pytest.raises(Stopped, match="SIGUSR1 after step 6"):
+            train(config_of(tmp_path / "run"), print, stop)
+    go_on(tmp_path / "run")
+    require_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(tmp_path, monkeypatch):
+    train(config_of(tmp_path / "whole"), print)
+    killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    draft = tmp_path / "moved" / "tables" / "units" / ".part-000099.parquet-abc"
+    draft.mkdir()
+    go_on(tmp_path / "moved")
+    assert RunDirectory.open(tmp_path / "moved").info()["resumed"][0]["step"] == 8
+    assert not draft.exists()
+    require_same(tmp_path / "whole", tmp_path / "moved")
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatch):
+    train(config_of(tmp_path / "whole"), print)
+    killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
+    for kept, expected in ((8, 4), (4, 0)):
+        shutil.copytree(tmp_path / "run", tmp_path / str(kept))
+        for step in (8, 4):
+            if step >= kept:
+                path = tmp_path / str(kept) / "checkpoints" / f"step-{step}.pt"
+                content = bytearray(path.read_bytes())
+                content[len(content) // 2] ^= 1
+                path.write_bytes(bytes(content))
+        warnings = []
+        go_on(tmp_path / str(kept), warnings.append)
+        assert sum("is damaged" in warning for warning in warnings) == (1 if kept == 8 else 2)
+        info = RunDirectory.open(tmp_path / str(kept)).info()
+        assert info["resumed"][0]["step"] == expected
+        require_same(tmp_path / "whole", tmp_path / str(kept))
+
+
+def test_what_may_not_go_on_says_why(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    stopped_after(config_of(folder), 5, monkeypatch)
+    run, config = RunDirectory.open(folder), recorded(folder)
+    with run.locked(), pytest.raises(Busy, match="is being written by another process"):
+        resume(run, config, False, print)
+    with monkeypatch.context() as patch:
+        patch.setattr("symrun.training.provenance.source_digest", lambda: "another")
+        with pytest.raises(UsageError, match="symrun's own code"):
+            resume(run, config, False, print)
+    other = config_of(folder, "optim.lr=0.2", "train.checkpoint_every=5")
+    with pytest.raises(UsageError, match=r"optim\.lr 0\.1 -> 0\.2: --anyway"):
+        resume(run, other, False, print)
+    assert run.info()["status"] == "interrupted"
+    (part, *_) = sorted(run.table("units").iterdir())
+    content = part.read_bytes()
+    part.unlink()
+    with pytest.raises(UsageError, match="is missing"):
+        resume(run, config, False, print)
+    part.write_bytes(content)
+    resume(run, other, True, print)
+    assert run.info()["resumed"][-1]["changed"] == ["optim.lr 0.1 -> 0.2"]
+    with pytest.raises(UsageError, match="is finished"):
+        resume(run, config, True, print)
+    assert provenance.source_digest() == run.info()["source"]
+
+
+def test_a_run_killed_before_it_was_described_leaves_its_folder_to_the_next(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "")
+    (run.path / ".lock").touch()
+    (run.path / ".run.json-abc").mkdir()
+    train(config_of(tmp_path / "run"), print)
+    with pytest.raises(UsageError, match="exists already.*symrun resume"):
+        train(config_of(tmp_path / "run"), print)
+
+
+def test_a_sweep_passes_over_finished_members_and_resumes_broken_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [*SMALL, "model=vgg11_bn", "train.steps=6"]
+    lines = []
+    one = train_member(compose(settings), lines.append, StopRequest())
+    assert train_member(compose(settings), lines.append, StopRequest()) == one
+    assert "is finished already" in lines[-1]
+    assert train_member(compose([*settings, "seed=1"]), lines.append, StopRequest()) != one
+    again = train_member(compose([*settings, "run.again=true"]), lines.append, StopRequest())
+    assert again != one
+    RunDirectory.open(again).update_info(status="running")  # killed just before the end
+    assert train_member(compose(settings), lines.append, StopRequest()) == again
+    assert RunDirectory.open(again).info()["status"] == "finished"
+
+
+def test_divergence_stops_the_run_within_a_record(tmp_path):
+    config = config_of(tmp_path / "run", "optim.lr=1e20", "train.steps=500")
+    with pytest.raises(Diverged, match="not finite.*at step [12]: try a lower optim.lr"):
+        train(config, print)
+    info = RunDirectory.open(tmp_path / "run").info()
+    assert info["status"] == "diverged" and info["diverged"]["step"] in (1, 2)
+    assert info["diverged"]["layers"][0] == "features.0" and info["last_step"] < 50
+    steps = pd.read_parquet(tmp_path / "run" / "tables" / "units")["step"]
+    assert {0, 3} <= set(steps)
+    with pytest.raises(UsageError, match="diverged"):
+        go_on(tmp_path / "run")
+
+
+def test_divergence_can_be_let_go_on(tmp_path):
+    settings = ["optim.lr=1e20", "train.on_divergence=continue"]
+    train(config_of(tmp_path / "run", *settings), print)
+    info = RunDirectory.open(tmp_path / "run").info()
+    assert info["status"] == "finished" and info["diverged"]["loss"] is True
+
+
+def test_too_small_a_disk_is_told_before_the_start(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UsageError, match="may not fit"):
+        train(config_of(tmp_path / "run"), print)
+    assert not (tmp_path / "run").exists()
+
+
+CALLS = ("fsync", "rename", "mkdir", "open")
+
+
+@pytest.mark.filterwarnings("ignore:.*waits for a slow disk")
+def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch):
+    """ENOSPC from each call in turn that makes, moves or flushes a file of the run."""
+    monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
+    train(config_of(tmp_path / "whole"), print)
+    injected = 0
+    for target in range(0, 1000, 7):
+        folder = tmp_path / f"run-{target}"
+        with monkeypatch.context() as patch:
+            calls = full_from(target, folder, patch)
+            try:
+                train(config_of(folder), print)
+            except (RunError, UsageError) as error:
+                assert "\n" not in str(error) and "No space left" in str(error)
+        if calls[0] <= target:
+            break
+        injected += 1
+        if (folder / "run.json").exists():
+            for frame in tables(folder).values():
+                assert frame is None or len(frame)
+            if RunDirectory.open(folder).info()["status"] != "finished":
+                go_on(folder)
+        else:
+            train(config_of(folder), print)
+        require_same(tmp_path / "whole", folder)
+        shutil.rmtree(folder)
+    assert injected > 20
+
+
+def full_from(target, folder, patch):
+    """From call number `target` on nothing fits below `folder` any more. Returns the count."""
+    count, opened = [0], os.open
+
+    def refusing(call):
+        def refuse(path, *arguments, **keywords):
+            where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+            reading = call is opened and not arguments[0] & os.O_CREAT
+            if not reading and where.startswith(f"{folder}/"):
+                count[0] += 1
+                if count[0] > target:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
+            return call(path, *arguments, **keywords)
+
+        return refuse
+
+    for name in CALLS:
+        patch.setattr(os, name, refusing(getattr(os, name)))
+    return count
+
+
+def started(folder, *overrides):
+    """`symrun train` in a process of its own, once it trains."""
+    command = [sys.executable, "-m", "symrun", "train", "model=vgg11_bn", *SMALL, *overrides]
+    process = subprocess.Popen(
+        [*command, "train.steps=100000", f"run.dir={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(Path(folder).glob("tables/units/part-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
+    process = started(tmp_path / "run")
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert f"stopped by {number.name}" in printed and "symrun resume" in printed
+    assert "Traceback" not in printed
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["status"] == "interrupted"
+    assert (tmp_path / "run" / "checkpoints" / f"step-{info['last_step']}.pt").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    # 64 validation batches of full resolution: the step that a first signal waits for is long
+    process = started(tmp_path / "run", "train.batch_size=40", "data.image_size=128")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode in (-signal.SIGINT, 75)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "runs"), [("SIGKILL", 200), ("SIGTERM", 50)])
+def test_runs_survive_being_killed_at_random_instants(tmp_path, name, runs):
+    """Tables and weights are bit for bit those of a run that nobody disturbed."""
+    program = Path(__file__).parent.parent / "killing.py"
+    command = [sys.executable, str(program), name, str(runs), "0", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    hit = sum(n for status, n in summary["statuses"].items() if status in ("-9", "75", "130"))
+    assert summary["runs"] == runs and hit >= runs / 2
