@@ -67,6 +67,7 @@ class RunDirectory:
                         run.table(table).mkdir(parents=True, exist_ok=True)
                     return run
             except OSError as error:
+                run.discard()
                 reason = error.strerror
                 raise UsageError(f"run.dir={run.path} cannot be made: {reason}") from None
             if path is not None:
@@ -139,11 +140,12 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Remove the folder of a run that never started; what is not empty stays."""
-        self.run_json.unlink(missing_ok=True)
-        self._lock.unlink(missing_ok=True)
-        tables = [self.table(table) for table in TABLES]
         with contextlib.suppress(OSError):
-            for folder in (*tables, tables[0].parent, self.path):
+            self.run_json.unlink(missing_ok=True)
+            self._lock.unlink(missing_ok=True)
+        tables = [self.table(table) for table in TABLES]
+        for folder in (*tables, tables[0].parent, self.path):
+            with contextlib.suppress(OSError):
                 folder.rmdir()
 
     def info(self) -> dict[str, Any]:
