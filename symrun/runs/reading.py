@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.runs.description import in_one_line, require_schema
+from symrun.runs.description import require_schema
 from symrun.runs.directory import SCHEMA, RunDirectory
 
 SCHEMA_KEY = b"symrun.schema"
@@ -118,8 +118,8 @@ def read_parts(
         try:
             yield _rows(part, columns, equal)
         except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-            reason = f"{part.name}: {in_one_line(error)}"
-            raise UsageError(f"{folder} cannot be read: {reason}") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"{folder} cannot be read: {part.name}: {reason}") from None
 
 
 def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
@@ -130,11 +130,10 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
     footer.require([*columns, *equal])
     chosen, alone = footer.row_groups(equal)
     needed = list(columns) if alone else [*columns, *equal]
-    # The seal was checked when the part was first read; the values are checked each time
-    with pq.ParquetFile(part, metadata=footer.metadata, page_checksum_verification=True) as file:
+    with pq.ParquetFile(part, metadata=footer.metadata) as file:
         # A row group is a few thousand rows: handing its columns to threads costs more
         table = file.read_row_groups(chosen, columns=needed, use_threads=False)
-    rows = {column: _values(table, column) for column in columns}
+    rows = {column: _values(table[column]) for column in columns}
     if alone:
         return rows
     wanted = np.ones(table.num_rows, np.bool_)
@@ -143,10 +142,8 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
     return {column: values[wanted] for column, values in rows.items()}
 
 
-def _values(table: pa.Table, column: str) -> NDArray[Any]:
-    array = table[column].combine_chunks()
-    if array.null_count and column in _KINDS:
-        raise ValueError(f"column {column} has nulls")
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    array = column.combine_chunks()
     if array.null_count:
         array = array.fill_null(np.nan)
     # pyarrow's own to_numpy imports pandas first, a tenth of a second
@@ -196,11 +193,8 @@ def _checksum(file: IO[bytes], end: int, start: int) -> int:
 def _footer(part: Path, state: _State) -> _Footer:
     """Error: ValueError if another version wrote the part."""
     metadata = pq.read_metadata(part)
-    version = (metadata.metadata or {}).get(SCHEMA_KEY)
-    if version is None:
-        raise ValueError(f"has no schema; this symrun reads {SCHEMA}")
-    name = version.decode(errors="replace")
-    require_schema(int(name) if name.isdecimal() and len(name) < 10 else name, SCHEMA)
+    version = (metadata.metadata or {}).get(SCHEMA_KEY, b"none")
+    require_schema(int(version) if version.isdigit() else version.decode(), SCHEMA)
     types = {field.name: field.type for field in metadata.schema.to_arrow_schema()}
     places = [
         place

@@ -176,7 +176,7 @@ def write_part(path: Path, table: pa.Table) -> None:
             use_dictionary=names,
             use_byte_stream_split=floats,
             write_statistics=[name for name in table.column_names if name not in floats],
-            write_page_checksum=True,
+            write_page_checksum=True,  # for other readers: ours checks the seal
         ) as part:
             for rows in _row_groups(table, names):
                 part.write_table(rows)
