@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from symrun.errors import UsageError
 from symrun.runs import writer as writer_module
-from symrun.runs.directory import RunDirectory
-from symrun.runs.reading import read_parts
-from symrun.runs.tables import parameter_curves, parameters_schema, unit_curves, units_schema
+from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.reading import SCHEMA_KEY, read_parts
+from symrun.runs.tables import (
+    PROGRESS_SCHEMA,
+    parameter_curves,
+    parameters_schema,
+    unit_curves,
+    units_schema,
+)
 from symrun.runs.writer import write_part, write_records
 
 GROUPS = {"b": ("scale", 700), "a": ("scale", 300), "a -> b": ("rescale", 300), "c": ("scale", 1)}
@@ -154,12 +160,73 @@ def test_a_part_that_was_replaced_is_read_anew(run):
     assert len(unit_curves(run, "scale", "a").steps) == 5
 
 
-def test_a_part_without_the_column_is_one_clear_line(run):
-    folder = run.table("units")
-    write_part(folder / "part-000000.parquet", record(0).drop_columns(["flow"]))
-    with pytest.raises(UsageError, match=r"units cannot be read: part-000000\.parquet") as caught:
-        list(read_parts(run, "units", ["flow"], group="a"))
-    assert "\n" not in str(caught.value)
+def replaced(name, values):
+    place = record(0).schema.get_field_index(name)
+    return record(0).set_column(place, name, values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (record(0).drop_columns(["flow"]), "it has no column flow"),
+        (replaced("flow", pa.array(["1.0"] * UNITS)), "column flow holds string, not floating"),
+        (replaced("flow", pa.nulls(UNITS)), "column flow holds null, not floating"),
+        (replaced("step", pa.array([0.0] * UNITS)), "column step holds double, not integers"),
+        (replaced("step", pa.nulls(UNITS, pa.int32())), "Could not convert nan"),
+        (replaced("group", pa.array([1] * UNITS)), "column group holds int64, not names"),
+        (replaced("group", pa.array([1] * UNITS).dictionary_encode()), "column group holds int64"),
+    ],
+)
+def test_a_part_of_another_shape_is_one_clear_line(run, rows, reason):
+    write_part(run.part("units", 0), rows)
+    assert reason in why_unreadable(run)
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (b"4", "has schema 4, written by a newer symrun: this one reads 3; update symrun"),
+        (b"2", "has schema 2, written by an older symrun: this one reads 3"),
+        (b"3.0", "has schema '3.0'; this symrun reads 3"),
+        ("²".encode(), "has schema '²'; this symrun reads 3"),
+        (b"\xff\n", "codec can't decode byte 0xff"),
+        (b"9" * 5000, "Exceeds the limit"),
+        (None, "has schema 'none'; this symrun reads 3"),
+    ],
+    ids=range(7),
+)
+def test_a_part_of_another_version_is_one_clear_line(run, version, reason):
+    metadata = {} if version is None else {SCHEMA_KEY: version}
+    write_part(run.part("units", 0), record(0).replace_schema_metadata(metadata))
+    assert reason in why_unreadable(run)
+
+
+def test_a_part_that_something_else_wrote_is_one_clear_line(run):
+    """Such as a part of an older version, which has no seal."""
+    pq.write_table(record(0), run.part("units", 0))
+    assert "not written by this version of symrun: it has no seal" in why_unreadable(run)
+
+
+def why_unreadable(run):
+    with pytest.raises(UsageError, match=r"units cannot be read: part-000000\.parquet: ") as caught:
+        list(read_parts(run, "units", ["step", "flow"], group="a"))
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["units", "parameters", "progress"])
+def test_each_table_carries_its_version_and_page_checksums_into_its_parts(run, table):
+    schemas = {"units": units_schema(pa.float32()), "parameters": parameters_schema(pa.float64())}
+    schema = schemas.get(table, PROGRESS_SCHEMA)
+    row = [pa.array(["a" if pa.types.is_dictionary(f.type) else 1]).cast(f.type) for f in schema]
+    write_records(run, table, 0, [pa.table(row, schema=schema)] * 3)
+    file = pq.ParquetFile(run.part(table, 0))
+    assert file.metadata.metadata[b"symrun.schema"] == str(SCHEMA).encode()
+    content = bytearray(run.part(table, 0).read_bytes())
+    steps = file.metadata.row_group(0).column(0)
+    content[steps.data_page_offset + steps.total_compressed_size - 1] ^= 1
+    with pytest.raises(OSError, match="CRC"):  # as other readers may see it
+        pq.ParquetFile(pa.BufferReader(bytes(content)), page_checksum_verification=True).read()
 
 
 def test_no_rows_where_nothing_was_sampled(run):

@@ -6,6 +6,7 @@ import pytest
 from test_writer import UNITS, record
 
 from symrun.errors import UsageError
+from symrun.figures import layers
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import MEASUREMENTS, unit_curves, unpacked_bytes
 from symrun.runs.writer import write_part
@@ -26,6 +27,22 @@ def test_curves_are_records_by_units(run):
     assert curves.values["measured"].tolist() == [[2, 3], [12, 13], [22, 23]]
     assert curves.values["measured"].dtype == np.float64
     assert np.isnan(curves.values["flow"]).all()  # null
+
+
+def test_a_part_written_while_a_figure_reads_does_not_disturb_it(run, monkeypatch):
+    """It reads one group after the other, and then has fewer records of the first."""
+
+    def then_goes_on(*arguments):
+        curves = unit_curves(*arguments)
+        write_part(run.part("units", 2), record(3))
+        return curves
+
+    monkeypatch.setattr(layers, "unit_curves", then_goes_on)
+    groups = [{"symmetry": "scale", "group": "a", "units": 2, "layers": ["a"]}] * 2
+    run.write_info({"groups": groups})
+    sums = layers.layer_sums(run, "scale")
+    assert sums.steps.tolist() == [0, 1, 2]
+    assert sums.measured.tolist() == [[1, 1], [21, 21], [41, 41]]
 
 
 def refusal(run, group="a"):
