@@ -35,3 +35,10 @@ class Stopped(Interrupted):
     """A signal asked a run to stop, and all of it is saved. Exit code 75, "try again later"."""
 
     exit_code = 75
+
+
+def in_one_line(text: object) -> str:
+    """`text` from outside, fit for a message: no line breaks, no control codes, some end."""
+    shown = str(text)
+    shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)

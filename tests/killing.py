@@ -1,4 +1,5 @@
-"""Runs that are killed or stopped at random instants and resumed until they are finished.
+"""Runs that are killed or stopped at random instants and resumed until they are finished; so many
+runs at least, and so many kills, or stops with everything saved.
 
 A program of its own, since it forks: python tests/killing.py SIGKILL|SIGTERM RUNS SEED FOLDER.
 Prints a line of JSON with what happened; an assertion fails if a bit is lost.
@@ -102,36 +103,32 @@ def require_same(run, whole, final):
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
-def go(number, runs, chance):
+def go(number, least, chance):
     train = ["train", *SETTINGS]
     started = time.monotonic()
     assert command([*train, "run.dir=whole"]) == 0
     seconds = time.monotonic() - started
     whole, final = tables(Path("whole")), weights(Path("whole"))
-    counts, wanted = Counter(), (-signal.SIGKILL,) if number == signal.SIGKILL else (75, 130)
-    for index in range(runs):
-        run, done = Path(f"run-{index}"), False
-        first = True
-        while not done:
-            described = (run / "run.json").exists()
+    counts, runs = Counter(), 0
+    wanted = (-signal.SIGKILL,) if number == signal.SIGKILL else (75, 130)
+    while runs < least or counts[wanted[0]] < least:
+        run, info, runs = Path(f"run-{runs}"), {}, runs + 1
+        while info.get("status") != "finished":
             before = sorted(run.rglob("*"))
-            arguments = ["resume", str(run)] if described else [*train, f"run.dir={run}"]
-            status = (
-                command(arguments, chance.uniform(0, 1.1) * seconds, number)
-                if (first or chance.random() < 0.5)
-                else command(arguments)
-            )
+            arguments = ["resume", str(run)] if info else [*train, f"run.dir={run}"]
+            undisturbed = run.exists() and chance.random() < 0.5
+            delay = None if undisturbed else chance.uniform(0, 1.1) * seconds
+            status = command(arguments, delay, number)
             counts[status] += 1
             if run.exists():
                 require_prefix(run, whole)
-            info = json.loads((run / "run.json").read_text()) if (run / "run.json").exists() else {}
-            done = info.get("status") == "finished"
-            first = False
-            if status == 75:  # nothing to do again but the step that was under way: none
+            if (run / "run.json").exists():
+                info = json.loads((run / "run.json").read_text())
+            if status == 75:  # nothing is to do again
                 saved = max(int(p.stem[5:]) for p in (run / "checkpoints").glob("step-*.pt"))
                 assert saved == info["last_step"], (saved, info["last_step"])
             # Signalled before the process listened, or after it was done
-            untouched = done or sorted(run.rglob("*")) == before
+            untouched = info.get("status") == "finished" or sorted(run.rglob("*")) == before
             assert status in (0, *wanted) or (status < 0 and untouched), (status, run)
         require_same(run, whole, final)
     return {

@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from symrun.data.source import FOLDER, in_one_line
-from symrun.errors import UsageError
+from symrun.data.source import FOLDER
+from symrun.errors import UsageError, in_one_line
 from symrun.files import locked
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

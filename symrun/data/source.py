@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from symrun.errors import UsageError
+from symrun.errors import UsageError, in_one_line
 
 FOLDER = "tiny-imagenet-200"
 SPLITS = ("train", "val")
@@ -23,13 +23,6 @@ _MAX_FILES = 2**18
 _MAX_LIST_BYTES = 2**25
 _LEAVES_THE_ARCHIVE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
 _OFFICIAL = "use the official archive: leave data.root out to download it"
-
-
-def in_one_line(text: object) -> str:
-    """`text` from outside, fit for a message: no line breaks, no control codes, some end."""
-    shown = str(text)
-    shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from symrun.config import TinyImageNetConfig
 from symrun.data.dataset import Dataset, Split
 from symrun.data.download import download
-from symrun.data.source import SPLITS, Source, in_one_line, open_source
-from symrun.errors import UsageError
+from symrun.data.source import SPLITS, Source, open_source
+from symrun.errors import UsageError, in_one_line
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
 IMAGE_SHAPE = (3, 64, 64)

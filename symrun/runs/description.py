@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symrun.config import Config, Precision, flat, require
-from symrun.errors import UsageError
+from symrun.errors import UsageError, in_one_line
 from symrun.symmetry import Symmetry
 
 MOST_BYTES = 2**22
@@ -113,7 +113,7 @@ def described(content: bytes, schema: int) -> dict[str, Any]:
     except RecursionError:
         info = None
     except ValueError as error:
-        raise UsageError(f"cannot be read: {_in_one_line(error)}") from None
+        raise UsageError(f"cannot be read: {in_one_line(error)}") from None
     if not isinstance(info, dict) or _is_deep(info):
         raise UsageError("does not describe a run")
     if "schema" in info:
@@ -129,7 +129,7 @@ def described(content: bytes, schema: int) -> dict[str, Any]:
             placed = layer["block"] is not None or layer["kind"] != "convolution"
             require(f"the block of {layer['layer']}", placed, "an integer", "null")
     except UsageError as error:
-        raise UsageError(f"does not describe a run: {_in_one_line(error)}") from None
+        raise UsageError(f"does not describe a run: {in_one_line(error)}") from None
     return info
 
 
@@ -190,9 +190,3 @@ def _shown(value: object) -> str:
     """`value` in one short line."""
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}..."
-
-
-def _in_one_line(error: Exception) -> str:
-    text = str(error)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 500 else f"{text[:500]}..."

@@ -179,4 +179,5 @@ def _explain(
     if isinstance(error, OSError):
         error = RunError(f"{run.path} cannot be written: {error.strerror}")
     if isinstance(error, RunError):
-        raise RunError(f"{error}; {readable}; once that is mended: {resume}") from None
+        written = f"what was written before is readable in {run.path}"
+        raise RunError(f"{error}; {written}; once that is mended: {resume}") from None

@@ -6,9 +6,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from made_small import MADE_SMALL
 
 from symrun.analysis import agreement
-from symrun.bench.tables import FULL_SCALE, make_run, time_commands
+from symrun.bench.tables import make_run, time_commands
 from symrun.errors import RunError, UsageError
 from symrun.figures import plot
 from symrun.launch import compose
@@ -16,17 +17,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
 from symrun.training.run import train
 
-SMALL = [
-    *FULL_SCALE,
-    "data.image_size=32",
-    "data.classes=10",
-    "data.train_images=40",
-    "data.val_images=20",
-    "model.width=0.0625",
-    "train.steps=25",
-    "track.every=2",
-    "train.batch_size=20",
-]
+SMALL = [*MADE_SMALL, "train.steps=25", "track.every=2"]
 RECORDS = 14  # 0, 2, ... 24, and the last weights
 
 

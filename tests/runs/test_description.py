@@ -9,10 +9,11 @@ import warnings
 from random import Random
 
 import pytest
+from made_small import MADE_SMALL
 from mutations import mutated
 
 from symrun.analysis import agreement, as_json, as_table
-from symrun.bench.tables import FULL_SCALE, make_run
+from symrun.bench.tables import make_run
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, captions, select_runs
 from symrun.launch import compose
@@ -20,17 +21,7 @@ from symrun.runs.description import _DESCRIPTION, MOST_BYTES
 from symrun.runs.directory import SCHEMA, RunDirectory, newest_first, planned_steps
 from symrun.runs.tables import LAWS
 
-SMALL = [
-    *FULL_SCALE,
-    "data.image_size=32",
-    "data.classes=10",
-    "data.train_images=40",
-    "data.val_images=20",
-    "model.width=0.0625",
-    "train.steps=20",
-    "track.every=4",
-    "train.batch_size=20",
-]
+SMALL = [*MADE_SMALL, "train.steps=20", "track.every=4"]
 FIGURES_OF_RUNS = {
     **dict.fromkeys(("fig1", "grid", "grid_scale", "grid_translation"), ["bn"]),
     **dict.fromkeys(("phase", "residual"), ["bn"]),
