@@ -63,6 +63,9 @@ _ENTRIES = _Kind(  # whose reader refuses all but integers > 0, with a remedy of
     "less than 2^63",
     lambda value: not isinstance(value, bool) and not (isinstance(value, int) and value >= 2**63),
 )
+_SECONDS = _Kind(
+    "a number in [0, 1e10]", lambda value: type(value) in (int, float) and 0 <= value <= 1e10
+)
 _POSITIVE = _whole(1, 10**9)
 _STEP = _whole(0, MOST_STEPS)
 
@@ -95,6 +98,8 @@ _DESCRIPTION: dict[str, Spec] = {
     "resumed?": [{}],
     "source?": _LINE,
     "threads?": _whole(1, 4096),
+    "hardware?": {"processor": _LINE, "cores": _POSITIVE},
+    "seconds?": _SECONDS,
     "versions?": {},
 }
 

@@ -15,6 +15,7 @@ from symrun.tracking import Tracker
 from symrun.tracking.sums import require_possible
 from symrun.training.compiled import compiled
 from symrun.training.graph import require_capturable
+from symrun.training.memory import keep_freed_memory
 from symrun.training.optimizers import laws_of, make_optimizer
 from symrun.training.precision import (
     keep_float32,
@@ -29,12 +30,16 @@ AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
 
 def require_runnable(config: Config, device: torch.device) -> None:
-    """Set torch to the run's precision and determinism. Error: UsageError for what `device` does
-    not allow."""
+    """Set torch to the run's precision and determinism, and the CPU's memory to what steps need.
+
+    Error: UsageError for what `device` does not allow.
+    """
     require_capturable(config, device)
     require_possible(config.track.sums, device)
     set_precision(with_precision(config, device).precision, device)
     set_determinism(config.deterministic)
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def make_tracker(

@@ -99,12 +99,19 @@ class Progress:
         self._images = 0
         self._first = 0
         """The first update that the scores count."""
-        self._since = time.monotonic()
+        self._since = self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation so far; what came after the last checkpoint of a run that
+        broke off is not among them."""
+        return time.monotonic() - self._started
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes to go on from here, on the device."""
         counts = {"updates": self.updates, "images": self._images, "first": self._first}
-        return {"sums": self.scores.sums, **counts, "seconds": time.monotonic() - self._since}
+        seconds = {"seconds": time.monotonic() - self._since, "all_seconds": self.seconds}
+        return {"sums": self.scores.sums, **counts, **seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.scores.sums.copy_(state["sums"])
@@ -112,6 +119,7 @@ class Progress:
             int(state[name]) for name in ("updates", "images", "first")
         )
         self._since = time.monotonic() - float(state["seconds"])
+        self._started = time.monotonic() - float(state["all_seconds"])
         self._bar.initial = self._bar.n = self.updates
 
     def updated(self, images: int) -> None:

@@ -1,6 +1,8 @@
 """What run.json says of a run: enough to read its tables, to draw its figures, to repeat it."""
 
+import contextlib
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -47,11 +49,13 @@ def describe(
             "symrun": symrun.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
+            **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         },
         "revision": source_revision(),
         "source": source_digest(),
         "threads": torch.get_num_threads(),
         "device": device_title(device),
+        "hardware": {"processor": processor(), "cores": os.cpu_count() or 1},
         "precision": config.precision.value,
         "seed": config.seed,
         "dataset": {
@@ -84,6 +88,16 @@ def describe(
             for group in structure.groups
         ],
     }
+
+
+def processor() -> str:
+    """The model of the CPU; its architecture where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def source_digest() -> str:

@@ -127,7 +127,9 @@ def go_on(
                 keeper.finish()
             keeper.end_if_diverged()  # all rows have been seen now
             diverged = {} if progress.diverged is None else _described(progress.diverged)
-            run.update_info(status="finished", last_step=training.steps, **diverged)
+            run.update_info(
+                status="finished", last_step=training.steps, seconds=progress.seconds, **diverged
+            )
     except UsageError:
         raise
     except BaseException as error:
