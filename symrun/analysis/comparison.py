@@ -67,13 +67,18 @@ class Comparison:
         worst: Array = self._relative(self.measured - self.predicted[law]).max(axis=1)
         return worst
 
-    def explained(self, law: str) -> float:
-        """Over all records. Assumes: some unit moved."""
+    def missed(self, law: str) -> Array:
+        """1 - the share explained of each unit that moved, over all records; [moved]."""
         broken, missed = (
             np.square(self.measured - curve).sum(axis=0)[self.moved]
             for curve in (self.baseline, self.predicted[law])
         )
-        return 1 - float(np.median(missed / broken))
+        share: Array = missed / broken
+        return share
+
+    def explained(self, law: str) -> float:
+        """Over all records. Assumes: some unit moved."""
+        return 1 - float(np.median(self.missed(law)))
 
     def unexplained(self, law: str) -> Array:
         """1 - `explained`, without the rounding of it: at each record, of the time until then.
