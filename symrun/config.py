@@ -1,6 +1,7 @@
 """Settings: what Hydra composed from `configs/`, as frozen, validated dataclasses.
 
-Defaults live in `configs/*.yaml` alone; the constraints live here. Every refusal names the
+Defaults live in `configs/*.yaml`; the constraints live here, and what is new since the first runs
+has a default here too, so that those can still be read. Every refusal names the
 setting, the constraint and the value.
 """
 
@@ -37,12 +38,18 @@ class Device(Enum):
 
 MODEL_NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
 
+BN_EPS = 1e-5
+"""torch's own eps of BatchNorm, which the runs had that were recorded before it was a setting."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """eps: what BatchNorm adds to the variance."""
+
     name: str
     width: float
     dropout: float
+    eps: float = BN_EPS
 
     def __post_init__(self) -> None:
         require(
@@ -50,6 +57,10 @@ class ModelConfig:
         )
         require("model.width", 0 < self.width <= 8, "in (0, 8]", self.width)
         require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
+        require("model.eps", self.eps > 0, "> 0", self.eps)
+        require("model.eps", self.eps < math.inf, "finite", self.eps)
+        usual = f"{BN_EPS:g} without BN (model={self.name}), since it has no effect there"
+        require("model.eps", self.name.endswith("_bn") or self.eps == BN_EPS, usual, self.eps)
 
 
 @dataclass(frozen=True)

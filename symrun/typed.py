@@ -23,15 +23,20 @@ def require(setting: str, holds: bool, constraint: str, value: object) -> None:
 
 
 def build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:
+    """A `kind` of these values; one that is not there may be one that has a default.
+
+    Error: UsageError for the first that is wrong, unknown or missing.
+    """
     require(prefix.rstrip("."), isinstance(values, Mapping), "a group of settings", repr(values))
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
             raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")
-    for key in hints:
-        if key not in values:
-            raise UsageError(f"the setting {prefix}{key} is missing")
-    return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in hints.items()})
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise UsageError(f"the setting {prefix}{field.name} is missing")
+    given = {key: hint for key, hint in hints.items() if key in values}
+    return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in given.items()})
 
 
 def build_named(

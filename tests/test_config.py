@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
+from torch import nn
 
 from symrun.config import Config, Precision, SyntheticConfig
 from symrun.errors import UsageError
@@ -37,6 +39,10 @@ from symrun.launch import compose, configs
         ("track.parameters=-1", "track.parameters must be >= 0, got -1"),
         ("model.width=0", "model.width must be in (0, 8], got 0"),
         ("model.dropout=1", "model.dropout must be in [0, 1), got 1"),
+        ("model.eps=0", "model.eps must be > 0, got 0.0"),
+        ("model.eps=nan", "model.eps must be > 0, got nan"),
+        ("model.eps=inf", "model.eps must be finite, got inf"),
+        ("model.eps=small", "model.eps must be a number, got 'small'"),
         ("model.name=vgg12", "model.name must be one of vgg11, vgg11_bn"),
         ("data.classes=1", "data.classes must be in [2, 1000], got 1"),
         ("data.image_size=40", "data.image_size must be a multiple of 32, got 40"),
@@ -151,3 +157,18 @@ def test_unknown_and_missing_settings_are_named():
         Config.from_mapping({**settings, "track": {"evry": 1, "parameters": 1}})
     with pytest.raises(UsageError, match="the setting track.parameters is missing"):
         Config.from_mapping({**settings, "track": {"every": 1}})
+
+
+def test_eps_is_refused_where_it_has_no_effect():
+    message = "model.eps must be 1e-05 without BN (model=vgg11), since it has no effect there"
+    with pytest.raises(UsageError, match=re.escape(f"{message}, got 0.001")):
+        compose(["model=vgg11", "model.eps=1e-3"])
+    assert compose(["model=vgg11_bn", "model.eps=1e-3"]).model.eps == 1e-3
+
+
+def test_a_run_from_before_eps_was_a_setting_had_torchs():
+    now = compose(["model=vgg11"])
+    before = now.to_dict()
+    del before["model"]["eps"]
+    assert now.model.eps == nn.BatchNorm2d(1).eps
+    assert Config.from_mapping(before) == now and not Config.from_mapping(before).differences(now)

@@ -35,6 +35,7 @@ class VGG(nn.Module):
         image_size: int = 64,
         width: float = 1.0,
         dropout: float = 0.5,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         features: list[nn.Module] = []
@@ -44,7 +45,7 @@ class VGG(nn.Module):
                 filters = max(1, round(full_width * width))
                 features.append(nn.Conv2d(channels, filters, kernel_size=3, padding=1))
                 if batch_norm:
-                    features.append(nn.BatchNorm2d(filters))
+                    features.append(nn.BatchNorm2d(filters, eps))
                 features.append(nn.ReLU())
                 channels = filters
             features.append(nn.MaxPool2d(kernel_size=2))
@@ -76,10 +77,12 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg(name: str, classes: int, image_size: int, width: float, dropout: float) -> VGG:
-    """The VGG called `name`: "vgg16", "vgg16_bn", ...
+def vgg(
+    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = 1e-5
+) -> VGG:
+    """The VGG called `name`: "vgg16", "vgg16_bn", ...; eps: BatchNorm's.
 
     Example: vgg("vgg11_bn", classes=10, image_size=32, width=0.25, dropout=0.5)
     """
     depth, _, norm = name.removeprefix("vgg").partition("_")
-    return VGG(int(depth), norm == "bn", classes, image_size, width, dropout)
+    return VGG(int(depth), norm == "bn", classes, image_size, width, dropout, eps)

@@ -76,6 +76,7 @@ def prepare(config: Config, dataset: Dataset, device: torch.device) -> Training:
         dataset.image_size,
         config.model.width,
         config.model.dropout,
+        config.model.eps,
     ).to(device, dtype)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -124,6 +124,8 @@ def test_the_bar_holds_for_every_group(capfd):
     assert "Hessian constraint of scale features.0 at step 0: relative error" in lines[0]
     assert all("the bar is 1e-08" in line for line in lines)
     assert command(capfd, *MODEL, "model=vgg11_bn", "--max-residual", "0.1")[0] == 0
+    less_eps = [*MODEL, "model=vgg11_bn", "model.eps=1e-12"]
+    assert command(capfd, *less_eps, "--max-residual", "1e-8")[0] == 0
 
 
 def test_settings_win_over_what_spares_a_download():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import BatchNorm2d
 
 from symrun.config import Precision
 from symrun.data import load
@@ -35,6 +36,12 @@ def made(*overrides):
 def test_what_cannot_be_had_is_refused(overrides, reason):
     with pytest.raises(UsageError, match=reason):
         made(*overrides)
+
+
+@pytest.mark.parametrize(("overrides", "eps"), [([], 1e-5), (["model.eps=1e-3"], 1e-3)])
+def test_every_batch_norm_has_the_eps_of_the_settings(overrides, eps):
+    norms = [layer for layer in made(*overrides).model.modules() if isinstance(layer, BatchNorm2d)]
+    assert len(norms) == 8 and {layer.eps for layer in norms} == {eps}
 
 
 def test_the_kernel_is_refused_without_a_gpu(tmp_path):
