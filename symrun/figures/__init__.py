@@ -7,7 +7,18 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from symrun.errors import UsageError
-from symrun.figures import fig1, fig2, fig3, fig4, fig5, phase, residual, seeds
+from symrun.figures import (
+    fig1,
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    phase,
+    progress,
+    residual,
+    seeds,
+    units,
+)
 from symrun.figures.grid import Grid
 from symrun.figures.selection import Selection
 from symrun.figures.style import FORMATS, save
@@ -38,6 +49,8 @@ FIGURES: dict[str, FigureModule] = {
     "phase": phase,
     "seeds": seeds,
     "residual": residual,
+    "units": units,
+    "progress": progress,
 }
 
 

@@ -1,9 +1,12 @@
 """The words of the figures about their runs: data, model, optimiser, length, how far reduced."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from symrun.config import BN_EPS
+from symrun.errors import in_one_line
 from symrun.runs.directory import planned_steps
 
 _MODEL = "<model>"
@@ -15,7 +18,7 @@ def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> 
     `weight_decay`: the paper's, for this figure.
     """
     text = f"Fig. {number} on {settings(infos)}"
-    papers = all(_is_the_papers(info, weight_decay) for info in infos)
+    papers = all(is_the_papers(info, weight_decay) for info in infos)
     return text if papers else f"{text}: not the paper's setting"
 
 
@@ -31,7 +34,8 @@ def _setting(info: dict[str, Any]) -> str:
     return f"{part}{data['title']}, {model['name'].removesuffix('_bn').upper()}{width}"
 
 
-def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
+def is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
+    """Whether a run is the paper's in all but its precision and its seed."""
     data, model, config = info["dataset"], info["model"], info["config"]
     optim = {"name": "sgd", "lr": 0.1, "weight_decay": weight_decay}
     optim |= {"momentum": 0, "schedule": "constant"}
@@ -40,6 +44,7 @@ def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
         and data["classes"] == 200
         and model["name"] in ("vgg16", "vgg16_bn")
         and model["width"] == 1
+        and _eps(info) == BN_EPS
         and optim.items() <= config["optim"].items()
         and config["train"]["batch_size"] == 256
         and planned_steps(info) >= 100 * info["steps_per_epoch"]
@@ -55,7 +60,7 @@ def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
     for info, last_step in drawn:
         titles.setdefault(_caption(info, last_step), []).append(info["model"]["title"])
     return [
-        text.replace(_MODEL, " and ".join(models).replace(" ", "\N{NO-BREAK SPACE}"))
+        text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
         for text, models in titles.items()
     ]
 
@@ -80,7 +85,13 @@ def _network(info: dict[str, Any]) -> list[str]:
     return [
         f"{data['title']} ({data['classes']} classes, {data['image_size']}×{data['image_size']})",
         f"{_MODEL}, width {_fraction(info['model']['width'])}",
+        "" if _eps(info) == BN_EPS else f"BN eps {power(_eps(info))}",
     ]
+
+
+def _eps(info: dict[str, Any]) -> float:
+    """BatchNorm's; of runs that were recorded before it was a setting, torch's."""
+    return float(info["config"]["model"].get("eps", BN_EPS))
 
 
 def _length(info: dict[str, Any], last_step: int) -> list[str]:
@@ -110,6 +121,46 @@ def optimiser(info: dict[str, Any]) -> list[str]:
     return [name, f"η = {lr:g}", f"λ = {decay:g}", *filter(None, switches)]
 
 
+def labels(runs: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
+    """Model and weight decay of each run; where runs agree in that, what tells them apart.
+
+    runs: what run.json says, and the folder; no folder is there twice.
+    Example: labels([(run.info(), run.path)])   # ["VGG16 with BN, λ = 0.0001"]
+    """
+    told = [f"{info['model']['title']}, {optimiser(info)[2]}" for info, _ in runs]
+    for words in _DISTINCTIONS:
+        also = [words(info, folder) for info, folder in runs]
+        kinds: dict[str, set[str]] = {}
+        for label, word in zip(told, also, strict=True):
+            kinds.setdefault(label, set()).add(word)
+        told = [
+            f"{label}, {word}" if word and len(kinds[label]) > 1 else label
+            for label, word in zip(told, also, strict=True)
+        ]
+    return told
+
+
+def _folder(path: Path | str) -> str:
+    """Its name, of which nothing is read as mathematics."""
+    return in_one_line(path).replace("$", r"\$")
+
+
+_DISTINCTIONS: tuple[Callable[[dict[str, Any], Path], str], ...] = (
+    lambda info, _: str(info["dataset"]["title"]),
+    lambda info, _: f"width {_fraction(info['model']['width'])}",
+    lambda info, _: f"BN eps {power(_eps(info))}",
+    lambda info, _: optimiser(info)[0],
+    lambda info, _: optimiser(info)[1],
+    lambda info, _: ", ".join(optimiser(info)[3:]),
+    lambda info, _: f"batch {info['config']['train']['batch_size']}",
+    lambda info, _: str(info["precision"]),
+    lambda info, _: f"seed {info['config']['seed']}",
+    lambda _, path: _folder(path.name),
+    lambda _, path: _folder(path),
+)
+"""Words in which runs may differ, those that say most first."""
+
+
 def law_label(infos: Iterable[dict[str, Any]]) -> str:
     """Which laws the column `flow` of these runs holds; empty if it is null in all of them."""
     laws = [
@@ -128,6 +179,12 @@ def step_label(info: dict[str, Any]) -> str:
     if optim["schedule"] == "constant":
         return f"Step $n$  (time $t = ηn$, $η$ = {optim['lr']:g})"
     return "Step $n$"
+
+
+def power(number: float) -> str:
+    """0.001 as "1e-3"."""
+    digits, _, exponent = f"{number:e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _fraction(width: float) -> str:

@@ -20,7 +20,7 @@ from symrun.runs.tables import LAWS
 
 Array = NDArray[np.float64]
 
-_HUES = {"scale": "#0072B2", "rescale": "#D55E00", "translation": "#009E73"}
+HUES = {"scale": "#0072B2", "rescale": "#D55E00", "translation": "#009E73"}
 _ROUNDING = {"float64": 2.0**-53}
 _FLOAT32 = 2.0**-24
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
@@ -69,8 +69,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
     grid[1, 0].set_ylabel("1 − explained so far,\nmedian over units")
-    shown = [symmetry for symmetry in _HUES if any(g.symmetry == symmetry for g in groups)]
-    handles = [Line2D([], [], color=_HUES[symmetry], label=symmetry) for symmetry in shown]
+    shown = [symmetry for symmetry in HUES if any(g.symmetry == symmetry for g in groups)]
+    handles = [Line2D([], [], color=HUES[symmetry], label=symmetry) for symmetry in shown]
     weights = "float64" if rounding < _FLOAT32 else "float32"
     handles.append(Line2D([], [], label=f"one rounding of {weights} weights", **_GUIDE))
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -89,5 +89,5 @@ def _colours(groups: Sequence[Comparison]) -> list[Colour]:
     for number, group in enumerate(groups):
         alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
         depth = alike.index(number) / max(len(alike) - 1, 1)
-        colours.append(shaded(to_rgb(_HUES[group.symmetry]), 0.45 * (2 * depth - 1)))
+        colours.append(shaded(to_rgb(HUES[group.symmetry]), 0.45 * (2 * depth - 1)))
     return colours

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from symrun.config import WITHOUT_EFFECT, flat
+from symrun.config import BN_EPS, WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
 from symrun.runs.directory import OUTPUTS, RunDirectory
 
@@ -32,6 +32,29 @@ class NoRuns:
         if given:
             raise UsageError(f"{figure} is drawn from equations and takes no runs")
         return []
+
+
+@dataclass(frozen=True)
+class AnyRuns:
+    """Whatever runs are given, in their order; without any the newest.
+
+    preset: what makes a run.
+    """
+
+    preset: str
+
+    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+        seen = set()
+        for run in given:
+            folder = run.path.resolve()
+            if folder in seen:
+                raise UsageError(f"{figure} takes each run once; {run.path} is given twice")
+            seen.add(folder)
+        runs = list(given) or found()[:1]
+        if not runs:
+            remedy = f"`symrun train experiment={self.preset}` makes one"
+            raise UsageError(f"{figure} needs a run; there is none in {OUTPUTS}: {remedy}")
+        return runs
 
 
 @dataclass(frozen=True)
@@ -132,7 +155,7 @@ class Family:
 
     def _difference(self, one: Info, other: Info) -> str | None:
         """A setting in which two runs differ and may not."""
-        settings, others = flat(one["config"]), flat(other["config"])
+        settings, others = _settings(one), _settings(other)
         for name in sorted(settings.keys() | others.keys()):
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
@@ -151,6 +174,11 @@ _ALIKE = {
     **dict.fromkeys(("model", "layers", "groups"), "its network"),
 }
 """What else is the same in runs that belong together."""
+
+
+def _settings(info: Info) -> dict[str, Any]:
+    """By name, also of runs that were recorded before `model.eps` was a setting."""
+    return {"model.eps": BN_EPS, **flat(info["config"])}
 
 
 def _same_name(one: Info, other: Info) -> bool:

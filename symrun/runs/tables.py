@@ -97,6 +97,21 @@ def parameter_curves(run: RunDirectory, layer: str) -> Curves:
     return _curves(rows, "index", ["value"], f"{run.path}, {layer}")
 
 
+def progress_curves(run: RunDirectory, split: str) -> Curves:
+    """Loss and accuracies on `split`, "train" or "val", over time: columns `loss`, `top1` and
+    `top5`, [records, 1]; without records where the run has none on it yet.
+
+    Error: UsageError as in `read_parts`, or if a record is doubled.
+    """
+    columns = ["loss", "top1", "top5"]
+    parts = list(read_parts(run, "progress", ["step", *columns], split=split))
+    steps = np.concatenate([rows["step"] for rows in parts]).astype(np.int64)
+    if not _rises(steps):
+        raise _incomplete(f"{run.path}, {split}")
+    values = {name: np.concatenate([rows[name] for rows in parts])[:, None] for name in columns}
+    return Curves(steps, values)
+
+
 def _curves(parts: Iterable[Rows], unit: str, columns: Sequence[str], what: str) -> Curves:
     """Error: UsageError unless each record holds each unit once, and is whole in one part."""
     blocks = [_block(rows, unit, what) for rows in parts if rows["step"].size]

@@ -113,6 +113,18 @@ def test_another_batch_size_does_not_pass_for_the_papers(write_run, paper):
     assert title.endswith("not the paper's setting") and "batch 128" in caption
 
 
+def test_another_eps_does_not_pass_for_the_papers_and_is_in_the_caption(write_run, paper):
+    run = write_run(True, **paper, weight_decay=1e-4, records=2, sample=1)
+    config = run.info()["config"]
+    before = {name: value for name, value in config["model"].items() if name != "eps"}
+    for model, named in ((before | {"eps": 1e-3}, True), (before, False)):
+        run.update_info(config=config | {"model": model})
+        title, caption = words(draw([run]))
+        assert title.endswith("not the paper's setting") == named
+        assert ("width 1, BN eps 1e-3, SGD" in caption) == named
+        assert ("BN eps" in caption) == named
+
+
 def test_the_caption_tells_an_unfinished_run_and_its_optimiser(write_run):
     for settings, words_of_it in (
         ({"dampening": 0.5}, "dampening 0.5"),

@@ -116,6 +116,17 @@ def test_seeds_takes_runs_that_differ_in_their_seed_alone(repeated, write_run):
     assert select_runs("seeds", [], candidates=[other, *repeated]) == repeated
 
 
+def test_seeds_of_before_and_after_eps_became_a_setting_belong_together(write_run):
+    runs = [write_run(True, name=f"seed{seed}", seed=seed) for seed in (0, 1)]
+    config = runs[0].info()["config"]
+    del config["model"]["eps"]
+    runs[0].update_info(config=config)
+    assert select_runs("seeds", runs) == runs
+    runs[1].update_info(config=config | {"model": config["model"] | {"eps": 1e-3}, "seed": 1})
+    with pytest.raises(UsageError, match=r"seed1 differs in model.eps"):
+        select_runs("seeds", runs)
+
+
 def test_seeds_with_other_records_are_refused(repeated, write_run):
     shorter = write_run(True, name="shorter", records=7, seed=7)
     with pytest.raises(UsageError, match="records at the same steps"):

@@ -24,7 +24,7 @@ from symrun.runs.tables import LAWS
 SMALL = [*MADE_SMALL, "train.steps=20", "track.every=4"]
 FIGURES_OF_RUNS = {
     **dict.fromkeys(("fig1", "grid", "grid_scale", "grid_translation"), ["bn"]),
-    **dict.fromkeys(("phase", "residual"), ["bn"]),
+    **dict.fromkeys(("phase", "residual", "units"), ["bn"]),
     "grid_rescale": ["plain"],
     "fig5": ["plain", "bn"],
     "seeds": ["bn", "other"],

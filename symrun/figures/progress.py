@@ -1,0 +1,139 @@
+"""How training went: loss and accuracy over epochs, where a network that learns nothing shows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from symrun.errors import UsageError
+from symrun.figures.captions import captions, labels, settings
+from symrun.figures.selection import AnyRuns
+from symrun.figures.style import Colour, frame, shaded, styled, unit_colours
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import Curves, progress_curves
+
+# From Okabe and Ito's and Tol's palettes
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#DDAA33", "#56B4E9", "#777777")
+_TRAINING: dict[str, Any] = {"linewidth": 0.6, "zorder": 1}
+_VALIDATION: dict[str, Any] = {"linewidth": 1.1, "marker": "o", "markersize": 2.2, "zorder": 2}
+_TOP5: dict[str, Any] = {"linestyle": "--"}
+_GUIDE: dict[str, Any] = {"color": "0.4", "linewidth": 0.8, "linestyle": ":"}
+_PALER = 0.45
+_MOST_POINTS = 400
+_LEAST_LOSS, _MOST_LOSS = 1.1, 2.0
+"""Times the loss of chance, what the axis reaches: room for a plateau there, and not all of a run
+that blows up, which would flatten what came before."""
+_LONG = 45  # signs, of which two labels do not fit side by side
+
+RUNS = AnyRuns("quickstart_bn")
+
+
+@dataclass(frozen=True)
+class _History:
+    """A run's rows on the training batches and on the validation images, at fractions of epochs."""
+
+    training: Curves
+    validation: Curves
+    steps_per_epoch: int
+
+    @property
+    def last_step(self) -> int:
+        return int(max(curves.steps.max(initial=0) for curves in (self.training, self.validation)))
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """Loss (left) and accuracies (right) over epochs, a hue a run.
+
+    Training losses are means over the batches since the last row, before each was learnt from;
+    validation is of all images at once. A row with something that is not finite is a gap. The loss
+    that guesses all classes alike has is dotted; the panel ends at twice that.
+
+    Error: UsageError if a run has no row yet, or none that is finite.
+    """
+    infos = [run.info() for run in runs]
+    histories = [_history(run) for run in runs]
+    names = labels([(info, run.path) for info, run in zip(infos, runs, strict=True)])
+    columns = 1 if max(map(len, names)) > _LONG else 2
+    heading = f"Loss and accuracy on {settings(infos)}"
+    lines = captions(
+        (info, history.last_step) for info, history in zip(infos, histories, strict=True)
+    )
+    height = 3.3 + 0.15 * math.ceil(len(names) / columns) + 0.22 * len(lines)
+    figure, panels = frame((6.5, height), heading, lines)
+    left, right = panels.subplots(1, 2)
+    for history, colour in zip(histories, _colours(len(runs)), strict=True):
+        _draw(left, history, "loss", 1, colour)
+        _draw(right, history, "top5", 100, colour, **_TOP5)
+        _draw(right, history, "top1", 100, colour)
+    classes = sorted({info["dataset"]["classes"] for info in infos})
+    for count in classes:
+        left.axhline(math.log(count), zorder=0, **_GUIDE)
+    chance_loss = max(math.log(classes[-1]), 1.0)
+    highest = min(left.get_ylim()[1], _MOST_LOSS * chance_loss)
+    left.set_ylim(0, max(highest, _LEAST_LOSS * chance_loss))
+    right.set_ylim(0, min(right.get_ylim()[1], 100))
+    for axes, label in ((left, "Loss"), (right, "Accuracy, %")):
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel(label)
+    handles = [
+        Line2D([], [], color=colour, linewidth=2, label=name)
+        for name, colour in zip(names, _colours(len(runs)), strict=True)
+    ]
+    panels.legend(handles=handles, loc="outside upper center", ncols=columns)
+    kinds = [
+        Line2D([], [], color="0.3", label="validation", **_VALIDATION),
+        Line2D([], [], color=shaded((0.3, 0.3, 0.3), _PALER), label="training", **_TRAINING),
+        Line2D([], [], color="0.3", linewidth=1.1, label="top-5 (top-1: solid)", **_TOP5),
+    ]
+    chance = "chance, " + " and ".join(f"ln {count}" for count in classes)
+    kinds.append(Line2D([], [], label=chance, **_GUIDE))
+    panels.legend(handles=kinds, loc="outside lower center", ncols=len(kinds))
+    return figure
+
+
+def _history(run: RunDirectory) -> _History:
+    """Error: UsageError as in `draw`."""
+    training, validation = (_gaps(progress_curves(run, split)) for split in ("train", "val"))
+    if all(np.isnan(curves.values["loss"]).all() for curves in (training, validation)):
+        raise UsageError(f"{run.path} has no finite loss: there is no curve of it to draw")
+    kept = np.linspace(0, len(training.steps) - 1, min(len(training.steps), _MOST_POINTS))
+    places = kept.round().astype(int)
+    thinned = {name: values[places] for name, values in training.values.items()}
+    steps_per_epoch = int(run.info()["steps_per_epoch"])
+    return _History(Curves(training.steps[places], thinned), validation, steps_per_epoch)
+
+
+def _gaps(curves: Curves) -> Curves:
+    """NaN in all of a row in which something is not finite: a loss of NaN has an accuracy still."""
+    finite = np.logical_and.reduce([np.isfinite(values) for values in curves.values.values()])
+    values = {name: np.where(finite, here, np.nan) for name, here in curves.values.items()}
+    return Curves(curves.steps, values)
+
+
+def _draw(
+    axes: Axes, history: _History, name: str, factor: float, colour: Colour, **style: Any
+) -> None:
+    lone = {"marker": "."} if len(history.training.steps) == 1 else {}
+    for curves, look in (
+        (history.training, {"color": shaded(colour, _PALER)} | _TRAINING | lone),
+        (history.validation, {"color": colour} | _VALIDATION),
+    ):
+        epochs = curves.steps / history.steps_per_epoch
+        axes.plot(epochs, factor * curves.values[name][:, 0], **look, **style)
+
+
+def _colours(count: int) -> list[Colour]:
+    """A hue a run; from one colour map where there are more runs than hues."""
+    if count <= len(_HUES):
+        return [to_rgb(hue) for hue in _HUES[:count]]
+    return [to_rgb(colour) for colour in unit_colours(count)]

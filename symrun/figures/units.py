@@ -1,0 +1,127 @@
+"""How well each law predicts every single unit: what it leaves unexplained, unit by unit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from symrun.analysis import Comparison, comparisons
+from symrun.errors import UsageError
+from symrun.figures.captions import captions, settings
+from symrun.figures.selection import Roles
+from symrun.figures.style import PREDICTED, frame, styled
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS
+
+Array = NDArray[np.float64]
+
+_SYMMETRIES = ("scale", "rescale", "translation")
+
+# Where a symmetry is nearly perfect, discrete lies on exact: a broad pale line below a narrow one
+_LOOKS: dict[str, dict[str, Any]] = {
+    "exact": {"color": "#DDAA33", "linewidth": 2.4},
+    "discrete": {"color": "#AA3377", "linewidth": 1.1},
+    "flow": PREDICTED | {"linewidth": 1.0},
+}
+_GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":", "zorder": 0}
+_LEAST, _MOST = -6.0, 0.0
+"""Powers of ten that the axis has at least, so that there is room for the names of the guides."""
+
+
+def _role(info: dict[str, Any]) -> str | None:
+    return "with a symmetry" if info["groups"] else None
+
+
+RUNS = Roles({"with a symmetry": "fig1"}, _role)
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """A panel a symmetry, a curve a law: how many units it leaves at most so much unexplained of.
+
+    Of all units that moved, whatever their group. The further left a curve rises, the better its
+    law; one that does not reach 100 % has units for which the law is not finite. Of a unit without
+    any error, which a logarithmic axis cannot show, the curve counts from its left edge.
+
+    Error: UsageError if the run has fewer than two records, no law predicts it, or no unit moved.
+    """
+    (run,) = runs
+    info = run.info()
+    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    if not laws:
+        raise UsageError(f"{run.path}: no law predicts it: {info['unpredicted'][LAWS[0]]}")
+    last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
+    for group in comparisons(run):
+        last_step = max(last_step, int(group.steps[-1]))
+        counts[group.symmetry] = counts.get(group.symmetry, 0) + group.moved.size
+        if group.moved.any():
+            found.setdefault(group.symmetry, []).append(_missed(group))
+    if not found:
+        nothing = "no unit moved: nothing was broken that a law could explain"
+        raise UsageError(f"{run.path}: {nothing}")
+    missed = {
+        symmetry: {law: _pooled(found[symmetry], law) for law in laws}
+        for symmetry in _SYMMETRIES
+        if symmetry in found
+    }
+    heading = f"How well each law predicts each unit, on {settings([info])}"
+    size = (max(2.5 * len(missed) + 0.6, 5.2), 3.2)
+    figure, panels = frame(size, heading, captions([(info, last_step)]))
+    places = panels.subplots(1, len(missed), squeeze=False, sharex=True, sharey=True)[0]
+    limits = _limits([shares for by_law in missed.values() for shares in by_law.values()])
+    for axes, (symmetry, by_law) in zip(places, missed.items(), strict=True):
+        _draw_panel(axes, by_law, limits)
+        moved = by_law[laws[0]].size
+        title = f"{symmetry.capitalize()}: {moved:,} of {counts[symmetry]:,} units moved"
+        axes.set_title(title, pad=15)
+        axes.set_xlabel("Unexplained at most, 1 − explained")
+    places[0].set_ylabel("Share of the units that moved, %")
+    handles = [Line2D([], [], label=law, **_LOOKS[law]) for law in laws]
+    panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def _missed(group: Comparison) -> dict[str, Array]:
+    """By law. Apart from `draw`, whose loop would keep the curves of a group beside the next's."""
+    return {law: group.missed(law) for law in group.predicted}
+
+
+def _pooled(groups: Sequence[dict[str, Array]], law: str) -> Array:
+    """Of all groups, rising; NaN last."""
+    return np.sort(np.concatenate([by_law[law] for by_law in groups]))
+
+
+def _limits(shares: Sequence[Array]) -> tuple[float, float]:
+    """Whole powers of ten around all that are finite and not 0."""
+    drawn = np.concatenate(shares)
+    powers = np.log10(drawn[np.isfinite(drawn) & (drawn > 0)])
+    least = np.floor(powers.min(initial=_LEAST))
+    most = np.ceil(powers.max(initial=_MOST))
+    return float(10.0**least), float(10.0**most)
+
+
+def _draw_panel(axes: Axes, by_law: dict[str, Array], limits: tuple[float, float]) -> None:
+    for law, look in _LOOKS.items():
+        if law in by_law:
+            x, percent = _distribution(by_law[law], limits)
+            axes.plot(x, percent, drawstyle="steps-post", clip_on=False, **look)
+    axes.set_xscale("log")
+    axes.set_xlim(limits)
+    axes.set_ylim(0, 100)
+    for share, text, side in ((1e-3, "99.9 % explained", "right"), (1e-2, "99 %", "left")):
+        axes.axvline(share, **_GUIDE)
+        place: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
+        place["xycoords"] = axes.get_xaxis_transform()
+        axes.annotate(text, (share, 1), (0, 4), ha=side, fontsize=7, color="0.35", **place)
+
+
+def _distribution(shares: Array, limits: tuple[float, float]) -> tuple[Array, Array]:
+    """x, percent of the units that have at most that, up to the right edge. shares: rising."""
+    finite = shares[np.isfinite(shares)].clip(min=limits[0])
+    percent = 100 * np.arange(finite.size + 1) / shares.size
+    x = np.concatenate([finite[:1], finite, limits[1:]]) if finite.size else finite
+    return x, np.concatenate([percent, percent[-1:]])[: x.size]

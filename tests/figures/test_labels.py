@@ -1,0 +1,60 @@
+"""Labels of runs say what tells them apart, and no more."""
+
+from pathlib import Path
+
+import pytest
+
+from symrun.figures.captions import captions, labels
+
+ALIKE = "VGG11 with BN, λ = 0"
+
+
+@pytest.fixture
+def labelled(write_run):
+    """A function that labels runs of settings of `run_info`, or of `folder` and `precision`."""
+
+    def label(*settings):
+        runs = []
+        for number, setting in enumerate(settings):
+            folder = setting.pop("folder", str(number))
+            precision = setting.pop("precision", "float32")
+            run = write_run(True, name=str(number), records=0, **setting)
+            runs.append((run.info() | {"precision": precision}, Path("outputs") / folder))
+        return labels(runs)
+
+    return label
+
+
+def test_model_and_weight_decay_suffice_where_they_differ(labelled):
+    found = labelled({"weight_decay": 1e-4}, {"depth": 16, "seed": 1}, {"weight_decay": 0.001})
+    assert found == [
+        "VGG11 with BN, λ = 0.0001",
+        "VGG16 with BN, λ = 0",
+        "VGG11 with BN, λ = 0.001",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "endings"),
+    [
+        ([{"seed": 0}, {"seed": 1}], [", seed 0", ", seed 1"]),
+        ([{"lr": 0.1}, {"lr": 0.01, "seed": 1}], [", η = 0.1", ", η = 0.01"]),
+        ([{}, {"momentum": 0.9}], ["", ", momentum 0.9"]),
+        ([{"width": 0.25}, {}], [", width 1/4", ", width 1/8"]),
+        ([{}, {"synthetic": False}], [", synthetic textures", ", Tiny ImageNet"]),
+        (
+            [{"precision": "bf16"}, {"seed": 0}, {"seed": 1}],
+            [", bf16", ", float32, seed 0", ", float32, seed 1"],
+        ),
+        ([{"folder": "a $1"}, {"folder": "b"}], [r", a \$1", ", b"]),
+        ([{"folder": "a/x"}, {"folder": "b/x"}], [", outputs/a/x", ", outputs/b/x"]),
+    ],
+)
+def test_what_tells_runs_apart_follows(labelled, settings, endings):
+    assert labelled(*settings) == [ALIKE + ending for ending in endings]
+
+
+def test_a_caption_of_runs_that_differ_in_their_seed_names_their_model_once(write_run):
+    infos = [write_run(True, name=str(seed), records=0, seed=seed).info() for seed in range(2)]
+    (caption,) = captions([(info, 600) for info in infos])
+    assert caption.count("VGG11") == 1
