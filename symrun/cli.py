@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     resume.set_defaults(run=_resume)
 
     plot = commands.add_parser("plot", help="draw a figure from the tables of runs")
-    figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual"
+    figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual, units, "
+    figures += "progress"
     plot.add_argument("figure", metavar="FIGURE", help=figures)
     plot.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="default: the newest that fit"
@@ -118,6 +119,22 @@ def _parser() -> argparse.ArgumentParser:
         help="exit 1 above this; with --constraints: the Hessian's relative error",
     )
     check.set_defaults(run=_check)
+
+    report = commands.add_parser("report", help="one HTML page: figures, laws, what it cost")
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument(
+        "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
+    )
+    report.set_defaults(run=_report)
+
+    data = commands.add_parser("data", help="data sets, apart from training")
+    prepare = data.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "prepare", help="download, verify and decode a data set ahead of time"
+    )
+    prepare.add_argument(
+        "overrides", metavar="SETTING", nargs="*", help="as in `symrun train`: data.root=DIR"
+    )
+    prepare.set_defaults(run=_prepare_data)
 
     bench = commands.add_parser("bench", help="what tracking costs, and how fast the rest is")
     bench.add_argument(
@@ -213,6 +230,28 @@ def _check_constraints(options: argparse.Namespace) -> int:
     bar = options.max_residual
     short = constraints.shortcomings(reports, bar) if bar is not None else []
     return _verdict(short)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from symrun.report import report
+    from symrun.runs.directory import RunDirectory
+
+    with _warnings_in_one_line():
+        runs = [RunDirectory.open(path) for path in options.runs]
+        print(report(runs, options.out or runs[0].path / "report.html"))
+    return 0
+
+
+def _prepare_data(options: argparse.Namespace) -> int:
+    from symrun.data import load
+    from symrun.launch import compose
+
+    with _warnings_in_one_line():
+        dataset = load(compose(options.overrides).data)
+    images = f"{len(dataset.train.labels):,} + {len(dataset.val.labels):,} images"
+    size = f"{dataset.image_size}x{dataset.image_size}"
+    print(f"{dataset.title}: {images} of {dataset.classes} classes, {size}: ready")
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:

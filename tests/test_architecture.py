@@ -20,6 +20,7 @@ LAYERS = [
     "constraints",
     "training",
     "tracking",
+    "report",
     "figures",
     "analysis",
     "data",

@@ -25,7 +25,7 @@ def configurations(overrides: Sequence[str]) -> list[Config]:
     """
     if data := [word for word in overrides if word.startswith("data=")]:
         raise UsageError(f"symrun bench measures on synthetic images: leave {data[0]} out")
-    return [_configuration(chosen) for chosen in _combinations(overrides)]
+    return [_configuration(chosen) for chosen in combinations(overrides)]
 
 
 def _configuration(chosen: list[str]) -> Config:
@@ -40,7 +40,12 @@ def _configuration(chosen: list[str]) -> Config:
     return config
 
 
-def _combinations(overrides: Sequence[str]) -> list[list[str]]:
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Overrides with lists of values as overrides with one, every combination of them.
+
+    Error: UsageError for what Hydra cannot parse.
+    Example: combinations(["seed=0,1", "device=cpu"])[1] == ["seed=1", "device=cpu"]
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         choices = [

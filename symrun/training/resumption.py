@@ -51,7 +51,7 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
 
     Error: Diverged if it did so already; else as in `train` and `resume`.
     """
-    run = None if config.run.again else _earlier(config)
+    run = None if config.run.again else earlier_run(config)
     if run is None:
         return train(config, warn, stop)
     with run.locked():
@@ -66,7 +66,7 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
     return run.path
 
 
-def _earlier(config: Config) -> RunDirectory | None:
+def earlier_run(config: Config) -> RunDirectory | None:
     """The newest run that computes what `config` describes, with this code on this device."""
     device = select_device(config.device)
     config = with_precision(config, device)

@@ -1,0 +1,187 @@
+"""What is told of a run once its tables are left behind: small enough to be published."""
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symrun.analysis import Comparison, agreement, as_json, comparisons
+from symrun.config import WITHOUT_EFFECT
+from symrun.errors import UsageError
+from symrun.files import complete_or_absent
+from symrun.runs.directory import RunDirectory
+from symrun.runs.reading import read_parts
+from symrun.runs.tables import LAWS
+
+_SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv", "progress.csv"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One law in one symmetry of a run, over all the units that moved.
+
+    explained: the median. explained_by_99: what the law explains at least, of 99 in 100 units.
+    worst_group: the least of the groups' medians. residual: the largest. drift: the largest motion
+    relative to the magnitude, of units that moved or not. None where the law is silent, or, but
+    for residual and drift, where no unit moved.
+    """
+
+    symmetry: str
+    law: str
+    units: int
+    moved: int
+    residual: float | None
+    drift: float
+    explained: float | None
+    explained_by_99: float | None
+    worst_group: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One run. setup: its run.json, without where things lay on its machine; check: the rows of
+    `symrun check --json`; summary: a row a symmetry and law; progress: the rows of that table."""
+
+    name: str
+    setup: dict[str, Any]
+    check: list[dict[str, Any]]
+    summary: list[Summary]
+    progress: list[dict[str, Any]]
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`/`name`. Error: OSError."""
+        with complete_or_absent(folder / self.name / _SETUP) as path:
+            path.write_text(json.dumps(self.setup, indent=1) + "\n", encoding="utf-8")
+        with complete_or_absent(folder / self.name / _CHECK) as path:
+            path.write_text(json.dumps({"rows": self.check}, indent=1) + "\n", encoding="utf-8")
+        with complete_or_absent(folder / self.name / _SUMMARY) as path:
+            _write_csv(path, [asdict(row) for row in self.summary])
+        with complete_or_absent(folder / self.name / _PROGRESS) as path:
+            _write_csv(path, self.progress)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Evidence":
+        """What `save` wrote. Error: UsageError if it cannot be read."""
+        try:
+            setup = json.loads((folder / _SETUP).read_text(encoding="utf-8"))
+            check = json.loads((folder / _CHECK).read_text(encoding="utf-8"))["rows"]
+            summary = [Summary(**row) for row in _read_csv(folder / _SUMMARY)]
+            return cls(folder.name, setup, check, summary, _read_csv(folder / _PROGRESS))
+        except OSError as error:
+            raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from None
+        except (ValueError, LookupError, TypeError):
+            raise UsageError(f"{folder} does not hold what was saved of a run") from None
+
+
+def evidence(name: str, run: RunDirectory) -> Evidence:
+    """What there is to tell of `run`, under `name`.
+
+    Error: UsageError if it has fewer than two records.
+    Example: evidence("fig1", RunDirectory.open("outputs/fig1/...")).save(Path("docs/results"))
+    """
+    rows = json.loads(as_json(list(agreement(run))))["rows"]
+    summary = list(_summaries(comparisons(run)))
+    return Evidence(name, _without_places(run.info()), rows, summary, _progress(run))
+
+
+def _without_places(info: Mapping[str, Any]) -> dict[str, Any]:
+    config = {
+        group: {
+            key: value
+            for key, value in settings.items()
+            if not f"{group}.{key}".startswith(WITHOUT_EFFECT)
+        }
+        if isinstance(settings, Mapping)
+        else settings
+        for group, settings in info["config"].items()
+    }
+    return {**info, "config": {group: kept for group, kept in config.items() if kept != {}}}
+
+
+def _progress(run: RunDirectory) -> list[dict[str, Any]]:
+    """The rows of the table, by step; of a step the training's before the validation's."""
+    if not any(run.table("progress").iterdir()):
+        return []
+    columns = ("step", "epoch", "loss", "top1", "top5", "lr", "images_per_second")
+    rows = [
+        {
+            name: None if number != number else number
+            for name, number in zip(columns, values, strict=True)
+        }
+        | {"split": split}
+        for split in ("train", "val")
+        for part in read_parts(run, "progress", columns, split=split)
+        for values in zip(*(part[name].tolist() for name in columns), strict=True)
+    ]
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _summaries(groups: Iterator[Comparison]) -> Iterator[Summary]:
+    pooled: dict[str, list[_Group]] = {}
+    for group in groups:
+        pooled.setdefault(group.symmetry, []).append(_Group.of(group))
+        del group  # the next one would lie beside it
+    for symmetry, parts in pooled.items():
+        for law in LAWS:
+            yield _summary(symmetry, law, parts)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What a summary needs of a group. missed[law] [moved], residual[law]: of laws there are."""
+
+    units: int
+    moved: int
+    drift: float
+    missed: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+    residual: dict[str, float]
+
+    @classmethod
+    def of(cls, group: Comparison) -> "_Group":
+        laws = group.predicted
+        return cls(
+            group.moved.size,
+            int(group.moved.sum()),
+            float(group.motion.max()),
+            {law: group.missed(law) for law in laws},
+            {law: float(group.residual(law).max()) for law in laws},
+        )
+
+
+def _summary(symmetry: str, law: str, parts: list[_Group]) -> Summary:
+    units, moved = sum(part.units for part in parts), sum(part.moved for part in parts)
+    drift = max(part.drift for part in parts)
+    known = [part.missed[law] for part in parts if law in part.missed]
+    residual = max((part.residual[law] for part in parts if law in part.residual), default=None)
+    explained: list[float | None] = [None, None, None]
+    if known and moved:
+        missed = np.concatenate(known)
+        worst = max(float(np.median(one)) for one in known if one.size)
+        shares = (float(np.median(missed)), float(np.quantile(missed, 0.99)), worst)
+        explained = [1 - share for share in shares]
+    return Summary(symmetry, law, units, moved, residual, drift, *explained)
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0] if rows else [], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> int | float | str | None:
+    """What was written as `text`: None as nothing, a float in as many digits as it takes."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text or None

@@ -1,0 +1,244 @@
+"""A page about runs: its numbers are those of the tables, its words those of run.json."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_small import MADE_SMALL
+
+from symrun.analysis.comparison import CONSERVED
+from symrun.bench.tables import make_run
+from symrun.cli import main
+from symrun.errors import UsageError
+from symrun.launch import compose
+from symrun.report import Evidence, evidence, report
+from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, as_markdown
+from symrun.report.page import _percent, bars_table, draw, laws_table, runs_table
+from symrun.runs.directory import RunDirectory
+from symrun.training.run import train
+
+LR, DECAY = 0.1, 1e-3
+TINY = [
+    *("data=synthetic", "data.train_images=40", "data.val_images=20", "model.width=0.0625"),
+    *("train.batch_size=16", "train.steps=7", "track.every=2", "device=cpu"),
+    *(f"optim.lr={LR}", f"optim.weight_decay={DECAY}"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A trained run with BN and one without."""
+    folder = tmp_path_factory.mktemp("reported")
+    return {
+        name: RunDirectory.open(
+            train(compose([*TINY, f"model={name}", f"run.dir={folder / name}"]), lambda _: None)
+        )
+        for name in ("vgg11_bn", "vgg11")
+    }
+
+
+@pytest.fixture(scope="module")
+def told(runs):
+    return [evidence(name, run) for name, run in runs.items()]
+
+
+def relative(difference, magnitude):
+    return 0.0 if difference == 0 else abs(difference) / magnitude
+
+
+def by_hand(run, symmetry, law):
+    """[units] -> what the law leaves unexplained; each unit that moved, in plain loops."""
+    rows = pd.read_parquet(run.table("units")).astype({"symmetry": str, "group": str})
+    degree = 1 if symmetry == "translation" else 2
+    missed, groups, residual, drift = [], {}, 0.0, 0.0
+    for (group, _), unit in rows[rows.symmetry == symmetry].groupby(["group", "unit"]):
+        unit = unit.sort_values("step")
+        start = float(unit.measured.iloc[0])
+        broken = failed = moved = 0.0
+        for step, q, p, m in zip(unit.step, unit.measured, unit[law], unit.magnitude, strict=True):
+            kept = start * math.exp(-degree * DECAY * LR * step)
+            broken += (float(q) - kept) ** 2
+            failed += (float(q) - float(p)) ** 2
+            moved = max(moved, relative(float(q) - kept, float(m)))
+            residual = max(residual, relative(float(q) - float(p), float(m)))
+        drift = max(drift, moved)
+        if moved > CONSERVED:
+            missed.append(failed / broken)
+            groups.setdefault(group, []).append(failed / broken)
+    return missed, groups, residual, drift
+
+
+@pytest.mark.parametrize("law", ["flow", "discrete", "exact"])
+@pytest.mark.parametrize(
+    ("name", "symmetry"), [("vgg11_bn", "scale"), ("vgg11", "rescale"), ("vgg11", "translation")]
+)
+def test_a_summary_is_that_of_its_units(runs, told, name, symmetry, law):
+    (one,) = [one for one in told if one.name == name]
+    (row,) = [row for row in one.summary if (row.symmetry, row.law) == (symmetry, law)]
+    missed, groups, residual, drift = by_hand(runs[name], symmetry, law)
+    assert row.moved == len(missed) and row.moved <= row.units
+    # Some hundred products and sums in float64, of values that are read exactly
+    close = {"rel": 1e-9, "abs": 1e-15}
+    assert row.residual == pytest.approx(residual, **close)
+    assert row.drift == pytest.approx(drift, **close)
+    if missed:
+        expected = [np.median(missed), np.quantile(missed, 0.99)]
+        expected.append(max(np.median(one) for one in groups.values()))
+        shares = [row.explained, row.explained_by_99, row.worst_group]
+        assert [1 - share for share in shares] == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    else:
+        assert row.explained is row.explained_by_99 is row.worst_group is None
+
+
+def test_evidence_comes_back_as_it_was(told, tmp_path):
+    for one in told:
+        one.save(tmp_path)
+        assert Evidence.load(tmp_path / one.name) == one
+
+
+def test_evidence_says_nothing_of_the_machines_folders(told, runs):
+    for one in told:
+        text = json.dumps([one.setup, one.check, one.progress])
+        assert str(runs[one.name].path.parent) not in text and "~/.cache" not in text
+        assert "cache" not in one.setup["config"].get("data", {})
+        assert one.setup["config"]["optim"]["lr"] == LR
+
+
+def test_evidence_that_is_damaged_is_refused(told, tmp_path):
+    told[0].save(tmp_path)
+    (tmp_path / told[0].name / "check.json").write_text("{}")
+    with pytest.raises(UsageError, match="does not hold"):
+        Evidence.load(tmp_path / told[0].name)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Evidence.load(tmp_path / "nowhere")
+
+
+def test_progress_is_the_table(told, runs):
+    for one in told:
+        table = pd.read_parquet(runs[one.name].table("progress"))
+        assert len(one.progress) == len(table)
+        last = table[table.split == "val"].sort_values("step").iloc[-1]
+        (row,) = runs_table([one]).rows
+        assert row[6:8] == [f"{100 * last.top1:.1f}", f"{100 * last.top5:.1f}"]
+        assert row[4] == "7"
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([5.30, 5.29, 5.20, 5.10], "30"),
+        ([5.30, 5.20, 5.28, 5.10], "40"),
+        ([4.0, 3.9], "10"),
+        ([5.3, 5.3], "the end"),
+        ([5.2, None], "the end"),
+    ],
+)
+def test_where_the_plateau_ends(told, losses, expected):
+    rows = [
+        {"split": "train", "step": 10 * (place + 1), "loss": loss, "images_per_second": 1.0}
+        for place, loss in enumerate(losses)
+    ]
+    setup = told[0].setup | {"dataset": told[0].setup["dataset"] | {"classes": 200}}
+    one = Evidence("made", setup, [], [], [*rows[:-1], rows[-1] | {"loss": losses[-1] or math.nan}])
+    assert runs_table([one]).rows[0][8] == expected
+
+
+def test_percentages_are_rounded_down():
+    assert _percent(0.9999999999) == "99.99999" and _percent(1.0) == "100.00000"
+    assert _percent(-0.5) == "-50.00000" and _percent(None) == "-"
+
+
+def test_bars_are_held_against_what_was_measured(told):
+    table = bars_table(told)
+    numbers = {
+        (name, row.symmetry): row for one in told for name, row in
+        [(f"`{one.name}`", row) for row in one.summary if row.law == "flow"]
+    }  # fmt: skip
+    seen = 0
+    for name, symmetry, bar, _, cleared in table.rows:
+        if "median unit of the worst layer" in bar:
+            assert (numbers[name, symmetry].worst_group >= 0.99) == (cleared == "yes")
+            seen += 1
+    assert seen == 3  # scale and rescale with BN, rescale without
+    exact = [row for one in told for row in one.summary if row.law == "exact"]
+    verdicts = [row[4] for row in table.rows if "exact" in row[2]]
+    assert verdicts == ["yes" if row.residual <= 1e-4 else "no" for row in exact]
+
+
+def test_a_run_without_laws_has_no_bars(tmp_path):
+    settings = [*MADE_SMALL, "model=vgg11_bn", "train.steps=5", "track.every=1", "optim=adam"]
+    one = evidence("adam", make_run(tmp_path / "adam", compose(settings), records_per_part=4))
+    assert bars_table([one]) is None
+    assert {row[5] for row in laws_table([one]).rows} == {"-"}
+
+
+def test_figures_of_a_page(runs, tmp_path):
+    drawn = dict(draw(runs, tmp_path, ["png", "pdf"]))
+    assert list(drawn)[:3] == ["Fig. 1", "Fig. 5", "Loss and accuracy"]
+    assert {"Each unit of vgg11_bn", "Residual over training of vgg11"} <= set(drawn)
+    for path in drawn.values():
+        assert path.stat().st_size > 0 and path.with_suffix(".pdf").exists()
+
+
+def test_html_needs_no_other_file(runs, tmp_path, capfd):
+    out = tmp_path / "pages" / "page.html"
+    paths = [str(run.path) for run in runs.values()]
+    assert main(["report", *paths, "--out", str(out)]) == 0
+    assert capfd.readouterr().out.strip() == str(out)
+    text = out.read_text()
+    sources = re.findall(r'src="([^"]{0,30})', text)
+    assert len(sources) >= 5 and all(one.startswith("data:image/png;base64,") for one in sources)
+    assert "<script" not in text and text.count("<table>") == 3
+    assert main(["report", *paths]) == 0
+    assert capfd.readouterr().out.strip() == f"{paths[0]}/report.html"
+
+
+def test_runs_with_the_same_last_folder_are_told_apart(tmp_path):
+    settings = [*MADE_SMALL, "model=vgg11_bn", "train.steps=5", "track.every=1"]
+    made = [
+        make_run(tmp_path / name / "run", compose(settings), records_per_part=4) for name in "ab"
+    ]
+    text = report(made, tmp_path / "page.html").read_text()
+    assert "a/run" in text and "b/run" in text
+
+
+def test_wrong_input_is_one_line(tmp_path, capfd, runs):
+    path = str(runs["vgg11"].path)
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (["nowhere"], "not a run folder"),
+        ([path, "--out", f"{tmp_path}/file/page.html"], "cannot be written"),
+    ):
+        assert main(["report", *arguments]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_a_document_in_both_forms():
+    blocks = [
+        Heading("a < b", 1),
+        Paragraph("see `x|y` and [there](https://example.org/a?b=1&c=2)"),
+        Table(["name", "value"], [["a|b", "1"]]),
+        Picture("curve", "folder/curve.png", b"\x89PNG"),
+    ]
+    assert as_markdown(blocks) == (
+        "# a < b\n\nsee `x|y` and [there](https://example.org/a?b=1&c=2)\n\n"
+        "| name | value |\n| --- | ---: |\n| a\\|b | 1 |\n\n![curve](folder/curve.png)\n"
+    )
+    page = as_html("<title>", blocks)
+    assert "<title>&lt;title&gt;</title>" in page and "<h1>a &lt; b</h1>" in page
+    assert '<a href="https://example.org/a?b=1&amp;c=2">there</a>' in page
+    assert "<code>x|y</code>" in page and 'src="data:image/png;base64,iVBORw=="' in page
+
+
+def test_data_are_prepared_ahead_of_time(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["data=synthetic", "data.train_images=40", "data.val_images=20"]
+    assert main(["data", "prepare", *settings]) == 0
+    assert "40 + 20 images of 10 classes, 32x32: ready" in capfd.readouterr().out
+    assert main(["data", "prepare", "data.root=nowhere"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "nowhere" in line
