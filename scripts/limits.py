@@ -57,8 +57,8 @@ from symrun.training.precision import select_device, with_precision
 from symrun.training.resumption import train_member
 from symrun.training.stopping import StopRequest
 
-BASE = ["model=vgg16_bn", "data=tiny_imagenet", "model.width=0.125", "train.steps=400"]
-BASE += ["train.batch_size=128", "optim.lr=0.1", "optim.weight_decay=1e-4", "track.every=10"]
+BASE = ["model=vgg16_bn", "data=tiny_imagenet", "model.width=0.125", "train.steps=200"]
+BASE += ["train.batch_size=64", "optim.lr=0.1", "optim.weight_decay=1e-4", "track.every=10"]
 BASE += ["device=cpu", "precision=float64", "run.name=limits"]
 OF_THIS_MACHINE = ("run.", "data.root", "data.cache")
 NEXT_BETTER = {"flow": "discrete", "discrete": "exact"}
@@ -275,7 +275,7 @@ def write(rows: Sequence[Row], base: Config, out: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("docs/results/limits"))
     parser.add_argument("overrides", nargs="*", help="settings of `symrun train`, for the base")
     options = parser.parse_args()
     base = base_of(options.overrides)
@@ -297,3 +297,5 @@ if __name__ == "__main__":
     except SymrunError as error:
         print(f"limits: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit("limits: interrupted")
