@@ -26,10 +26,10 @@ demo: venv  ## Two quickstart runs on the CPU, Figs. 1 and 5 in outputs/figures,
 	$(BIN)/symrun check $$plain
 
 reproduce: venv  ## Figs. 1 and 5 at the paper's settings, on a GPU; PRECISION=bf16 EPOCHS=10 SETTINGS=...
-	PATH="$(abspath $(BIN)):$$PATH" scripts/reproduce.sh $(SETTINGS)
+	SYMRUN_PYTHON="$(abspath $(BIN))/python" scripts/reproduce.sh $(SETTINGS)
 
-reproduce_cpu: venv  ## The same on a CPU at an eighth of the width, 20 epochs; about 80 minutes on 2 cores
-	PATH="$(abspath $(BIN)):$$PATH" OVER=reproduce_cpu scripts/reproduce.sh $(SETTINGS)
+reproduce_cpu: venv  ## The same on a CPU at an eighth of the width, 20 epochs; two hours on 2 cores
+	SYMRUN_PYTHON="$(abspath $(BIN))/python" OVER=reproduce_cpu scripts/reproduce.sh $(SETTINGS)
 
 figures: venv  ## Every figure at quickstart scale, in outputs/figures; about 10 minutes on 2 cores
 	PATH="$(abspath $(BIN)):$$PATH" scripts/figures.sh $(OUT)

@@ -1,7 +1,8 @@
 """What runs will take on this machine, time and room on the disk, before anything is downloaded.
 
 Times a few tracked updates of each run, and validation, on procedural images in the shape of Tiny
-ImageNet's. A run that was made already, with this code on this device, takes nothing.
+ImageNet's, and counts as if all its 110,000 were there. What was made already, with this code on
+this device, takes nothing.
 Usage: python scripts/estimate.py SETTING ...   as `symrun train -m`: experiment=fig1,fig5_bn
 Exit code 1 if the disk lacks the room.
 """
@@ -12,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +22,18 @@ import torch
 from symrun.bench.settings import combinations
 from symrun.config import Config, SyntheticConfig
 from symrun.data import load
-from symrun.errors import SymrunError
+from symrun.data.download import SIZE_BYTES
+from symrun.errors import Interrupted, SymrunError
 from symrun.launch import compose
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.precision import device_title, select_device, with_precision
+from symrun.training.precision import (
+    device_title,
+    memory_in_one_line,
+    select_device,
+    with_precision,
+)
 from symrun.training.preparation import make_tracker, prepare
 from symrun.training.progress import Scores
 from symrun.training.resumption import earlier_run
@@ -34,8 +41,7 @@ from symrun.training.space import checkpoint_bytes, table_bytes
 from symrun.training.update import Training, Update
 
 TRAIN_IMAGES, VAL_IMAGES, CLASSES, SIZE = 100_000, 10_000, 200, 64
-DATA_BYTES = 237_000_000 + (TRAIN_IMAGES + VAL_IMAGES) * 3 * SIZE**2
-"""The zip, and what data.cache holds of it decoded."""
+DECODED_BYTES = (TRAIN_IMAGES + VAL_IMAGES) * 3 * SIZE**2
 
 
 @dataclass(frozen=True)
@@ -51,21 +57,23 @@ class Estimate:
         return f"{update}: {duration(self.seconds)}, up to {self.bytes / 1e6:,.0f} MB"
 
 
-def estimate(config: Config) -> Estimate:
-    """Of one run from its start to its end."""
+def estimate(config: Config, done: int) -> Estimate:
+    """Of one run from update `done` to its end."""
     batch_size = config.train.batch_size
     per_epoch = -(-TRAIN_IMAGES // batch_size)
     updates = config.train.steps or config.train.epochs * per_epoch
-    epochs = -(-updates // per_epoch)
+    left = updates - done
+    epochs = -(-left // per_epoch)
     device = select_device(config.device)
     images = max(2 * batch_size, CLASSES)
     textures = SyntheticConfig("synthetic", CLASSES, SIZE, images, images, seed=0)
     config = with_precision(replace(config, train=replace(config.train, steps=updates)), device)
-    training = prepare(config, load(textures), device)
-    update, validation = timed(training, config)
-    seconds = updates * update + epochs * VAL_IMAGES / images * validation
+    with memory_in_one_line("lower train.batch_size or model.width"):
+        training = prepare(config, load(textures), device)
+        update, validation = timed(training, config)
+    seconds = left * update + epochs * VAL_IMAGES / images * validation
     checkpoints = (config.train.checkpoint_keep + 1) * checkpoint_bytes(training, config)
-    return Estimate(updates, update, seconds, table_bytes(training, config) + checkpoints)
+    return Estimate(left, update, seconds, table_bytes(training, config) + checkpoints)
 
 
 def timed(training: Training, config: Config) -> tuple[float, float]:
@@ -87,10 +95,11 @@ def timed(training: Training, config: Config) -> tuple[float, float]:
             update(images, labels, step % training.steps)
             seconds.append(clock(on_cpu) - started)
     training.model.eval()
-    started = clock(on_cpu)
     with torch.no_grad(), training.autocast():
-        for images, _ in training.batches.validation():
-            training.model(images)
+        for _ in range(2):  # the first time is slower
+            started = clock(on_cpu)
+            for images, _ in training.batches.validation():
+                training.model(images)
     return statistics.median(seconds[warm_up:]), clock(on_cpu) - started
 
 
@@ -105,31 +114,61 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
+def missing_data(config: Config) -> tuple[Path, int]:
+    """Where the data set will go, and how many bytes of it are not there yet."""
+    if isinstance(config.data, SyntheticConfig):
+        return OUTPUTS, 0
+    cache, archive = config.data.cache, SIZE_BYTES if config.data.root is None else 0
+    return cache, 0 if list(cache.glob("tiny_imagenet-*")) else archive + DECODED_BYTES
+
+
+def shortages(needed: dict[Path, float]) -> Iterator[str]:
+    """A line for each disk that lacks the room. needed: bytes by folder, which need not exist."""
+    on_disk: dict[int, tuple[Path, float]] = {}
+    for folder, size in needed.items():
+        whole = folder.absolute()
+        place = next(path for path in (whole, *whole.parents) if path.exists())
+        first, others = on_disk.get(place.stat().st_dev, (place, 0.0))
+        on_disk[place.stat().st_dev] = (first, others + size)
+    for place, size in on_disk.values():
+        free = shutil.disk_usage(place).free
+        print(f"up to {size / 1e6:,.0f} MB below {place}, where {free / 1e6:,.0f} MB are free")
+        if size > free:
+            yield f"{place} may lack the room: make some, raise track.every, or set data.cache"
+
+
 def main(arguments: Sequence[str]) -> int:
-    seconds = size = 0.0
+    seconds, needed = 0.0, dict[Path, float]()
     for chosen in combinations(arguments):
         config = compose(chosen)
         device = select_device(config.device)
-        name = f"{chosen[0]} ({with_precision(config, device).precision.value}"
-        name += f" on {device_title(device)})"
-        if (run := earlier_run(config)) is not None:
-            print(f"{name}: {run.info()['status']} already, in {run.path}", flush=True)
-            continue
-        found = estimate(config)
+        precision = with_precision(config, device).precision.value
+        name = f"{chosen[0]} ({precision} on {device_title(device)})"
+        run, done = earlier_run(config), 0
+        if run is not None:
+            status, done = run.info()["status"], max(run.checkpointed(), default=0)
+            print(f"{name}: {status} already, in {run.path}", flush=True)
+            if status in ("finished", "diverged"):
+                continue
+        found = estimate(config, done)
         print(f"{name}: {found}", flush=True)
-        seconds, size = seconds + found.seconds, size + found.bytes
-    size += DATA_BYTES
-    free = shutil.disk_usage(next(p for p in (OUTPUTS.absolute(), Path.cwd()) if p.exists())).free
-    room = f"up to {size / 1e6:,.0f} MB with the data set's {DATA_BYTES / 1e6:,.0f}"
-    print(f"in all about {duration(seconds)}, {room}; {free / 1e6:,.0f} MB are free here")
-    if size > free:
-        print("estimate: that may not fit: make room, or raise track.every", file=sys.stderr)
-        return 1
-    return 0
+        seconds += found.seconds
+        needed[OUTPUTS] = needed.get(OUTPUTS, 0.0) + found.bytes
+        cache, size = missing_data(config)
+        needed[cache] = max(needed.get(cache, 0.0), size)
+    print(f"in all about {duration(seconds)}" if needed else "nothing is left to train")
+    lines = list(shortages(needed))
+    for line in lines:
+        print(f"estimate: {line}", file=sys.stderr)
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except SymrunError as error:
-        sys.exit(f"estimate: {error}")
+        print(f"estimate: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("estimate: interrupted", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)

@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -45,12 +44,14 @@ from numpy.typing import NDArray
 
 from symrun.analysis import Comparison, comparisons
 from symrun.config import BN_EPS, Config, flat
-from symrun.errors import Diverged, SymrunError
-from symrun.figures.captions import captions, power, title
+from symrun.errors import Diverged, Interrupted, SymrunError
+from symrun.figures.captions import captions, is_the_papers, power, settings
 from symrun.figures.residual import HUES
 from symrun.figures.style import frame, save, styled
 from symrun.files import complete_or_absent
 from symrun.launch import compose, warn
+from symrun.report.document import Table, as_markdown
+from symrun.report.evidence import without_places
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 from symrun.training.precision import select_device, with_precision
@@ -60,7 +61,6 @@ from symrun.training.stopping import StopRequest
 BASE = ["model=vgg16_bn", "data=tiny_imagenet", "model.width=0.125", "train.steps=200"]
 BASE += ["train.batch_size=64", "optim.lr=0.1", "optim.weight_decay=1e-4", "track.every=10"]
 BASE += ["device=cpu", "precision=float64", "run.name=limits"]
-OF_THIS_MACHINE = ("run.", "data.root", "data.cache")
 NEXT_BETTER = {"flow": "discrete", "discrete": "exact"}
 LOOKS: dict[str, dict[str, Any]] = {
     "flow": {"linewidth": 0.9, "marker": "o", "markersize": 6.5, "fillstyle": "none"},
@@ -68,11 +68,11 @@ LOOKS: dict[str, dict[str, Any]] = {
     "exact": {"linewidth": 0.9, "linestyle": ":", "marker": "x", "markersize": 4},
 }
 """Laws that coincide show as a ring around a square under a cross."""
-DRIFT: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt"}
+CHANGE: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt"}
 GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.7, "linestyle": (0, (1, 2))}
 ROUNDINGS = (2.0**-53, 2.0**-24)
 EPS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-PRECISIONS = ("float64", "float32", *(["tf32"] if torch.cuda.is_available() else []), "bf16")
+PRECISIONS = ("float64", "float32", "tf32", "bf16")  # tf32 on a GPU alone
 
 Value = float | str
 
@@ -109,9 +109,9 @@ class Member:
 class Row:
     """One law, for all units of one symmetry in one run; all relative to the units' magnitudes.
 
-    residual: the largest over units and records. final_median: the median over units at the last.
-    from_next: the largest distance from the next better law; of `exact`, from the measurement.
-    drift: the largest change since the start, which is what there was to predict.
+    residual: the largest over units and records. from_next: the largest distance from the next
+    better law; of `exact`, from the measurement. change: the largest since the start, which is what
+    there was to predict.
     """
 
     effect: str
@@ -119,9 +119,8 @@ class Row:
     symmetry: str
     law: str
     residual: float
-    final_median: float
     from_next: float
-    drift: float
+    change: float
 
 
 def base_of(overrides: Sequence[str]) -> Config:
@@ -131,12 +130,14 @@ def base_of(overrides: Sequence[str]) -> Config:
 
 def members(overrides: Sequence[str]) -> Iterator[Member]:
     """The runs, effect by effect; each effect has the base among them."""
-    settings = flat(base_of(overrides).to_dict())
+    of_base = flat(base_of(overrides).to_dict())
     for name, effect in EFFECTS.items():
-        usual = settings[effect.setting]
+        usual = of_base[effect.setting]
         values = list(dict.fromkeys([*effect.values, usual]))
         for value in values if isinstance(usual, str) else sorted(values):
             config = compose([*BASE, *overrides, f"{effect.setting}={value}"])
+            if value == "tf32" and select_device(config.device).type == "cpu":
+                continue
             yield Member(name, value, value == usual, config)
 
 
@@ -167,23 +168,15 @@ def rows_of(member: Member, run: RunDirectory) -> list[Row]:
     rows = []
     for symmetry, alike in groups.items():
         still = [dataclasses.replace(group, baseline=group.measured[:1]) for group in alike]
-        drift = max(float(group.motion.max()) for group in still)
+        change = max(float(group.motion.max()) for group in still)
         for law in LAWS:
             if law not in alike[0].predicted:
                 continue
             residual = max(float(group.residual(law).max()) for group in alike)
-            typical = float(np.median(np.hstack([final(group, law) for group in alike])))
             apart = max(float(beside_next(group, law).max()) for group in alike)
-            numbers = (residual, typical, apart, drift)
+            numbers = (residual, apart, change)
             rows.append(Row(member.effect, member.value, symmetry, law, *numbers))
     return rows
-
-
-def final(group: Comparison, law: str) -> NDArray[np.float64]:
-    """The residual of each unit at the last record, of those whose magnitude is not 0."""
-    missed, size = np.abs(group.measured - group.predicted[law])[-1], group.magnitude[-1]
-    share: NDArray[np.float64] = missed[size > 0] / size[size > 0]
-    return share
 
 
 def beside_next(group: Comparison, law: str) -> NDArray[np.float64]:
@@ -196,7 +189,8 @@ def beside_next(group: Comparison, law: str) -> NDArray[np.float64]:
 def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
     """A panel an effect: residuals, log, by law and symmetry. run: the base's."""
     info = run.info()
-    network = title(1, 1e-4, [info]).removeprefix("Fig. 1 on ")
+    papers = is_the_papers(info, info["config"]["optim"]["weight_decay"])
+    network = settings([info]) + ("" if papers else ": not the paper's setting")
     (caption,) = captions([(info, info["last_step"])])
     if base.model.eps == BN_EPS:  # which captions pass over
         caption = f"{caption}, BN\N{NO-BREAK SPACE}eps\N{NO-BREAK SPACE}{label(BN_EPS)}"
@@ -209,7 +203,7 @@ def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
         draw_effect(axes, effect, [row for row in rows if row.effect == name], usual)
     panels.supylabel("Residual", fontsize="medium")
     handles = [Line2D([], [], color=hue, label=name) for name, hue in HUES.items()]
-    handles.append(Line2D([], [], color="0.25", label="drift since the start", **DRIFT))
+    handles.append(Line2D([], [], color="0.25", label="change since the start", **CHANGE))
     handles += [Line2D([], [], color="0.25", label=law, **LOOKS[law]) for law in LAWS]
     handles.append(Line2D([], [], label="the base; one rounding of float64, float32", **GUIDE))
     panels.legend(handles=handles, loc="outside upper center", ncols=4)
@@ -236,7 +230,7 @@ def draw_effect(axes: Axes, effect: Effect, rows: Sequence[Row], usual: Value) -
             x = [places[row.value] for row in curve]
             y = [row.residual or np.nan for row in curve]  # 0 has no place on a log axis
             axes.plot(x, y, color=hue, **LOOKS[law])
-        axes.plot(x, [row.drift or np.nan for row in curve], color=hue, zorder=1, **DRIFT)
+        axes.plot(x, [row.change or np.nan for row in curve], color=hue, zorder=1, **CHANGE)
 
 
 def label(value: Value) -> str:
@@ -246,30 +240,32 @@ def label(value: Value) -> str:
     return power(value) if 0 < value <= 0.01 else f"{value:g}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: a line for each symmetry of each run."""
-    head = ["effect", "value", "symmetry", *LAWS, "flow - discrete", "discrete - exact", "drift"]
-    lines = [head, ["---"] * len(head)]
+def table(rows: Sequence[Row]) -> Table:
+    """A line for each symmetry of each run."""
+    head = ["effect", "value", "symmetry", *LAWS, "flow − discrete", "discrete − exact", "change"]
     found: dict[tuple[str, Value, str], dict[str, Row]] = {}
     for row in rows:
         found.setdefault((row.effect, row.value, row.symmetry), {})[row.law] = row
+    lines = []
     for (effect, value, symmetry), laws in found.items():
         numbers = [laws[law].residual if law in laws else None for law in LAWS]
         numbers += [laws[law].from_next if law in laws else None for law in NEXT_BETTER]
-        numbers.append(next(iter(laws.values())).drift)
+        numbers.append(next(iter(laws.values())).change)
         shown = ["-" if number is None else f"{number:.1e}" for number in numbers]
-        lines.append([effect, label(value), symmetry, *shown])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append([EFFECTS[effect].title, label(value), symmetry, *shown])
+    return Table(head, lines)
 
 
-def write(rows: Sequence[Row], base: Config, out: Path) -> Path:
-    """limits.json, in which the base is without what is this machine's alone."""
-    settings = flat(base.to_dict()).items()
-    kept = {name: value for name, value in settings if not name.startswith(OF_THIS_MACHINE)}
-    content = {"base": kept, "rows": [dataclasses.asdict(row) for row in rows]}
+def write(rows: Sequence[Row], run: RunDirectory, out: Path) -> Path:
+    """limits.json: what the base was, all numbers, and the table. run: the base's."""
+    content = {
+        "base": without_places(run.info()),
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "table": dataclasses.asdict(table(rows)),
+    }
     path = out / "limits.json"
     with complete_or_absent(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n")
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -285,9 +281,9 @@ def main() -> None:
         of_base = run if member.is_base else of_base
     if of_base is None:
         raise Diverged("the base diverged, so there is nothing to hold the others against")
-    print(table(rows))
+    print(as_markdown([table(rows)]))
     figures = save(draw(rows, base, of_base), options.out, "limits", ["png", "pdf"])
-    for path in (*figures, write(rows, base, options.out)):
+    for path in (*figures, write(rows, of_base, options.out)):
         print(path)
 
 
@@ -298,4 +294,5 @@ if __name__ == "__main__":
         print(f"limits: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit("limits: interrupted")
+        print("limits: interrupted", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)

@@ -14,40 +14,55 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from symrun.errors import SymrunError, UsageError
-from symrun.figures.captions import is_the_papers, settings
+from symrun.errors import Interrupted, SymrunError, UsageError
+from symrun.figures.captions import captions, is_the_papers, settings
 from symrun.files import complete_or_absent
+from symrun.launch import warn
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_markdown
 from symrun.report.evidence import Evidence, evidence
-from symrun.report.page import draw, section
+from symrun.report.page import draw, machine, section
 from symrun.runs.directory import RunDirectory
 
 LARGEST_BYTES = 2_000_000
 """Of a file that goes into git."""
 FIRST = ("fig1", "fig5", "progress")
+FIGURES = (*(f"{name}.*" for name in FIRST), "units_*.*", "residual_*.*")
+PAPERS_DECAYS = (0.0, 1e-4)
+TITLE = "# Results\n"
 INTRODUCTION = (
-    "Written by `scripts/publish.py` from the files beside it: every number comes from the tables "
-    "of a run, none was typed. Each folder holds, for each run, its settings and versions "
-    "(`setup.json`), the rows of `symrun check --json` (`check.json`), one row a law and symmetry "
-    "(`summary.csv`) and losses and accuracies (`progress.csv`); and the figures, as PNG and PDF."
+    "Written by `scripts/publish.py` from the files beside it: what it says of runs comes from "
+    "their tables, none of it was typed. Each folder holds, for each run, its settings and "
+    "versions (`setup.json`), the rows of `symrun check --json` (`check.json`), one row a law and "
+    "symmetry (`summary.csv`) and losses and accuracies (`progress.csv`); and the figures, as PNG "
+    "and PDF."
 )
-TOLD = ("model.name", "model.width", "model.eps", "data.name", "optim.lr", "optim.weight_decay")
-TOLD += ("train.steps", "train.batch_size", "precision", "seed")
 LIMITS = (
     "Each run of `scripts/limits.py` changes one setting of one base run. What `exact` misses is "
     "rounding; `discrete` misses also what breaks the symmetry, BatchNorm's eps and the rounding "
     "of gradients; `flow` misses also what the continuous limit leaves out. The table has the "
     "residual of each law, and how far each lies from the next better one, since two errors can "
-    "cancel: the largest over units and records, relative to the unit's magnitude. The drift is "
-    "what there was to predict."
+    "cancel: the largest over units and records, relative to the unit's magnitude. The change "
+    "since the start is what there was to predict."
 )
 
 
 def publish(folder: Path, runs: dict[str, RunDirectory]) -> None:
-    """Evidence and figures of `runs` into `folder`. Error: UsageError, OSError."""
-    for name, run in runs.items():
-        evidence(name, run).save(folder)
-    for _, path in draw(runs, folder, ["png", "pdf"]):
+    """Evidence and figures of `runs` into `folder`, in place of earlier ones of the same runs.
+
+    Error: UsageError, with nothing changed, if it holds those of others; OSError.
+    """
+    told = [evidence(name, run) for name, run in runs.items()]
+    for path in folder.glob("*/setup.json"):
+        earlier = Evidence.load(path.parent)
+        if not any(alike(earlier, one) for one in told):
+            reason = "has results of other settings: take another FOLDER (RESULT_NAME)"
+            raise UsageError(f"{path.parent} {reason}")
+    for pattern in FIGURES:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for one in told:
+        one.save(folder)
+    for _, path in draw(runs, folder, ["png", "pdf"], warn):
         print(path)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_BYTES:
@@ -55,9 +70,14 @@ def publish(folder: Path, runs: dict[str, RunDirectory]) -> None:
             raise UsageError(f"{path} has {size}: more than git should hold; raise track.every")
 
 
+def alike(one: Evidence, other: Evidence) -> bool:
+    """Whether two come from runs of one name and the same settings."""
+    return one.name == other.name and one.setup["config"] == other.setup["config"]
+
+
 def page(results: Path) -> str:
     """All folders of `results` as one page of Markdown."""
-    blocks: list[Block] = [Heading("Results", 1), Paragraph(INTRODUCTION)]
+    blocks: list[Block] = [Heading(TITLE.strip("# \n"), 1), Paragraph(INTRODUCTION)]
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         told = [Evidence.load(path.parent) for path in sorted(folder.glob("*/setup.json"))]
         if told:
@@ -71,7 +91,7 @@ def page(results: Path) -> str:
 
 def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
     setups = [one.setup for one in told]
-    papers = all(is_the_papers(one, one["config"]["optim"]["weight_decay"]) for one in setups)
+    papers = all(any(is_the_papers(one, decay) for decay in PAPERS_DECAYS) for one in setups)
     reduced = "" if papers else ": not the paper's setting"
     yield Heading(f"{folder.name}: {settings(setups)}{reduced}")
     names = sorted(path.stem for path in folder.glob("*.png"))
@@ -82,27 +102,20 @@ def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
 def limits(folder: Path) -> Iterator[Block]:
     """Of scripts/limits.py."""
     found = json.loads((folder / "limits.json").read_text(encoding="utf-8"))
-    base = ", ".join(f"`{name}={value}`" for name, value in found["base"].items() if name in TOLD)
-    yield Heading(f"{folder.name}: what limits the agreement")
-    yield Paragraph(f"{LIMITS} The base: {base}.")
+    base = found["base"]
+    yield Heading(f"{folder.name}: what limits the agreement, on {settings([base])}")
+    yield Paragraph(LIMITS)
+    yield Paragraph(f"The base: {captions([(base, base['last_step'])])[0]}.")
+    yield machine([Evidence("base", base, [], [], [])])
     yield Picture("What limits the agreement", f"{folder.name}/limits.png")
-    cells: dict[tuple[str, str, str], list[str]] = {}
-    for row in found["rows"]:
-        key = (row["effect"], str(row["value"]), row["symmetry"])
-        law = [f"{row['residual']:.1e}"]
-        law += [f"{row['from_next']:.1e}"] if row["law"] != "exact" else []
-        law += [f"{row['drift']:.1e}"] if row["law"] == "exact" else []
-        cells.setdefault(key, []).extend(law)
-    head = ["effect", "value", "symmetry", "flow", "flow − discrete"]
-    head += ["discrete", "discrete − exact", "exact", "drift"]
-    yield Table(head, [[*key, *numbers] for key, numbers in cells.items()])
+    yield Table(**found["table"])
 
 
 def literature(path: Path) -> Iterator[Block]:
     """What others measured, as listed in a file with its sources."""
     with open(path, encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
-    yield Heading("What accuracy to expect at full width")
+    yield Heading("What others measured, at other settings")
     yield Table(head, rows)
 
 
@@ -118,15 +131,22 @@ def main() -> None:
         if not pairs or not all(name and path for name, _, path in pairs):
             raise UsageError("publish needs runs: NAME=RUN")
         publish(options.folder, {name: RunDirectory.open(path) for name, _, path in pairs})
-    with complete_or_absent(results / "README.md") as draft:
+    target = results / "README.md"
+    if target.exists() and not target.read_text(encoding="utf-8").startswith(TITLE):
+        raise UsageError(f"{target} is another page: take a FOLDER elsewhere")
+    with complete_or_absent(target) as draft:
         draft.write_text(page(results), encoding="utf-8")
-    print(results / "README.md")
+    print(target)
 
 
 if __name__ == "__main__":
     try:
         main()
     except SymrunError as error:
-        sys.exit(f"publish: {error}")
+        print(f"publish: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except OSError as error:
         sys.exit(f"publish: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("publish: interrupted", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)

@@ -5,33 +5,43 @@
 # Usage: scripts/reproduce.sh [SETTING ...]    settings of `symrun train`: data.root=DIR seed=1
 #   PRECISION=bf16       instead of tf32 on a GPU, float32 on a CPU
 #   EPOCHS=10            instead of 100
-#   OVER=reproduce_cpu   a preset laid over the three, for a machine without a GPU
-#   RESULTS=DIR NAME=... where the page goes, and the name of the folder beside it
+#   OVER=reproduce_cpu   a preset laid over the three, which keep their own model and optimiser
+#   RESULTS=DIR          where the page goes; RESULT_NAME=... the folder beside it
+#   SYMRUN_PYTHON=...    a Python that has symrun, instead of this checkout's .venv
 # Runs and results go to outputs/ in the folder where it is called.
-# On a bare machine it makes the environment first; else it takes the symrun on the PATH.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd)
 
-if ! command -v symrun > /dev/null; then
-    make -C "$project" venv
-    PATH="$project/.venv/bin:$PATH"
+if [ -z "${SYMRUN_PYTHON:-}" ]; then
+    make -s -C "$project" venv
+    SYMRUN_PYTHON=$project/.venv/bin/python
+fi
+symrun() { "$SYMRUN_PYTHON" -m symrun "$@"; }
+
+if [ -n "${EPOCHS:-}" ] && [[ " $* " == *" train.steps="* ]]; then
+    echo "reproduce: EPOCHS has no effect beside train.steps, which wins" >&2
+    exit 2
 fi
 
 presets=(fig1 fig5_bn fig5_plain)
 over=${OVER:-}
-name=${NAME:-${over:-reproduce}${PRECISION:+_$PRECISION}${EPOCHS:+_${EPOCHS}_epochs}}
-settings=(${PRECISION:+"precision=$PRECISION"} ${EPOCHS:+"train.epochs=$EPOCHS"} "$@")
+name=${RESULT_NAME:-${over:-reproduce}${PRECISION:+_$PRECISION}${EPOCHS:+_${EPOCHS}_epochs}}
 
 experiments=()
 for preset in "${presets[@]}"; do experiments+=("${over:+[}$preset${over:+,$over]}"); done
-sweep=("experiment=$(IFS=,; echo "${experiments[*]}")" "${settings[@]}")
+settings=(${PRECISION:+"precision=$PRECISION"} ${EPOCHS:+"train.epochs=$EPOCHS"} "$@")
+sweep=("experiment=$(IFS=,; echo "${experiments[*]}")" ${settings[@]+"${settings[@]}"})
 
-python "$project/scripts/estimate.py" "${sweep[@]}"
-symrun data prepare "experiment=${experiments[0]}" "${settings[@]}"
+"$SYMRUN_PYTHON" "$project/scripts/estimate.py" "${sweep[@]}"
+symrun data prepare "experiment=${experiments[0]}" ${settings[@]+"${settings[@]}"}
 
 # Assigned on its own, so that a failure ends the script
 runs=$(symrun train -m "${sweep[@]}")
 mapfile -t runs <<< "$runs"
+if [ ${#runs[@]} -ne ${#presets[@]} ]; then
+    echo "reproduce: another process is training some of the runs; give the command again later" >&2
+    exit 1
+fi
 
 named=()
 for i in "${!presets[@]}"; do
@@ -40,4 +50,4 @@ for i in "${!presets[@]}"; do
     named+=("${presets[i]}=${runs[i]}")
 done
 symrun report "${runs[@]}" --out "outputs/results/$name.html"
-python "$project/scripts/publish.py" "${RESULTS:-outputs/results}/$name" "${named[@]}"
+"$SYMRUN_PYTHON" "$project/scripts/publish.py" "${RESULTS:-outputs/results}/$name" "${named[@]}"

@@ -233,12 +233,13 @@ def _check_constraints(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from symrun.launch import warn
     from symrun.report import report
     from symrun.runs.directory import RunDirectory
 
     with _warnings_in_one_line():
         runs = [RunDirectory.open(path) for path in options.runs]
-        print(report(runs, options.out or runs[0].path / "report.html"))
+        print(report(runs, options.out or runs[0].path / "report.html", warn))
     return 0
 
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from symrun.config import BN_EPS
+
 # Output channels of each convolution at width 1; "pool" halves the resolution.
 _PLANS: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
@@ -35,7 +37,7 @@ class VGG(nn.Module):
         image_size: int = 64,
         width: float = 1.0,
         dropout: float = 0.5,
-        eps: float = 1e-5,
+        eps: float = BN_EPS,
     ) -> None:
         super().__init__()
         features: list[nn.Module] = []
@@ -78,7 +80,7 @@ class VGG(nn.Module):
 
 
 def vgg(
-    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = 1e-5
+    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = BN_EPS
 ) -> VGG:
     """The VGG called `name`: "vgg16", "vgg16_bn", ...; eps: BatchNorm's.
 

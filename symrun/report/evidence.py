@@ -26,9 +26,9 @@ class Summary:
     """One law in one symmetry of a run, over all the units that moved.
 
     explained: the median. explained_by_99: what the law explains at least, of 99 in 100 units.
-    worst_group: the least of the groups' medians. residual: the largest. drift: the largest motion
-    relative to the magnitude, of units that moved or not. None where the law is silent, or, but
-    for residual and drift, where no unit moved.
+    worst_group: the least of the groups' medians. residual: the largest. motion: the largest that
+    a unit made, relative to its magnitude. None where the law is silent, or, but for residual and
+    motion, where no unit moved.
     """
 
     symmetry: str
@@ -36,7 +36,7 @@ class Summary:
     units: int
     moved: int
     residual: float | None
-    drift: float
+    motion: float
     explained: float | None
     explained_by_99: float | None
     worst_group: float | None
@@ -86,10 +86,11 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     """
     rows = json.loads(as_json(list(agreement(run))))["rows"]
     summary = list(_summaries(comparisons(run)))
-    return Evidence(name, _without_places(run.info()), rows, summary, _progress(run))
+    return Evidence(name, without_places(run.info()), rows, summary, _progress(run))
 
 
-def _without_places(info: Mapping[str, Any]) -> dict[str, Any]:
+def without_places(info: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json without the settings that say where things lie on a machine."""
     config = {
         group: {
             key: value
@@ -137,7 +138,7 @@ class _Group:
 
     units: int
     moved: int
-    drift: float
+    motion: float
     missed: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
     residual: dict[str, float]
 
@@ -155,16 +156,17 @@ class _Group:
 
 def _summary(symmetry: str, law: str, parts: list[_Group]) -> Summary:
     units, moved = sum(part.units for part in parts), sum(part.moved for part in parts)
-    drift = max(part.drift for part in parts)
+    motion = max(part.motion for part in parts)
     known = [part.missed[law] for part in parts if law in part.missed]
-    residual = max((part.residual[law] for part in parts if law in part.residual), default=None)
+    residuals = [part.residual[law] for part in parts if law in part.residual]
+    residual = float(np.max(residuals)) if residuals else None  # max() alone can pass over NaN
     explained: list[float | None] = [None, None, None]
     if known and moved:
         missed = np.concatenate(known)
-        worst = max(float(np.median(one)) for one in known if one.size)
-        shares = (float(np.median(missed)), float(np.quantile(missed, 0.99)), worst)
-        explained = [1 - share for share in shares]
-    return Summary(symmetry, law, units, moved, residual, drift, *explained)
+        of_99 = np.quantile(missed, 0.99, method="inverted_cdf")
+        worst = np.max([np.median(one) for one in known if one.size])
+        explained = [1 - float(share) for share in (np.median(missed), of_99, worst)]
+    return Summary(symmetry, law, units, moved, residual, motion, *explained)
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,60 @@ from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as
 from symrun.report.evidence import Evidence, Summary, evidence
 from symrun.runs.directory import RunDirectory, planned_steps
 
+Warn = Callable[[str], None]
+
 _LAWS = (
-    "**flow** is the paper's law, **discrete** the update itself projected on the symmetry, "
-    "**exact** the same with the measured imperfection. *Explained* is the share of the broken "
-    "conservation that a law accounts for, in percent and rounded down: the median over the units "
-    "that moved; what it is at least for 99 in 100 of them; the median of the worst layer. "
-    "*Residual* is the largest distance between measurement and prediction, over units and time, "
-    "relative to the unit's magnitude, and *drift* the largest motion of any unit."
+    "`flow` is the paper's law, `discrete` the update itself projected on the symmetry, `exact` "
+    "the same with the measured imperfection. Explained is the share of the broken conservation "
+    "that a law accounts for, in percent and rounded down: the median over the units that moved; "
+    "what it is at least for 99 in 100 of them; the median of the worst layer. Residual is the "
+    "largest distance between measurement and prediction, over units and time, relative to the "
+    "unit's magnitude, and motion the largest of any unit, measured alike."
 )
 _BARS: tuple[tuple[str, str, str, float], ...] = (
     ("`flow` explains 99.9 % for the median unit", "flow", "explained", 0.999),
     ("`flow` explains 99 % for the median unit of the worst layer", "flow", "worst_group", 0.99),
     ("residual of `exact` at most 1e-4", "exact", "residual", 1e-4),
 )
-"""In words; the law and its number; the least that a share may be, the most that a residual."""
+"""In words; the law and its number; the least that a share may be, the most that a residual.
+
+Those on shares are for scale and rescale: with a constant weight decay translation moves by
+rounding alone."""
 
 
-def report(runs: Sequence[RunDirectory], out: Path) -> Path:
-    """One self-contained HTML page about `runs`, written to `out`.
+def report(runs: Sequence[RunDirectory], out: Path, warn: Warn) -> Path:
+    """One self-contained HTML page about `runs`, written to `out`. warn: told what it lacks.
 
     Error: UsageError if a run has fewer than two records, or `out` cannot be written.
-    Example: report([RunDirectory.open("outputs/fig1/...")], Path("report.html"))
+    Example: report([RunDirectory.open("outputs/fig1/...")], Path("report.html"), print)
     """
-    told = [evidence(name, run) for name, run in zip(_names(runs), runs, strict=True)]
+    named = dict(zip(_names(runs), runs, strict=True))
+    told = [evidence(name, run) for name, run in named.items()]
     with tempfile.TemporaryDirectory() as folder:
-        drawn = list(draw(dict(zip(_names(runs), runs, strict=True)), Path(folder), ["png"]))
+        drawn = list(draw(named, Path(folder), ["png"], warn))
         pictures = [Picture(title, png=path.read_bytes()) for title, path in drawn]
     title = f"symrun: {settings(one.setup for one in told)}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(as_html(title, [Heading(title, 1), *section(told, pictures)]))
+        page = as_html(title, [Heading(title, 1), *section(told, pictures)])
+        out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from None
     return out
 
 
 def _names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Of each run the end of its path that no other shares."""
+    """Of each run the end of its path that no other shares.
+
+    Error: UsageError for a run that is given twice.
+    """
     parts = 1
     while True:
         names = ["/".join(run.path.resolve().parts[-parts:]) for run in runs]
-        if len(set(names)) == len(names) or parts == 16:
+        if len(set(names)) == len(names):
             return names
+        if parts > max(len(run.path.resolve().parts) for run in runs):
+            raise UsageError("a run is given twice")
         parts += 1
 
 
@@ -72,13 +84,18 @@ def section(told: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[B
 
 
 def draw(
-    runs: dict[str, RunDirectory], folder: Path, formats: Sequence[str]
+    runs: dict[str, RunDirectory], folder: Path, formats: Sequence[str], warn: Warn
 ) -> Iterator[tuple[str, Path]]:
-    """Each figure of the page, drawn into `folder`; its title and the first of its files."""
+    """Each figure of the page, drawn into `folder`; its title and the first of its files.
+
+    One that cannot be drawn, such as that of a run in which no unit moved, is told and left out.
+    Error: UsageError if a file cannot be written.
+    """
     for title, kind, name, chosen in _figures(runs):
         try:
             figure = FIGURES[kind].draw(FIGURES[kind].RUNS.choose(kind, chosen, list))
-        except UsageError:  # no unit moved, or no law predicts it: the tables tell
+        except UsageError as error:
+            warn(f"without {name}: {error}")
             continue
         yield title, save(figure, folder, name, formats)[0]
 
@@ -108,7 +125,7 @@ def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:
 def runs_table(told: Sequence[Evidence]) -> Table:
     """What each run was, how well it learned, how long it took."""
     head = ["run", "network", "optimiser", "epochs", "updates", "training loss"]
-    head += ["top-1, %", "top-5, %", "at chance until update", "time", "images/s"]
+    head += ["top-1", "top-5", "at chance until update", "time", "images/s"]
     return Table(head, [_run_row(one) for one in told])
 
 
@@ -116,36 +133,48 @@ def _run_row(one: Evidence) -> list[str]:
     setup = one.setup
     training = [row for row in one.progress if row["split"] == "train"]
     validation = [row for row in one.progress if row["split"] == "val"]
-    last, planned = setup["last_step"], planned_steps(setup)
-    whole = setup["status"] == "finished"
-    updates = f"{last:,}" if whole else f"{last:,} of {planned:,}, {setup['status']}"
-    accuracy = (
-        [f"{100 * validation[-1][key]:.1f}" for key in ("top1", "top5")] if validation else []
-    )
-    speed = statistics.median(row["images_per_second"] for row in training) if training else None
+    # run.json tells the last step of runs that have ended alone
+    last = max([setup["last_step"], *(row["step"] for row in one.progress)])
+    speeds = [row["images_per_second"] for row in training]
+    speed = statistics.median(speeds) if speeds else None
     return [
         f"`{one.name}`",
         f"{setup['model']['title']}, width {setup['model']['width']:g}",
         ", ".join(optimiser(setup)) + f", batch {setup['config']['train']['batch_size']}",
         f"{last / setup['steps_per_epoch']:.3g}",
-        updates,
-        f"{training[-1]['loss']:.3f}" if training else "-",
-        *(accuracy or ["-", "-"]),
+        _updates(setup, last),
+        _shown(training[-1]["loss"] if training else None, ".3f"),
+        *(_shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
         _chance(training, setup["dataset"]["classes"]),
         _time(setup.get("seconds")),
-        "-" if speed is None else f"{speed:,.0f}",
+        _shown(speed, ",.0f"),
     ]
+
+
+def _updates(setup: dict[str, Any], last: int) -> str:
+    """How many a run made, and what befell it."""
+    words = [f"{last:,}"]
+    if setup["status"] != "finished":
+        words = [f"{last:,} of {planned_steps(setup):,}", setup["status"]]
+    if diverged := setup.get("diverged"):
+        words.append(f"not finite from {diverged['step']:,}")
+    if resumed := setup.get("resumed"):
+        steps = ", ".join(f"{event.get('step', 0):,}" for event in resumed)
+        anyway = any(event.get("changed") for event in resumed)
+        words.append(f"resumed at {steps}" + (", changed" if anyway else ""))
+    return "; ".join(words)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return format(value, form) if value is not None and math.isfinite(value) else "-"
 
 
 def _chance(training: Sequence[dict[str, Any]], classes: int) -> str:
     """The update from which on the loss stays 1 % below ln(classes), that of equal odds."""
-    above = [
-        place
-        for place, row in enumerate(training)
-        if row["loss"] is None or not row["loss"] < 0.99 * math.log(classes)
-    ]
+    rows = [row for row in training if row["loss"] is not None and math.isfinite(row["loss"])]
+    above = [place for place, row in enumerate(rows) if row["loss"] >= 0.99 * math.log(classes)]
     first = above[-1] + 1 if above else 0
-    return f"{training[first]['step']:,}" if first < len(training) else "the end"
+    return f"{rows[first]['step']:,}" if first < len(rows) else "the end"
 
 
 def _time(seconds: float | None) -> str:
@@ -156,59 +185,75 @@ def _time(seconds: float | None) -> str:
 
 
 def machine(told: Sequence[Evidence]) -> Paragraph:
-    """Data, precision, hardware and versions, each combination once."""
-    lines = []
+    """Data, precision, hardware and versions; of runs that differ in them, of each."""
+    names: dict[str, list[str]] = {}
     for one in told:
-        setup, data = one.setup, one.setup["dataset"]
-        hardware = setup.get("hardware", {})
-        cpu = f"{hardware.get('processor', 'CPU')}, {setup.get('threads', '?')} threads"
-        where = cpu if setup["device"] == "cpu" else f"{setup['device']} ({cpu})"
-        versions = setup.get("versions", {})
-        known = ("symrun", "torch", "cuda", "python")
-        named = ", ".join(f"{name} {versions[name]}" for name in known if name in versions)
-        images = f"{data['train_images']:,} + {data['val_images']:,} images"
-        size = f"{data['image_size']}×{data['image_size']}"
-        lines.append(
-            f"{data['title']}, {images} of {data['classes']} classes, {size}; "
-            f"{setup['precision']} on {where}; {named}, revision {setup['revision']}, "
-            f"seed {setup['seed']}; a record every {setup['config']['track']['every']} updates."
-        )
-    return Paragraph(" ".join(dict.fromkeys(lines)))
+        names.setdefault(_machine(one.setup), []).append(f"`{one.name}`")
+    if len(names) == 1:
+        return Paragraph(*names)
+    return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
+
+
+def _machine(setup: dict[str, Any]) -> str:
+    data, config, versions = setup["dataset"], setup["config"], setup.get("versions", {})
+    processor = setup.get("hardware", {}).get("processor", "CPU")
+    cpu = f"{processor}, {setup.get('threads', '?')} threads"
+    where = cpu if setup["device"] == "cpu" else f"{setup['device']} ({cpu})"
+    named = [f"{name} {versions[name]}" for name in _VERSIONS if name in versions]
+    named += [f"revision {setup['revision']}"] if setup.get("revision") else []
+    images = f"{data.get('train_images', 0):,} + {data.get('val_images', 0):,} images"
+    size = f"{data['image_size']}×{data['image_size']}"
+    return (
+        f"{data['title']}, {images} of {data['classes']} classes, {size}; "
+        f"{setup['precision']} on {where}; {', '.join(named)}, "
+        f"seed {config['seed']}; a record every {config['track']['every']} updates."
+    )
+
+
+_VERSIONS = ("symrun", "torch", "cuda", "python")
 
 
 def laws_table(told: Sequence[Evidence]) -> Table:
     """Every law in every symmetry of every run."""
     head = ["run", "symmetry", "law", "units", "moved"]
-    head += ["explained, median", "99 in 100 units", "worst layer", "residual", "drift"]
+    head += ["explained, median", "99 in 100 units", "worst layer", "residual", "motion"]
     return Table(head, [_law_row(one.name, row) for one in told for row in one.summary])
 
 
 def _law_row(name: str, row: Summary) -> list[str]:
     shares = (row.explained, row.explained_by_99, row.worst_group)
     cells = [f"`{name}`", row.symmetry, row.law, f"{row.units:,}", f"{row.moved:,}"]
-    residual = "-" if row.residual is None else f"{row.residual:.1e}"
-    return [*cells, *map(_percent, shares), residual, f"{row.drift:.1e}"]
+    return [*cells, *map(_percent, shares), _shown(row.residual, ".1e"), _shown(row.motion, ".1e")]
 
 
 def _percent(share: float | None) -> str:
     """Rounded down, so that it never says 100 for less."""
-    return "-" if share is None else f"{math.floor(share * 1e7) / 1e5:.5f}"
+    if share is None or not math.isfinite(share):
+        return "-"
+    return f"{math.floor(share * 1e7) / 1e5:.5f}"
 
 
 def bars_table(told: Sequence[Evidence]) -> Table | None:
     """What was to be shown of each run, and whether it was; None if no law predicts any."""
-    rows = []
-    for one in told:
-        for what, law, key, bar in _BARS:
-            for row in one.summary:
-                value = getattr(row, key)
-                if row.law != law or value is None:
-                    continue
-                share = key != "residual"
-                if share and row.symmetry == "translation":  # moves by rounding, if at all
-                    continue
-                shown = f"{_percent(value)} %" if share else f"{value:.1e}"
-                cleared = value >= bar if share else value <= bar
-                cells = [f"`{one.name}`", row.symmetry, what, shown, "yes" if cleared else "no"]
-                rows.append(cells)
+    rows = [
+        [f"`{one.name}`", row.symmetry, what, *_verdict(one.setup, getattr(row, key), key, bar)]
+        for one in told
+        for what, law, key, bar in _BARS
+        for row in one.summary
+        if row.law == law
+        and law not in one.setup["unpredicted"]
+        and (key == "residual" or row.symmetry != "translation")
+    ]
     return Table(["run", "symmetry", "bar", "measured", "cleared"], rows) if rows else None
+
+
+def _verdict(setup: dict[str, Any], value: float | None, key: str, bar: float) -> list[str]:
+    """The number, and whether it clears the bar: "yes", "no", or why that cannot be said."""
+    if value is None:
+        return ["-", "no unit moved"]
+    shown = _shown(value, ".1e") if key == "residual" else f"{_percent(value)} %"
+    cleared = value <= bar if key == "residual" else value >= bar
+    if "diverged" in setup:
+        return [shown, "no, it diverged"]
+    so_far = "" if setup["status"] == "finished" else ", so far"
+    return [shown, ("yes" if cleared else "no") + so_far]

@@ -95,10 +95,10 @@ _DESCRIPTION: dict[str, Spec] = {
     ],
     "unpredicted": {"flow?": _LINE, "discrete?": _LINE, "exact?": _LINE},
     "diverged?": {"step": _STEP, "loss": _FLAG, "layers": [_LINE]},
-    "resumed?": [{}],
+    "resumed?": [{"step?": _STEP}],
     "source?": _LINE,
     "threads?": _whole(1, 4096),
-    "hardware?": {"processor": _LINE, "cores": _POSITIVE},
+    "hardware?": {"processor": _LINE},
     "seconds?": _SECONDS,
     "versions?": {},
 }

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def describe(
         "source": source_digest(),
         "threads": torch.get_num_threads(),
         "device": device_title(device),
-        "hardware": {"processor": processor(), "cores": os.cpu_count() or 1},
+        "hardware": {"processor": processor()},
         "precision": config.precision.value,
         "seed": config.seed,
         "dataset": {

@@ -116,6 +116,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
         "step": step,
         "at": datetime.now().astimezone().isoformat(),
         "device": device_title(device),
+        "hardware": described["hardware"],
         "revision": source_revision(),
         "changed": reasons,
     }

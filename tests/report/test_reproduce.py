@@ -1,7 +1,7 @@
 """The reproduction from end to end at a tiny size, twice; and the page of what was published."""
 
-import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,20 +11,21 @@ import pytest
 
 import symrun
 from symrun.errors import UsageError
+from symrun.launch import compose
 from symrun.report import Evidence
 
 ROOT = Path(symrun.__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 PAGE = runpy.run_path(str(SCRIPTS / "publish.py"))
+ESTIMATE = runpy.run_path(str(SCRIPTS / "estimate.py"))
 TINY = [
     *("data=synthetic", "data.train_images=40", "data.val_images=20", "model.width=0.0625"),
-    *("train.batch_size=8", "train.steps=4", "track.every=2", "device=cpu"),
+    *("train.batch_size=8", "track.every=2"),
 ]
 
 
 def reproduce(folder, *settings, **variables):
-    bin_folder = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}", **variables}
+    environment = os.environ | {"SYMRUN_PYTHON": sys.executable, **variables}
     command = [str(SCRIPTS / "reproduce.sh"), *settings]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -32,10 +33,12 @@ def reproduce(folder, *settings, **variables):
 
 
 def test_from_end_to_end_and_again(tmp_path):
-    first = reproduce(tmp_path, *TINY, PRECISION="float64")
+    variables = {"PRECISION": "float64", "EPOCHS": "1", "OVER": "reproduce_cpu"}
+    first = reproduce(tmp_path, *TINY, **variables)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.count("4 updates of") == 3 and "in all about" in first.stdout
-    folder = tmp_path / "outputs" / "results" / "reproduce_float64"
+    assert first.stdout.count("12,500 updates of") == 3 and "in all about" in first.stdout
+    name = "reproduce_cpu_float64_1_epochs"
+    folder = tmp_path / "outputs" / "results" / name
     told = {name: Evidence.load(folder / name) for name in ("fig1", "fig5_bn", "fig5_plain")}
     settings = {
         name: (one.setup["model"]["name"], one.setup["config"]["optim"]["weight_decay"])
@@ -47,26 +50,60 @@ def test_from_end_to_end_and_again(tmp_path):
         "fig5_plain": ("vgg16", 0.0),
     }
     assert {one.setup["precision"] for one in told.values()} == {"float64"}
-    for name in ("fig1", "fig5", "progress", "units_fig1", "residual_fig5_plain"):
-        assert (folder / f"{name}.png").stat().st_size > 0, name
-        assert (folder / f"{name}.pdf").stat().st_size > 0, name
-    assert (tmp_path / "outputs/results/reproduce_float64.html").stat().st_size > 0
+    assert {one.setup["last_step"] for one in told.values()} == {5}
+    for kind in ("fig1", "fig5", "progress", "units_fig1", "residual_fig5_plain"):
+        assert (folder / f"{kind}.png").stat().st_size > 0, kind
+        assert (folder / f"{kind}.pdf").stat().st_size > 0, kind
+    assert (tmp_path / f"outputs/results/{name}.html").stat().st_size > 0
     page = (tmp_path / "outputs/results/README.md").read_text()
-    assert "reproduce_float64: synthetic textures, VGG16 at width 1/16: not the paper's" in page
-    assert str(tmp_path) not in page + "".join(
-        path.read_text() for path in folder.rglob("*") if path.suffix in (".json", ".csv")
-    )
+    assert f"{name}: synthetic textures, VGG16 at width 1/16: not the paper's setting" in page
+    published = [path for path in folder.rglob("*") if path.suffix in (".json", ".csv")]
+    assert str(tmp_path) not in page + "".join(path.read_text() for path in published)
 
-    again = reproduce(tmp_path, *TINY, PRECISION="float64")
-    assert again.returncode == 0 and again.stdout.count("finished already") == 3
+    again = reproduce(tmp_path, *TINY, **variables)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished already") == 3 and "nothing is left" in again.stdout
     assert len(list((tmp_path / "outputs").glob("*/*/run.json"))) == 3
     assert (tmp_path / "outputs/results/README.md").read_text() == page
 
+    # Other runs do not take the place of these unasked
+    other = [f"{folder}", f"fig1={next((tmp_path / 'outputs').glob('*/*'))}", "more=nowhere"]
+    refused = subprocess.run(
+        [sys.executable, str(SCRIPTS / "publish.py"), *other[:2]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2 and "has results of other settings" in refused.stderr
+    assert (tmp_path / "outputs/results/README.md").read_text() == page
 
-def test_a_mistake_ends_it_before_anything_is_trained(tmp_path):
-    wrong = reproduce(tmp_path, "optim.lr=-1")
-    assert wrong.returncode != 0 and "optim.lr must be > 0" in wrong.stderr
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "message"),
+    [
+        (["optim.lr=-1"], {}, "optim.lr must be > 0"),
+        (["train.steps=4"], {"EPOCHS": "2"}, "EPOCHS has no effect beside train.steps"),
+        ([], {"PRECISION": "float16"}, "precision"),
+    ],
+)
+def test_a_mistake_ends_it_before_anything_is_trained(tmp_path, settings, variables, message):
+    wrong = reproduce(tmp_path, *settings, **variables)
+    assert wrong.returncode == 2 and message in wrong.stderr
     assert "Traceback" not in wrong.stderr and not (tmp_path / "outputs").exists()
+
+
+def test_an_estimate_counts_what_is_left(tmp_path, monkeypatch, capsys):
+    config = compose(["data=tiny_imagenet", "train.epochs=3", "train.batch_size=1000"])
+    monkeypatch.setitem(ESTIMATE["estimate"].__globals__, "timed", lambda *_: (2.0, 0.5))
+    whole, rest = (ESTIMATE["estimate"](config, done) for done in (0, 200))
+    assert (whole.updates, rest.updates) == (300, 100)
+    assert (whole.seconds, rest.seconds) == (600 + 3 * 5 * 0.5, 200 + 5 * 0.5)
+    assert whole.bytes == rest.bytes > 3 * 18e6 * 4  # checkpoints of 18 million weights
+    assert list(ESTIMATE["shortages"]({tmp_path / "not" / "there": 1.0})) == []
+    (line,) = ESTIMATE["shortages"]({tmp_path: 1e18, tmp_path / "deeper": 1.0})
+    assert line.startswith(f"{tmp_path} may lack the room")
+    assert "MB are free" in capsys.readouterr().out
 
 
 def test_what_is_published_is_what_its_files_say():
@@ -76,13 +113,21 @@ def test_what_is_published_is_what_its_files_say():
 
 
 def test_nothing_published_is_large_or_names_a_machine():
-    for path in (ROOT / "docs" / "results").rglob("*"):
-        if path.is_file():
-            assert path.stat().st_size <= PAGE["LARGEST_BYTES"], path
-        if path.suffix == ".json":
+    paths = [path for path in (ROOT / "docs" / "results").rglob("*") if path.is_file()]
+    assert len(paths) > 20
+    for path in paths:
+        assert path.stat().st_size <= PAGE["LARGEST_BYTES"], path
+        if path.suffix not in (".png", ".pdf"):
             text = path.read_text(encoding="utf-8")
-            assert "/tmp" not in text and "/home" not in text, path
-            json.loads(text)
+            assert not re.search(r"[\s\"=](/\w+/|~/|[A-Z]:\\)", text), path
+
+
+def test_a_page_of_somebody_elses_stays(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("# Mine\n")
+    monkeypatch.setattr(sys, "argv", ["publish.py", "--page", str(tmp_path)])
+    with pytest.raises(UsageError, match="is another page"):
+        PAGE["main"]()
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
 def test_a_file_too_large_for_git_is_refused(tmp_path, monkeypatch):
