@@ -10,7 +10,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, where the C library is glibc; else nothing changes.
 
     By default glibc hands large blocks, and every activation is one, back to the kernel when they
-    are freed, and the next step has them zeroed again, page by page: a third of a step on a CPU.
+    are freed, and the next step has them zeroed again, page by page, which takes a third to half of
+    a step on a CPU. What is kept is not more than a step needs at once.
     Source: glibc's manual, Malloc Tunable Parameters.
     """
     library = ctypes.CDLL(None)
