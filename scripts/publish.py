@@ -29,6 +29,8 @@ FIRST = ("fig1", "fig5", "progress")
 FIGURES = (*(f"{name}.*" for name in FIRST), "units_*.*", "residual_*.*")
 PAPERS_DECAYS = (0.0, 1e-4)
 TITLE = "# Results\n"
+REMARKS = "remarks.md"
+"""In a folder, what somebody has to say of its runs that their tables cannot."""
 INTRODUCTION = (
     "Written by `scripts/publish.py` from the files beside it: what it says of runs comes from "
     "their tables, none of it was typed. Each folder holds, for each run, its settings and "
@@ -97,6 +99,8 @@ def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
     names = sorted(path.stem for path in folder.glob("*.png"))
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     yield from section(told, [Picture(name, f"{folder.name}/{name}.png") for name in names])
+    if (folder / REMARKS).exists():
+        yield Paragraph((folder / REMARKS).read_text(encoding="utf-8").strip())
 
 
 def limits(folder: Path) -> Iterator[Block]:

@@ -22,7 +22,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as in a paragraph; the first column is text, the others are numbers."""
+    """Cells as in a paragraph. A column of numbers alone is set to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -52,7 +52,7 @@ def _markdown(block: Block) -> str:
         case Paragraph(text):
             return text
         case Table(head, rows):
-            rule = ["---", *["---:"] * (len(head) - 1)]
+            rule = ["---:" if numbers else "---" for numbers in _numbers(block)]
             lines = [head, rule, *([cell.replace("|", r"\|") for cell in row] for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(title, path):
@@ -69,8 +69,8 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}"
-    "th,td{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}"
+    "th,td{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    "th.n,td.n{text-align:right}"
     "img{max-width:100%}code{font-size:.9em}"
 )
 
@@ -82,12 +82,24 @@ def _html(block: Block) -> str:
         case Paragraph(text):
             return f"<p>{_inline(text)}</p>"
         case Table(head, rows):
-            top = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
-            lines = ("".join(f"<td>{_inline(cell)}</td>" for cell in row) for row in rows)
+            looks = [" class=n" if numbers else "" for numbers in _numbers(block)]
+            top = _cells("th", looks, head)
+            lines = (_cells("td", looks, row) for row in rows)
             return f"<table><tr>{top}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
         case Picture(title, _, png):
             data = base64.b64encode(png).decode()
             return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+
+
+def _numbers(table: Table) -> list[bool]:
+    """Of each column, whether its cells are numbers, or dashes where there is none."""
+    columns = zip(*table.rows, strict=True)
+    return [all(re.match(r"[-−]?\d|-$", cell) for cell in column) for column in columns]
+
+
+def _cells(tag: str, looks: Sequence[str], row: Sequence[str]) -> str:
+    cells = zip(looks, row, strict=True)
+    return "".join(f"<{tag}{look}>{_inline(cell)}</{tag}>" for look, cell in cells)
 
 
 def _inline(text: str) -> str:

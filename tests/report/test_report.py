@@ -270,16 +270,18 @@ def test_a_document_in_both_forms():
     blocks = [
         Heading("a < b", 1),
         Paragraph("see `x|y` and [there](https://example.org/a?b=1&c=2)"),
-        Table(["name", "value"], [["a|b", "1"]]),
+        Table(["name", "value", "text"], [["a|b", "1", "1"], ["c", "-", "x"]]),
         Picture("curve", "folder/curve.png", b"\x89PNG"),
     ]
     assert as_markdown(blocks) == (
         "# a < b\n\nsee `x|y` and [there](https://example.org/a?b=1&c=2)\n\n"
-        "| name | value |\n| --- | ---: |\n| a\\|b | 1 |\n\n![curve](folder/curve.png)\n"
+        "| name | value | text |\n| --- | ---: | --- |\n| a\\|b | 1 | 1 |\n| c | - | x |\n\n"
+        "![curve](folder/curve.png)\n"
     )
     page = as_html("<title>", blocks)
     assert "<title>&lt;title&gt;</title>" in page and "<h1>a &lt; b</h1>" in page
     assert '<a href="https://example.org/a?b=1&amp;c=2">there</a>' in page
+    assert "<th class=n>value</th><th>text</th>" in page
     assert "<code>x|y</code>" in page and 'src="data:image/png;base64,iVBORw=="' in page
 
 
