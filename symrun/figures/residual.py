@@ -57,13 +57,17 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for column, law in enumerate(laws):
         above, below = grid[:, column]
         above.set_title(law)
+        for axes in (above, below):
+            axes.set_yscale(
+                "log"
+            )  # before what may be a single value, around which it finds limits
         for group, colour in zip(groups, _colours(groups), strict=True):
             _draw(above, group, group.residual(law), colour)
             if group.moved.any():
                 _draw(below, group, group.unexplained(law), colour)
         for axes in (above, below):
-            if axes.collections:
-                axes.set_yscale("log")
+            if not axes.collections:
+                axes.set_yscale("linear")
             axes.set_xlim(0, last_step)
         above.axhline(rounding, zorder=0, **_GUIDE)
         label_steps(below, step_label(info))

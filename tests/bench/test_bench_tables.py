@@ -47,7 +47,7 @@ def test_the_keys_are_those_of_a_trained_run(runs, table, tmp_path):
     for name in ("step", "symmetry", "group", "unit", "layer", "index"):
         if name in real.column_names:
             assert real[name].to_pylist() == made[name].to_pylist()
-    own = dict.fromkeys(("config", "created", "last_step", "revision"))
+    own = dict.fromkeys(("config", "created", "last_step", "revision", "seconds"))
     assert trained.info() | own == runs[1].info() | own
 
 

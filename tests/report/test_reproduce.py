@@ -67,9 +67,9 @@ def test_from_end_to_end_and_again(tmp_path):
     assert (tmp_path / "outputs/results/README.md").read_text() == page
 
     # Other runs do not take the place of these unasked
-    other = [f"{folder}", f"fig1={next((tmp_path / 'outputs').glob('*/*'))}", "more=nowhere"]
+    other = [f"{folder}", f"more={next((tmp_path / 'outputs').glob('reproduce_cpu/*'))}"]
     refused = subprocess.run(
-        [sys.executable, str(SCRIPTS / "publish.py"), *other[:2]],
+        [sys.executable, str(SCRIPTS / "publish.py"), *other],
         cwd=tmp_path,
         capture_output=True,
         text=True,
