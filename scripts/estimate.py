@@ -7,23 +7,23 @@ Usage: python scripts/estimate.py SETTING ...   as `symrun train -m`: experiment
 Exit code 1 if the disk lacks the room.
 """
 
-import itertools
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from symrun.bench.settings import combinations
+from symrun.bench.steps import endless
+from symrun.cli import exit_code
 from symrun.config import Config, SyntheticConfig
 from symrun.data import load
 from symrun.data.download import SIZE_BYTES
-from symrun.errors import Interrupted, SymrunError
 from symrun.launch import compose
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.runs.writer import TableWriter
@@ -80,7 +80,7 @@ def timed(training: Training, config: Config) -> tuple[float, float]:
     """Seconds of a tracked update, batch included, and of all validation images."""
     on_cpu = training.device.type == "cpu"
     warm_up, count = (2, 5) if on_cpu else (20, 60)
-    batches = (batch for epoch in itertools.count(1) for batch in training.batches.epoch(epoch))
+    batches = endless(training)
     seconds = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -137,9 +137,9 @@ def shortages(needed: dict[Path, float]) -> Iterator[str]:
             yield f"{place} may lack the room: make some, raise track.every, or set data.cache"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     seconds, needed = 0.0, dict[Path, float]()
-    for chosen in combinations(arguments):
+    for chosen in combinations(sys.argv[1:]):
         config = compose(chosen)
         device = select_device(config.device)
         precision = with_precision(config, device).precision.value
@@ -164,11 +164,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except SymrunError as error:
-        print(f"estimate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("estimate: interrupted", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+    sys.exit(exit_code("estimate", main))

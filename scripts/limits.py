@@ -43,9 +43,10 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from symrun.analysis import Comparison, comparisons
+from symrun.cli import exit_code
 from symrun.config import BN_EPS, Config, flat
-from symrun.errors import Diverged, Interrupted, SymrunError
-from symrun.figures.captions import captions, is_the_papers, power, settings
+from symrun.errors import Diverged
+from symrun.figures.captions import captions, power, settings_and_papers
 from symrun.figures.residual import HUES
 from symrun.figures.style import frame, save, styled
 from symrun.files import complete_or_absent
@@ -189,8 +190,7 @@ def beside_next(group: Comparison, law: str) -> NDArray[np.float64]:
 def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
     """A panel an effect: residuals, log, by law and symmetry. run: the base's."""
     info = run.info()
-    papers = is_the_papers(info, info["config"]["optim"]["weight_decay"])
-    network = settings([info]) + ("" if papers else ": not the paper's setting")
+    network = settings_and_papers([info], 1e-4)
     (caption,) = captions([(info, info["last_step"])])
     if base.model.eps == BN_EPS:  # which captions pass over
         caption = f"{caption}, BN\N{NO-BREAK SPACE}eps\N{NO-BREAK SPACE}{label(BN_EPS)}"
@@ -269,7 +269,7 @@ def write(rows: Sequence[Row], run: RunDirectory, out: Path) -> Path:
     return path
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("docs/results/limits"))
     parser.add_argument("overrides", nargs="*", help="settings of `symrun train`, for the base")
@@ -285,14 +285,8 @@ def main() -> None:
     figures = save(draw(rows, base, of_base), options.out, "limits", ["png", "pdf"])
     for path in (*figures, write(rows, of_base, options.out)):
         print(path)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SymrunError as error:
-        print(f"limits: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("limits: interrupted", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+    sys.exit(exit_code("limits", main))

@@ -2,7 +2,7 @@
 
 FOLDER gets setup.json, check.json, summary.csv and progress.csv of each run, under its NAME, and
 the figures as PNG and PDF. The page, README.md beside FOLDER, is written anew from every folder
-there and from nothing else, so that no number in it was typed.
+there and from nothing else, so that no number of a run in it was typed.
 
 Usage: python scripts/publish.py FOLDER NAME=RUN ...     python scripts/publish.py --page RESULTS
 """
@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from symrun.errors import Interrupted, SymrunError, UsageError
-from symrun.figures.captions import captions, is_the_papers, settings
+from symrun.cli import exit_code
+from symrun.errors import UsageError
+from symrun.figures.captions import captions, settings, settings_and_papers
 from symrun.files import complete_or_absent
 from symrun.launch import warn
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_markdown
 from symrun.report.evidence import Evidence, evidence
-from symrun.report.page import draw, machine, section
+from symrun.report.page import circumstances, draw, section
 from symrun.runs.directory import RunDirectory
 
 LARGEST_BYTES = 2_000_000
@@ -93,9 +94,7 @@ def page(results: Path) -> str:
 
 def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
     setups = [one.setup for one in told]
-    papers = all(any(is_the_papers(one, decay) for decay in PAPERS_DECAYS) for one in setups)
-    reduced = "" if papers else ": not the paper's setting"
-    yield Heading(f"{folder.name}: {settings(setups)}{reduced}")
+    yield Heading(f"{folder.name}: {settings_and_papers(setups, *PAPERS_DECAYS)}")
     names = sorted(path.stem for path in folder.glob("*.png"))
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     yield from section(told, [Picture(name, f"{folder.name}/{name}.png") for name in names])
@@ -110,7 +109,7 @@ def limits(folder: Path) -> Iterator[Block]:
     yield Heading(f"{folder.name}: what limits the agreement, on {settings([base])}")
     yield Paragraph(LIMITS)
     yield Paragraph(f"The base: {captions([(base, base['last_step'])])[0]}.")
-    yield machine([Evidence("base", base, [], [], [])])
+    yield Paragraph(circumstances(base))
     yield Picture("What limits the agreement", f"{folder.name}/limits.png")
     yield Table(**found["table"])
 
@@ -123,7 +122,7 @@ def literature(path: Path) -> Iterator[Block]:
     yield Table(head, rows)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("runs", metavar="NAME=RUN", nargs="*")
@@ -141,16 +140,8 @@ def main() -> None:
     with complete_or_absent(target) as draft:
         draft.write_text(page(results), encoding="utf-8")
     print(target)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SymrunError as error:
-        print(f"publish: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        sys.exit(f"publish: {error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        print("publish: interrupted", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+    sys.exit(exit_code("publish", main))

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from symrun import __version__
@@ -23,27 +23,40 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    try:
-        if arguments[:1] == ["train"]:  # Hydra parses the rest
-            from symrun.launch import launch
+    return exit_code("symrun", lambda: _run(arguments))
 
-            with _warnings_in_one_line():
-                launch(arguments[1:])
-            return 0
-        options = _parse(arguments)
-        return int(options.run(options))
+
+def exit_code(program: str, act: Callable[[], int]) -> int:
+    """What `act` returns; where it fails in a way that a user can mend, a line that begins with
+    the name of the program, and the code for that.
+
+    Example: sys.exit(exit_code("publish", main))
+    """
+    try:
+        return act()
     except SymrunError as error:
-        print(f"symrun: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("symrun: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except (OSError, MemoryError) as error:
-        print(f"symrun: {str(error) or 'out of memory'}", file=sys.stderr)
+        print(f"{program}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["train"]:  # Hydra parses the rest
+        from symrun.launch import launch
+
+        with _warnings_in_one_line():
+            launch(arguments[1:])
+        return 0
+    options = _parse(arguments)
+    return int(options.run(options))
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -6,11 +6,14 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 from symrun.errors import UsageError
 
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def require(setting: str, holds: bool, constraint: str, value: object) -> None:
@@ -32,7 +35,7 @@ def build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Setti
     for key in values:
         if key not in hints:
             raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         if field.name not in values and field.default is dataclasses.MISSING:
             raise UsageError(f"the setting {prefix}{field.name} is missing")
     given = {key: hint for key, hint in hints.items() if key in values}

@@ -142,7 +142,7 @@ def _made(config: Config, writer: TableWriter) -> tuple[Training, _Timed]:
     return training, make_tracker(training, config, writer, _Timed)
 
 
-def _endless(training: Training) -> Iterator[Batch]:
+def endless(training: Training) -> Iterator[Batch]:
     """Full batches, epoch after epoch."""
     epoch = 0
     while True:
@@ -158,7 +158,7 @@ def _paired(
     """Seconds of the first update; then of one without and one with tracking, pair by pair in
     alternating order."""
     scores = Scores(training.device)
-    batches = _endless(training)
+    batches = endless(training)
     update = {on: Update(training, tracker if on else None, scores) for on in (False, True)}
     made = {False: 0, True: 0}
     on_cpu = training.device.type == "cpu"
@@ -199,7 +199,7 @@ def _record_bytes(config: Config, folder: Path) -> float:
     with TableWriter(run) as writer:
         training, tracker = _made(config, writer)
         update = Update(training, tracker, Scores(training.device))
-        for step, (images, labels) in zip(range(_RECORDS), _endless(training), strict=False):
+        for step, (images, labels) in zip(range(_RECORDS), endless(training), strict=False):
             update(images, labels, step)
     parts = [part for table in ("units", "parameters") for part in run.table(table).iterdir()]
     return sum(part.stat().st_size for part in parts) / _RECORDS
@@ -207,7 +207,7 @@ def _record_bytes(config: Config, folder: Path) -> float:
 
 def _flop(training: Training) -> int:
     """Of forward and backward over one batch."""
-    images, labels = next(_endless(training))
+    images, labels = next(endless(training))
     with FlopCounterMode(display=False) as counter, training.autocast():
         torch.autograd.backward(F.cross_entropy(training.model(images), labels))
     total: int = counter.get_total_flops()

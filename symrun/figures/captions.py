@@ -17,9 +17,13 @@ def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> 
 
     `weight_decay`: the paper's, for this figure.
     """
-    text = f"Fig. {number} on {settings(infos)}"
-    papers = all(is_the_papers(info, weight_decay) for info in infos)
-    return text if papers else f"{text}: not the paper's setting"
+    return f"Fig. {number} on {settings_and_papers(infos, weight_decay)}"
+
+
+def settings_and_papers(infos: Sequence[dict[str, Any]], *weight_decays: float) -> str:
+    """As `settings`, and whether they are not the paper's, with one of its `weight_decays`."""
+    papers = all(any(_is_the_papers(info, decay) for decay in weight_decays) for info in infos)
+    return settings(infos) + ("" if papers else ": not the paper's setting")
 
 
 def settings(infos: Iterable[dict[str, Any]]) -> str:
@@ -34,7 +38,7 @@ def _setting(info: dict[str, Any]) -> str:
     return f"{part}{data['title']}, {model['name'].removesuffix('_bn').upper()}{width}"
 
 
-def is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
+def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
     """Whether a run is the paper's in all but its precision and its seed."""
     data, model, config = info["dataset"], info["model"], info["config"]
     optim = {"name": "sgd", "lr": 0.1, "weight_decay": weight_decay}

@@ -15,8 +15,7 @@ from symrun.config import WITHOUT_EFFECT
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
-from symrun.runs.reading import read_parts
-from symrun.runs.tables import LAWS
+from symrun.runs.tables import LAWS, progress_curves
 
 _SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv", "progress.csv"
 
@@ -108,17 +107,15 @@ def _progress(run: RunDirectory) -> list[dict[str, Any]]:
     """The rows of the table, by step; of a step the training's before the validation's."""
     if not any(run.table("progress").iterdir()):
         return []
-    columns = ("step", "epoch", "loss", "top1", "top5", "lr", "images_per_second")
-    rows = [
-        {
-            name: None if number != number else number
-            for name, number in zip(columns, values, strict=True)
-        }
-        | {"split": split}
-        for split in ("train", "val")
-        for part in read_parts(run, "progress", columns, split=split)
-        for values in zip(*(part[name].tolist() for name in columns), strict=True)
-    ]
+    columns = ("epoch", "loss", "top1", "top5", "lr", "images_per_second")
+    rows = []
+    for split in ("train", "val"):
+        curves = progress_curves(run, split, columns)
+        values = np.hstack([curves.steps[:, None], *(curves.values[name] for name in columns)])
+        for numbers in values.tolist():
+            named = zip(("step", *columns), numbers, strict=True)
+            row = {name: None if number != number else number for name, number in named}
+            rows.append(row | {"step": int(numbers[0]), "epoch": int(numbers[1]), "split": split})
     return sorted(rows, key=lambda row: row["step"])
 
 

@@ -188,13 +188,14 @@ def machine(told: Sequence[Evidence]) -> Paragraph:
     """Data, precision, hardware and versions; of runs that differ in them, of each."""
     names: dict[str, list[str]] = {}
     for one in told:
-        names.setdefault(_machine(one.setup), []).append(f"`{one.name}`")
+        names.setdefault(circumstances(one.setup), []).append(f"`{one.name}`")
     if len(names) == 1:
         return Paragraph(*names)
     return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
 
 
-def _machine(setup: dict[str, Any]) -> str:
+def circumstances(setup: dict[str, Any]) -> str:
+    """Of a run: data, precision, hardware, versions, seed and how often it was recorded."""
     data, config, versions = setup["dataset"], setup["config"], setup.get("versions", {})
     processor = setup.get("hardware", {}).get("processor", "CPU")
     cpu = f"{processor}, {setup.get('threads', '?')} threads"

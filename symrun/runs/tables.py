@@ -97,13 +97,14 @@ def parameter_curves(run: RunDirectory, layer: str) -> Curves:
     return _curves(rows, "index", ["value"], f"{run.path}, {layer}")
 
 
-def progress_curves(run: RunDirectory, split: str) -> Curves:
-    """Loss and accuracies on `split`, "train" or "val", over time: columns `loss`, `top1` and
-    `top5`, [records, 1]; without records where the run has none on it yet.
+def progress_curves(
+    run: RunDirectory, split: str, columns: Sequence[str] = ("loss", "top1", "top5")
+) -> Curves:
+    """The table `progress` on `split`, "train" or "val", over time; each column [records, 1];
+    without records where the run has none on it yet.
 
     Error: UsageError as in `read_parts`, or if a record is doubled.
     """
-    columns = ["loss", "top1", "top5"]
     parts = list(read_parts(run, "progress", ["step", *columns], split=split))
     steps = np.concatenate([rows["step"] for rows in parts]).astype(np.int64)
     if not _rises(steps):

@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
 
     By default glibc hands large blocks, and every activation is one, back to the kernel when they
     are freed, and the next step has them zeroed again, page by page, which takes a third to half of
-    a step on a CPU. What is kept is not more than a step needs at once.
+    a step on a CPU. A process so keeps as much as it once held.
     Source: glibc's manual, Malloc Tunable Parameters.
     """
     library = ctypes.CDLL(None)

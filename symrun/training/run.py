@@ -135,8 +135,9 @@ def go_on(
     except BaseException as error:
         updates = progress.updates if progress is not None else 0
         diverged = _described(progress.diverged) if progress and progress.diverged else {}
+        seconds = {"seconds": progress.seconds} if progress is not None else {}
         with contextlib.suppress(OSError, UsageError):  # the error under way tells more
-            run.update_info(status=_status(error), last_step=updates, **diverged)
+            run.update_info(status=_status(error), last_step=updates, **seconds, **diverged)
         _explain(error, run, writer, updates)
         raise
     finally:

@@ -17,7 +17,7 @@ from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
 from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, as_markdown
-from symrun.report.evidence import Summary
+from symrun.report.evidence import Summary, without_places
 from symrun.report.page import _percent, bars_table, draw, laws_table, runs_table
 from symrun.runs.directory import RunDirectory
 from symrun.training.run import train
@@ -107,6 +107,10 @@ def test_evidence_says_nothing_of_the_machines_folders(told, runs):
         assert str(runs[one.name].path.parent) not in text and "~/.cache" not in text
         assert "cache" not in one.setup["config"].get("data", {})
         assert one.setup["config"]["optim"]["lr"] == LR
+    settings = compose(["data.root=/here", "data.cache=/there", "run.dir=/elsewhere"]).to_dict()
+    kept = without_places({"config": settings, "seed": 0})
+    assert kept["config"]["data"] == {"name": "tiny_imagenet"} and "run" not in kept["config"]
+    assert kept["seed"] == 0 and "/" not in json.dumps(kept)
 
 
 def test_evidence_that_is_damaged_is_refused(told, tmp_path):

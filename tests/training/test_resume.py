@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from killing import same, tables
 
 from symrun.config import Config
@@ -113,6 +114,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
         go_on(folder)
         assert RunDirectory.open(folder).info()["resumed"][0]["step"] == step
         require_same(tmp_path / "whole", folder)
+
+
+def test_what_a_run_took_adds_up(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    stopped_after(config_of(folder), 7, monkeypatch)
+    path = RunDirectory.open(folder).checkpoint(7)
+    content = torch.load(path)
+    took = content["progress"]["all_seconds"]
+    assert 0 < took <= RunDirectory.open(folder).info()["seconds"] < 1000
+    content["progress"]["all_seconds"] = took + 1000
+    torch.save(content, path)
+    go_on(folder)
+    assert 1000 + took < RunDirectory.open(folder).info()["seconds"] < 2000
 
 
 def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
