@@ -42,7 +42,7 @@ class State:
 
     @torch.no_grad()
     def restore(self, content: Content, what: str) -> None:
-        """Set everything to what was taken, on this device.
+        """Set everything to what was taken, on this device, in the memory where it lies now.
 
         Error: UsageError, "`what` does not fit ...", for the state of another run.
         """
@@ -62,14 +62,34 @@ class State:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Content) -> None:
+    """Set what `optimizer` has where it lies: a CUDA graph reads it there, and would go on with the
+    old learning rate if another tensor took its place.
+
+    Error: as `load_state_dict` has, and ValueError for a tensor of another shape.
+    """
+    settings = [dict(group) for group in optimizer.param_groups]
+    buffers = {parameter: dict(kept) for parameter, kept in optimizer.state.items()}
     optimizer.load_state_dict(state)
+    for group, before in zip(optimizer.param_groups, settings, strict=True):
+        for name in group.keys() & before.keys() - {"params"}:
+            group[name] = _in_place(before[name], group[name])
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            kept = optimizer.state.get(parameter, {})
+            kept, before = optimizer.state.get(parameter, {}), buffers.get(parameter, {})
             for name, values in kept.items():
-                if isinstance(values, Tensor) and values.shape == parameter.shape:
+                if isinstance(before.get(name), Tensor):
+                    kept[name] = _in_place(before[name], values)
+                elif isinstance(values, Tensor) and values.shape == parameter.shape:
                     # A copy from the host has lost the layout of the weight's own memory
                     kept[name] = torch.empty_like(parameter, dtype=values.dtype).copy_(values)
+
+
+def _in_place(before: Any, value: Any) -> Any:
+    """`value`, in the memory of `before` if that is a tensor, and as a number if it is a number."""
+    if isinstance(before, Tensor):
+        _fill(before, torch.as_tensor(value))
+        return before
+    return value.item() if isinstance(value, Tensor) and isinstance(before, float) else value
 
 
 def _fill(place: Tensor, values: Tensor) -> None:
