@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     device = torch.device("cuda" if cuda else "cpu")
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    convolutions = "tf32" if options.precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = convolutions
+    torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     torch.backends.cudnn.benchmark = True
     autocast = torch.autocast(device.type, torch.bfloat16, options.precision == "bf16")
     random.seed(options.seed)

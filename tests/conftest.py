@@ -10,12 +10,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 @pytest.fixture(autouse=True)
 def _own_precision_and_seed():
     """Each test starts from torch's own settings, whatever the last one set."""
-    convolutions = torch.backends.cudnn.conv.fp32_precision
-    products = torch.backends.cuda.matmul.fp32_precision
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    mkldnn = torch.backends.mkldnn
+    for switch in (torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv):
+        switch.fp32_precision = "none"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(False)
     torch.manual_seed(0)
-    yield
-    torch.backends.cudnn.conv.fp32_precision = convolutions
-    torch.backends.cuda.matmul.fp32_precision = products
 
 
 def pytest_collection_modifyitems(items):

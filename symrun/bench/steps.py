@@ -20,7 +20,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Observation, Tracker
 from symrun.training.graph import own_stream
-from symrun.training.precision import device_title, select_device
+from symrun.training.precision import device_title, select_device, set_precision
 from symrun.training.preparation import make_tracker, prepare
 from symrun.training.progress import Scores
 from symrun.training.update import Training, Update
@@ -229,8 +229,7 @@ def _flop_per_second(device: torch.device, precision: Precision) -> float:
         lambda: matrix @ matrix: 2 * size**3,
         lambda: F.conv2d(images, filters, padding=1): 2 * 9 * 256**2 * images[:, 0].numel(),
     }
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision is Precision.tf32 else "ieee"
+    torch.backends.cuda.matmul.allow_tf32 = precision is Precision.tf32
     best = 0.0
     for call, flop in work.items():
         for _ in range(_CALLS):
@@ -239,5 +238,5 @@ def _flop_per_second(device: torch.device, precision: Precision) -> float:
             if not on_cpu:
                 torch.cuda.synchronize()
             best = max(best, flop / (time.perf_counter() - started))
-    torch.backends.cuda.matmul.fp32_precision = before
+    set_precision(precision, device)
     return best

@@ -1,11 +1,17 @@
 """The model as torch.compile makes it."""
 
+import contextlib
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from symrun.errors import RunError
+
+_ADVICE = "TensorFloat32 tensor cores for float32 matrix multiplication available"
+"""How torch's advice begins to let matrix products of float32 round to TF32: no precision here
+does. It is given once a process."""
 
 
 def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
@@ -15,16 +21,22 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     """
     torch._dynamo.reset()  # it compiles a few networks a process, and then silently none
     fast = torch.compile(model, dynamic=False)
+    built = False
 
     def forward(images: Tensor) -> Tensor:
+        nonlocal built
         if len(images) != batch_size:
             logits: Tensor = model(images)
             return logits
         try:
-            logits = fast(images)
+            with contextlib.nullcontext() if built else warnings.catch_warnings():
+                if not built:
+                    warnings.filterwarnings("ignore", _ADVICE)
+                logits = fast(images)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise RunError(f"train.compile=true fails here, leave it out: {reason}") from None
+        built = True
         return logits
 
     return forward

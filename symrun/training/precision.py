@@ -5,6 +5,7 @@ import dataclasses
 import os
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,23 +41,35 @@ def weights_dtype(precision: Precision) -> torch.dtype:
 def set_precision(precision: Precision, device: torch.device) -> None:
     """Set torch's switches: TF32 in convolutions for tf32 alone, in matrix products never.
 
+    torch has an older and a newer set of them, and refuses to read either once they contradict
+    each other, as `torch.compile` and `cudnn.flags()` do. So both are set, the older ones first,
+    since setting those changes the newer ones; and the CPU's, which have the same names.
+
     Error: UsageError for tf32 without a GPU, where it would silently be float32.
     """
-    if precision is Precision.tf32 and device.type != "cuda":
+    tf32 = precision is Precision.tf32
+    if tf32 and device.type != "cuda":
         raise UsageError("precision=tf32 needs a CUDA GPU; on the CPU use precision=float32")
-    convolutions = "tf32" if precision is Precision.tf32 else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    backends: Any = torch.backends
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = tf32
+    for cudnn in (backends.cudnn.conv, backends.cudnn.rnn):
+        cudnn.fp32_precision = "tf32" if tf32 else "ieee"
+    for other in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
+        other.fp32_precision = "ieee"
 
 
 def set_determinism(deterministic: bool) -> None:
     """Whether torch refuses algorithms that give other bits at each call; the CPU has none here.
+
+    If it does not, cuDNN times its algorithms where it first meets a shape, and takes the fastest.
 
     Assumes: cuBLAS was not used yet in this process, whose workspace has to be fixed before.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """What makes a step fast can be switched, and is refused where it has no effect."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -115,3 +116,34 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch):
     images, labels = next(training.batches.epoch(1))
     with pytest.raises(RunError, match="train.compile=true fails here, leave it out: no C"):
         Update(training, None, Scores(CPU))(images, labels, 0)
+
+
+@pytest.mark.parametrize(
+    ("warned", "shown"),
+    [
+        ("TensorFloat32 tensor cores for float32 matrix multiplication available but not", False),
+        ("something else", True),
+    ],
+)
+def test_advice_to_round_products_to_tf32_is_not_passed_on(monkeypatch, warned, shown):
+    def advised(model, dynamic):
+        def forward(images):
+            warnings.warn(warned, stacklevel=1)
+            return model(images)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", advised)
+    training = made("train.compile=true")
+    images, labels = next(training.batches.epoch(1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Update(training, None, Scores(CPU))(images, labels, 0)
+    assert [str(warning.message) for warning in caught] == [warned] * shown
+
+
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_cudnn_times_its_algorithms_unless_bits_are_to_stay(deterministic):
+    made(f"deterministic={deterministic}")
+    assert torch.backends.cudnn.benchmark is (deterministic == "false")
+    assert torch.are_deterministic_algorithms_enabled() is (deterministic == "true")

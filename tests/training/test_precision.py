@@ -31,13 +31,51 @@ def test_tf32_without_a_gpu_is_an_error():
         set_precision(Precision.tf32, CPU)
 
 
-@pytest.mark.parametrize("precision", [Precision.float64, Precision.float32, Precision.bf16])
-def test_tf32_is_off_unless_asked_for(precision):
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    set_precision(precision, CPU)
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+def by_torch_alone():
+    """What torch has where nobody set anything."""
+
+
+def by_the_older_switches():
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def by_the_newer_switches():
+    backends = torch.backends
+    for switch in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
+        switch.fp32_precision = "tf32"
+    backends.mkldnn.matmul.fp32_precision = backends.mkldnn.conv.fp32_precision = "bf16"
+
+
+def by_some_of_both():
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+SET_BEFORE = [by_torch_alone, by_the_older_switches, by_the_newer_switches, by_some_of_both]
+
+
+@pytest.mark.parametrize("set_before", SET_BEFORE)
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [(precision, "cpu") for precision in Precision if precision is not Precision.tf32]
+    + [(precision, "cuda") for precision in Precision],
+)
+def test_tf32_is_off_unless_asked_for_and_every_switch_says_so(precision, device, set_before):
+    """The switches are torch's own on any machine; only what uses them needs a GPU."""
+    set_before()
+    set_precision(precision, torch.device(device))
+    backends, tf32 = torch.backends, precision is Precision.tf32
+    for switch in (backends.cudnn.conv, backends.cudnn.rnn):
+        assert switch.fp32_precision == ("tf32" if tf32 else "ieee")
+    for switch in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
+        assert switch.fp32_precision == "ieee"
+    assert backends.cudnn.allow_tf32 is tf32
+    assert backends.cuda.matmul.allow_tf32 is False
+    assert torch.get_float32_matmul_precision() == "highest"
+    with backends.cudnn.flags(enabled=True):  # as torch's own tests and many libraries do
+        pass
+    assert backends.cudnn.allow_tf32 is tf32
 
 
 def test_weights_are_float64_in_float64_alone():
