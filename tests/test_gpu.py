@@ -71,16 +71,18 @@ def test_batches_are_the_same_wherever_the_data_set_lies():
 
 
 HOW = [[], ["train.cuda_graph=true"], ["train.data_on_device=false"], ["track.sums=torch"]]
+COMPILED = [["train.compile=true"], ["train.compile=true", "train.cuda_graph=true"]]
+"""With a single optimiser: compiling takes far longer than all else here."""
+WAYS = [(how, optim) for how in HOW for optim in OPTIMISERS]
+WAYS += [(how, OPTIMISERS[2]) for how in COMPILED]
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("optim", OPTIMISERS)
+@pytest.mark.parametrize(("how", "optim"), WAYS)
 def test_no_step_waits_for_the_device(tmp_path, optim, how):
     stepped(compose([*SMALL, *optim, *how]), tmp_path / "run", tracked=True, sync="error")
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("optim", OPTIMISERS)
+@pytest.mark.parametrize(("how", "optim"), WAYS)
 def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim, how):
     config = compose([*SMALL, *optim, *how])
     tracked = stepped(config, tmp_path / "a", tracked=True)
@@ -93,6 +95,7 @@ def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision)
     path = train(compose([*SMALL, f"precision={precision}", f"run.dir={tmp_path}/run"]), print)
     run = RunDirectory.open(path)
     assert run.info()["device"] == torch.cuda.get_device_name()
+    assert run.info()["cudnn_benchmark"] is False  # it would take other algorithms each time
     # Each of 40 updates rounds a weight by 2^-24 of it and so its square by 2^-23, the table once
     # more; sums of up to 4096 entries are made in float64. How gradients were made plays no part.
     unit = 2.0**-53 if precision == "float64" else 2.0**-24
@@ -101,8 +104,11 @@ def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision)
     assert len(pd.read_parquet(run.table("progress"))) > 0
 
 
-@pytest.mark.parametrize("optim", OPTIMISERS)
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "optim"),
+    [(name, optim) for name in ("float32", "tf32", "bf16") for optim in OPTIMISERS]
+    + [(name, [*OPTIMISERS[2], "train.compile=true"]) for name in ("tf32", "bf16")],
+)
 def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, optim):
     """Bit for bit: the same kernels in the same order. Of three epochs, so that the smaller last
     batch comes between the graphs of the others."""
@@ -113,6 +119,16 @@ def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, opti
         run = RunDirectory.open(path)
         tables[graph] = pd.read_parquet(run.table("units"))
     pd.testing.assert_frame_equal(tables["true"], tables["false"], check_exact=True)
+
+
+@pytest.mark.parametrize("how", [[], ["train.cuda_graph=true"], *COMPILED])
+def test_a_run_that_need_not_be_deterministic_takes_the_fastest_algorithms(tmp_path, how):
+    """Of three epochs, so that cuDNN meets the smaller last batch, and validation's, as well."""
+    settings = ["deterministic=false", "precision=bf16", "train.steps=100", *how]
+    path = train(compose([*SMALL, *settings, f"run.dir={tmp_path}/run"]), print)
+    run = RunDirectory.open(path)
+    assert run.info()["cudnn_benchmark"] is True and run.info()["status"] == "finished"
+    assert all(row.residual <= 2 * 101 * 2.0**-24 for row in agreement(run) if row.law == "exact")
 
 
 def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
@@ -135,8 +151,7 @@ def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
         assert torch.cuda.memory_allocated() <= early
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("optim", OPTIMISERS)
+@pytest.mark.parametrize(("how", "optim"), WAYS)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
     settings = [*SMALL, *optim, *how]
     whole = train(compose([*settings, f"run.dir={tmp_path}/whole"]), print)

@@ -54,6 +54,10 @@ def _is_line(value: Any) -> bool:
 
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _LINE = _Kind("one printable line without $, which figures read as mathematics", _is_line)
+_REVISION = _Kind(
+    "null or a printable line",
+    lambda value: value is None or (isinstance(value, str) and value.isprintable()),
+)
 _WIDTH = _Kind(
     "a number in (0, 1000]",
     lambda value: type(value) in (int, float) and 0 < value <= 1000 and math.isfinite(value),
@@ -96,8 +100,11 @@ _DESCRIPTION: dict[str, Spec] = {
     "unpredicted": {"flow?": _LINE, "discrete?": _LINE, "exact?": _LINE},
     "diverged?": {"step": _STEP, "loss": _FLAG, "layers": [_LINE]},
     "resumed?": [{"step?": _STEP}],
+    "thinned?": {"every": _whole(1, MOST_STEPS), "records": _POSITIVE, "of": _POSITIVE},
     "source?": _LINE,
+    "revision?": _REVISION,
     "threads?": _whole(1, 4096),
+    "cudnn_benchmark?": _FLAG,
     "hardware?": {"processor": _LINE},
     "seconds?": _SECONDS,
     "versions?": {},

@@ -30,11 +30,11 @@ class Scores:
         """logits [batch, classes], labels [batch], loss: mean over the batch."""
         first = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = first == labels[:, None]
-        self.sums[0] += loss * len(labels)
-        self.sums[1] += hits[:, 0].sum()
-        self.sums[2] += hits.sum()
-        self.sums[3] += len(labels)
-        self.sums[4] += loss.isfinite()
+        # In place: `sums[0] += x` would also copy the sum onto itself
+        for place, value in enumerate(
+            (loss * len(labels), hits[:, 0].sum(), hits.sum(), len(labels), loss.isfinite())
+        ):
+            self.sums[place].add_(value)
 
     def take(self) -> Staged:
         """The sums so far, on their way to the host; counting starts again."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import nn
 import symrun
 from symrun.config import Config
 from symrun.data import Dataset
+from symrun.errors import in_one_line
 from symrun.runs.directory import SCHEMA
 from symrun.symmetry import Structure
 from symrun.training.precision import device_title
@@ -56,6 +58,7 @@ def describe(
         "device": device_title(device),
         "hardware": {"processor": processor()},
         "precision": config.precision.value,
+        "cudnn_benchmark": device.type == "cuda" and torch.backends.cudnn.benchmark,
         "seed": config.seed,
         "dataset": {
             "title": dataset.title,
@@ -121,18 +124,22 @@ def changed_code(info: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def source_revision() -> str | None:
-    """Git commit of symrun's own source, "-dirty" if changed; None outside a checkout."""
+def source_revision() -> str:
+    """What symrun's own source is: its Git commit, with "-dirty" if something was changed.
+
+    A copy without Git has what SYMRUN_REVISION says, or else the digest of its code; which of the
+    two it is stands behind it in brackets.
+    """
     root = Path(symrun.__file__).parent.parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         # A package installed inside somebody else's repository must not report theirs.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return None
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
+            return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    if given := in_one_line(os.environ.get("SYMRUN_REVISION", "").strip()):
+        return f"{given:.100} (SYMRUN_REVISION)"
+    return f"{source_digest()} (digest of the code)"
