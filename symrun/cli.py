@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from symrun import __version__
 from symrun.errors import Interrupted, SymrunError, UsageError
@@ -140,6 +141,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    thin = commands.add_parser("thin", help="a run with fewer records, small enough to travel")
+    thin.add_argument("folder", metavar="RUN", type=Path)
+    thin.add_argument("new", metavar="NEW", type=Path, help="the folder that it makes")
+    thin.add_argument(
+        "--every",
+        metavar="K",
+        type=int,
+        help="keep the records whose step is a multiple of K, the first and the last",
+    )
+    thin.add_argument(
+        "--max-mb",
+        metavar="N",
+        type=float,
+        help="keep as many evenly spaced records as fit into N megabytes, of 10^6 bytes",
+    )
+    thin.set_defaults(run=_thin)
+
     data = commands.add_parser("data", help="data sets, apart from training")
     prepare = data.add_subparsers(required=True, metavar="ACTION").add_parser(
         "prepare", help="download, verify and decode a data set ahead of time"
@@ -160,13 +178,32 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs",
         metavar="N",
         type=int,
-        default=40,
-        help="pairs of updates, one tracked and one not (default: %(default)s)",
+        help="pairs of updates, one tracked and one not (default: 40)",
     )
     bench.add_argument(
         "--tables", action="store_true", help="also plot and check of a full-scale run's tables"
     )
+    bench.add_argument(
+        "--parts", action="store_true", help="where an update's time goes instead: a row a part"
+    )
+    bench.add_argument(
+        "--repeats",
+        metavar="N",
+        type=int,
+        help="with --parts: timings of each, of which the median counts (default: 9)",
+    )
+    bench.add_argument(
+        "--profile", metavar="FILE", type=Path, help="with --parts: torch's profile of an update"
+    )
+    bench.add_argument(
+        "--compile-sums",
+        action="store_true",
+        help="with --parts: also the sums under torch.compile, as always on a GPU; half a minute",
+    )
     bench.add_argument("--json", action="store_true", help="machine-readable figures")
+    bench.add_argument(
+        "--out", metavar="FILE", type=Path, help="the same figures as JSON, rewritten as they come"
+    )
     bench.set_defaults(run=_bench)
     return parser
 
@@ -213,12 +250,21 @@ def _check(options: argparse.Namespace) -> int:
     from symrun.analysis import agreement, as_json, as_table, shortcomings
     from symrun.runs.directory import RunDirectory
 
+    run = RunDirectory.open(options.target)
+    _say_if_thinned(run.info(), run.path)
     with _warnings_in_one_line():
-        rows = list(agreement(RunDirectory.open(options.target)))
+        rows = list(agreement(run))
     print(as_json(rows) if options.json else as_table(rows))
     bars = (options.min_explained, options.max_residual)
     short = shortcomings(rows, *bars) if bars != (None, None) else []
     return _verdict(short)
+
+
+def _say_if_thinned(info: dict[str, Any], path: Path) -> None:
+    from symrun.runs.thinning import spacing
+
+    if "thinned" in info:
+        print(f"symrun: {path}: {', '.join(spacing(info))}", file=sys.stderr)
 
 
 def _check_constraints(options: argparse.Namespace) -> int:
@@ -228,6 +274,8 @@ def _check_constraints(options: argparse.Namespace) -> int:
     if options.min_explained is not None:
         raise UsageError("--min-explained is for laws: constraints have --max-residual alone")
     subject = constraints.run_or_overrides(options.target, options.overrides)
+    if not isinstance(subject, list):
+        _say_if_thinned(subject.info(), subject.path)
     found = (
         constraints.check_model(compose(subject), options.batch)
         if isinstance(subject, list)
@@ -256,6 +304,28 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _thin(options: argparse.Namespace) -> int:
+    from symrun.runs.directory import RunDirectory
+    from symrun.runs.thinning import size_bytes, spacing, thin, thin_to_size
+
+    every, most_mb = options.every, options.max_mb
+    if (every is None) == (most_mb is None):
+        given = "neither" if every is None else "both"
+        raise UsageError(f"thin takes one of --every K and --max-mb N, got {given}")
+    run = RunDirectory.open(options.folder)
+    new = (
+        thin(run, options.new, every)
+        if every is not None
+        else thin_to_size(run, options.new, most_mb * 1e6)
+    )
+    info = new.info()
+    thinned = info["thinned"]
+    kept = f"{thinned['records']:,} of {thinned['of']:,} records, {', '.join(spacing(info))}"
+    print(f"symrun: {kept}: {size_bytes(new.path) / 1e6:,.1f} MB", file=sys.stderr)
+    print(new.path)
+    return 0
+
+
 def _prepare_data(options: argparse.Namespace) -> int:
     from symrun.data import load
     from symrun.launch import compose
@@ -269,15 +339,10 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from symrun.config import require
-
-    require("--pairs", options.pairs >= 1, ">= 1", options.pairs)
-    from symrun import bench
+    from symrun.bench.command import run
 
     with _warnings_in_one_line():
-        report = bench.measure(options.overrides, options.pairs, options.tables)
-    print(bench.as_json(report) if options.json else bench.as_text(report))
-    return 0
+        return run(options)
 
 
 def _verdict(short: list[str]) -> int:

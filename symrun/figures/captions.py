@@ -8,6 +8,7 @@ from typing import Any
 from symrun.config import BN_EPS
 from symrun.errors import in_one_line
 from symrun.runs.directory import planned_steps
+from symrun.runs.thinning import spacing
 
 _MODEL = "<model>"
 
@@ -70,13 +71,14 @@ def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
 
 
 def _caption(info: dict[str, Any], last_step: int) -> str:
-    return _joined([*_network(info), *optimiser(info), *_length(info, last_step)])
+    parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
+    return _joined(parts)
 
 
 def common_caption(infos: Sequence[dict[str, Any]], last_step: int, varied: Sequence[str]) -> str:
     """One caption for runs that differ in settings which `varied` tells, each in words."""
     (model,) = {info["model"]["title"] for info in infos}
-    parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step)]
+    parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
 
 
@@ -106,6 +108,13 @@ def _length(info: dict[str, Any], last_step: int) -> list[str]:
         f"{length} steps (epoch {round(last_step / info['steps_per_epoch'], 1):,g})",
         info["precision"],
     ]
+
+
+def _thinning(infos: Sequence[dict[str, Any]]) -> list[str]:
+    """How far apart the records of runs are, if one of them was thinned; else nothing."""
+    if not any("thinned" in info for info in infos):
+        return []
+    return list(dict.fromkeys(part for info in infos for part in spacing(info)))
 
 
 _OPTIMISERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}

@@ -14,6 +14,7 @@ from symrun.figures.style import save
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_html
 from symrun.report.evidence import Evidence, Summary, evidence
 from symrun.runs.directory import RunDirectory, planned_steps
+from symrun.runs.thinning import spacing
 
 Warn = Callable[[str], None]
 
@@ -84,14 +85,19 @@ def section(told: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[B
 
 
 def draw(
-    runs: dict[str, RunDirectory], folder: Path, formats: Sequence[str], warn: Warn
+    runs: dict[str, RunDirectory],
+    folder: Path,
+    formats: Sequence[str],
+    warn: Warn,
+    progress: str = "progress",
 ) -> Iterator[tuple[str, Path]]:
     """Each figure of the page, drawn into `folder`; its title and the first of its files.
 
+    progress: the name of the file of the one that all runs share.
     One that cannot be drawn, such as that of a run in which no unit moved, is told and left out.
     Error: UsageError if a file cannot be written.
     """
-    for title, kind, name, chosen in _figures(runs):
+    for title, kind, name, chosen in _figures(runs, progress):
         try:
             figure = FIGURES[kind].draw(FIGURES[kind].RUNS.choose(kind, chosen, list))
         except UsageError as error:
@@ -100,7 +106,9 @@ def draw(
         yield title, save(figure, folder, name, formats)[0]
 
 
-def _figures(runs: dict[str, RunDirectory]) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
+def _figures(
+    runs: dict[str, RunDirectory], progress: str
+) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
     """Title, figure, name of its file and runs: Figs. 1 and 5 of the first that fit."""
     singles = [[run] for run in runs.values()]
     pairs = [[one, other] for one in runs.values() for other in runs.values()]
@@ -108,7 +116,7 @@ def _figures(runs: dict[str, RunDirectory]) -> Iterator[tuple[str, str, str, lis
     for figure, candidates in (("fig1", singles), ("fig5", alike)):
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
-    yield "Loss and accuracy", "progress", "progress", list(runs.values())
+    yield "Loss and accuracy", "progress", progress, list(runs.values())
     for kind, title in (("units", "Each unit of"), ("residual", "Residual over training of")):
         for name, run in runs.items():
             yield f"{title} {name}", kind, f"{kind}_{name.replace('/', '_')}", [run]
@@ -207,7 +215,7 @@ def circumstances(setup: dict[str, Any]) -> str:
     return (
         f"{data['title']}, {images} of {data['classes']} classes, {size}; "
         f"{setup['precision']} on {where}; {', '.join(named)}, "
-        f"seed {config['seed']}; a record every {config['track']['every']} updates."
+        f"seed {config['seed']}; {', '.join(spacing(setup))}."
     )
 
 

@@ -179,13 +179,20 @@ def planned_steps(info: dict[str, Any]) -> int:
 
 
 def runs_below(outputs: Path) -> list[RunDirectory]:
-    """The runs in `outputs` and below, the one started last first, without unreadable ones."""
-    started: dict[RunDirectory, str] = {}
+    """The runs in `outputs` and below, the one started last first, without unreadable ones.
+
+    A run comes before its thinned copies, which were started when it was, and those that hold
+    more before those that hold less. What lies in a folder that begins with a dot is no run yet.
+    """
+    ranks: dict[RunDirectory, tuple[str, int]] = {}
     for run_json in outputs.glob("**/run.json"):
+        if any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
+            continue
         with contextlib.suppress(UsageError):
             run = RunDirectory.open(run_json.parent)
-            started[run] = str(run.info().get("created", ""))
-    return sorted(started, key=started.__getitem__, reverse=True)
+            info = run.info()
+            ranks[run] = (info["created"], -info.get("thinned", {}).get("every", 0))
+    return sorted(ranks, key=ranks.__getitem__, reverse=True)
 
 
 def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:

@@ -9,6 +9,7 @@ reads it, so a damaged one gives no rows, rather than others. Parquet's own chec
 values alone; the footer and the headers of pages, which say how to decode them, have none.
 """
 
+import contextlib
 import os
 import struct
 import zlib
@@ -110,23 +111,58 @@ def read_parts(
     version, or lacks a column.
     Example: read_parts(run, "units", ["step", "measured"], symmetry="scale", group="features.0")
     """
-    folder = run.table(name)
-    parts = sorted(folder.glob("part-*.parquet"))
+    parts = parts_of(run, name)
     if not parts:
-        raise UsageError(f"{run.path} has no records yet: {folder} holds no part-*.parquet")
+        where = f"{run.table(name)} holds no part-*.parquet"
+        raise UsageError(f"{run.path} has no records yet: {where}")
     for part in parts:
-        try:
-            yield _rows(part, columns, equal)
-        except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"{folder} cannot be read: {part.name}: {reason}") from None
+        yield read_part(part, columns, **equal)
 
 
-def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
+def parts_of(run: RunDirectory, name: str) -> list[Path]:
+    """The parts of a table that are complete by now, in order."""
+    return sorted(run.table(name).glob("part-*.parquet"))
+
+
+def read_part(part: Path, columns: Sequence[str], **equal: str) -> Rows:
+    """The rows of one part in which each column named in `equal` has that value.
+
+    Error: UsageError as in `read_parts`.
+    """
+    with _damage_in_one_line(part):
+        return _rows(part, columns, equal)
+
+
+def read_whole_part(part: Path) -> pa.Table:
+    """All rows and columns of one part as they were written: what is null stays null.
+
+    Error: UsageError as in `read_parts`.
+    """
+    with _damage_in_one_line(part):
+        footer = _checked_footer(part)
+        with pq.ParquetFile(part, metadata=footer.metadata) as file:
+            return file.read()
+
+
+@contextlib.contextmanager
+def _damage_in_one_line(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{part.parent} cannot be read: {part.name}: {reason}") from None
+
+
+def _checked_footer(part: Path) -> _Footer:
+    """Error: ValueError if the part is damaged or of another version; OSError."""
     status = part.stat()
     state = (status.st_mtime_ns, status.st_size, status.st_ino)
     _unseal(part, state)
-    footer = _footer(part, state)
+    return _footer(part, state)
+
+
+def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
+    footer = _checked_footer(part)
     footer.require([*columns, *equal])
     chosen, alone = footer.row_groups(equal)
     needed = list(columns) if alone else [*columns, *equal]

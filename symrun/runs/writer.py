@@ -23,8 +23,10 @@ Record = Callable[[], pa.Table]
 FLUSH_SECONDS = 10.0
 """What a kill can cost at most: the records of this long."""
 
+MOST_ROWS = 2_000_000
+"""That wait to be written: a part holds so many, and up to one record more."""
+
 _MOST_WAITING = 256
-_MOST_ROWS = 2_000_000
 _LEAST_ROWS = 1024
 """In a row group, on average: each costs a kilobyte."""
 _ZSTD_LEVEL = 6
@@ -109,7 +111,7 @@ class TableWriter:
                 if self._failure is None:
                     if item is not None:
                         item()
-                    late = time.monotonic() >= self._due or self._rows() > _MOST_ROWS
+                    late = time.monotonic() >= self._due or self._rows() > MOST_ROWS
                     if late or item is None:
                         self._flush()
             except Exception as error:  # put raises it in the training thread

@@ -33,10 +33,12 @@ def resume(
     config: its own, or with another device, place of the data or the like; another that computes
     something else, or another code, is refused unless `anyway`.
 
-    Error: UsageError, with nothing changed, for a run that is finished, is being written by another
-    process, or would not be what it was; later as in `train`.
+    Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
+    written by another process, or would not be what it was; later as in `train`.
     Example: resume(run, Config.from_mapping(run.info()["config"]), False, print)
     """
+    if "thinned" in run.info():
+        raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
     with run.locked():
         if run.info()["status"] == "finished":
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
@@ -67,12 +69,17 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
 
 
 def earlier_run(config: Config) -> RunDirectory | None:
-    """The newest run that computes what `config` describes, with this code on this device."""
+    """The newest run that computes what `config` describes, with this code on this device.
+
+    A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
+    """
     device = select_device(config.device)
     config = with_precision(config, device)
     folder = config.run.dir if config.run.dir is not None else OUTPUTS / config.run.name
     for run in runs_below(folder):
         info = run.info()
+        if "thinned" in info:
+            continue
         recorded = Config.from_mapping(info["config"])
         same_code = not changed_code(info) and info["device"] == device_title(device)
         if same_code and not recorded.differences(config, _SAME_MEMBER):

@@ -45,6 +45,7 @@ def runs(tmp_path_factory):
         made[name].update_info(
             diverged={"step": 7, "loss": False, "layers": ["features.0"]},
             resumed=[{"step": 3}],
+            thinned={"every": 4, "records": 6, "of": 21},
             source="outputs/a",
         )
     return made
@@ -128,6 +129,9 @@ NOT_ONE = "groups[0].units must be an integer in [1, 1000000000], got "
         ("unpredicted flow", None, "unpredicted.flow must be one printable line"),
         ("diverged step", "7", "diverged.step must be an integer"),
         ("resumed", 1, "resumed must be a list, got 1"),
+        ("thinned every", 0, "thinned.every must be an integer in [1, 10000000], got 0"),
+        ("thinned records", True, "thinned.records must be an integer in [1, 1000000000], got"),
+        ("thinned", None, "thinned must be an object with names, got None"),
         ("config", None, "config must be an object with names, got None"),
         ("config optim lr", 10**400, "config.optim.lr must be less than 2^63"),
         ("config optim lr", float("inf"), "optim.lr must be finite, got inf"),
