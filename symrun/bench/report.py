@@ -3,12 +3,12 @@
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from symrun.analysis.report import aligned
-from symrun.bench.settings import configurations
+from symrun.bench.settings import configurations, title
 from symrun.bench.start import help_seconds
 from symrun.bench.steps import StepCost, step_cost
 from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
@@ -28,20 +28,38 @@ class Report:
     tables: list[Timing]
 
 
-def measure(overrides: Sequence[str], pairs: int, tables: bool) -> Report:
+def measure(
+    overrides: Sequence[str],
+    pairs: int,
+    tables: bool,
+    so_far: Callable[[Report], None] = lambda report: None,
+) -> Report:
     """Measure every combination of the settings; minutes each at full size.
+
+    so_far: is handed the report at the start and after each configuration.
 
     Error: UsageError for settings that `symrun train` would refuse, before anything is measured.
     Example: print(as_text(measure(["model.width=0.125"], pairs=10, tables=False)))
     """
     configs = configurations(overrides)
-    steps = []
+    report = Report([], help_seconds(), [])
+    so_far(report)
     for number, config in enumerate(configs, start=1):
-        size = f"{config.model.name}, width {config.model.width:g}, batch {config.train.batch_size}"
-        print(f"symrun bench: {number} of {len(configs)}: {size}", file=sys.stderr)
+        print(f"symrun bench: {number} of {len(configs)}: {title(config)}", file=sys.stderr)
         with memory_in_one_line("lower train.batch_size or model.width"):
-            steps.append(step_cost(config, pairs))
-    return Report(steps, help_seconds(), list(_full_scale()) if tables else [])
+            cost = step_cost(config, pairs)
+        report = replace(report, steps=[*report.steps, cost])
+        so_far(report)
+        print(f"symrun bench: {_in_short(cost)}", file=sys.stderr)
+    if tables:
+        report = replace(report, tables=list(_full_scale()))
+        so_far(report)
+    return report
+
+
+def _in_short(cost: StepCost) -> str:
+    untracked, tracked = cost.untracked_seconds * 1e3, cost.tracked_seconds * 1e3
+    return f"untracked {untracked:.1f} ms, tracked {tracked:.1f} ms, ratio {cost.ratio:.4f}"
 
 
 def _full_scale() -> list[Timing]:
@@ -55,15 +73,22 @@ def _full_scale() -> list[Timing]:
         return list(time_commands(plain, bn))
 
 
+def way(cuda_graph: bool, compiled: bool) -> str:
+    """How updates were made, in a word or two."""
+    return " + ".join(["graph"] * cuda_graph + ["compile"] * compiled) or "eager"
+
+
 def as_json(report: Report) -> str:
     """The fields of Report, StepCost and Timing, in seconds and bytes."""
     return json.dumps(asdict(report), indent=1)
 
 
 def as_text(report: Report) -> str:
-    """Steps in milliseconds; `of floor`: the floor's share of the tracked step."""
+    """Empty without steps. In milliseconds; `of floor`: the floor's share of the tracked step."""
+    if not report.steps:
+        return ""
     lines = [
-        "model width batch every precision".split()
+        "model width batch every precision way".split()
         + ["untracked", "tracked", "ratio", "quartiles", "with records", "in tracker"]
         + ["images/s", "of floor", "kB a record", "first update"]
     ]
@@ -76,6 +101,7 @@ def as_text(report: Report) -> str:
                 str(cost.batch_size),
                 str(cost.every),
                 cost.precision,
+                way(cost.cuda_graph, cost.compile),
                 f"{cost.untracked_seconds * 1e3:.1f} ms",
                 f"{cost.tracked_seconds * 1e3:.1f} ms",
                 f"{cost.ratio:.4f}",

@@ -28,6 +28,12 @@ def configurations(overrides: Sequence[str]) -> list[Config]:
     return [_configuration(chosen) for chosen in combinations(overrides)]
 
 
+def title(config: Config) -> str:
+    """What tells configurations apart at a glance: "vgg16_bn, width 1, batch 256"."""
+    size = f"width {config.model.width:g}, batch {config.train.batch_size}"
+    return f"{config.model.name}, {size}"
+
+
 def _configuration(chosen: list[str]) -> Config:
     config = compose([*_COMMON, *chosen])
     device = select_device(config.device)

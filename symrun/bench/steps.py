@@ -37,6 +37,7 @@ _GPU_STEPS = 20
 class StepCost:
     """One setting, measured. Seconds are medians of one update, its batch included.
 
+    cuda_graph, compile: how an update was made.
     ratio: tracked / untracked, the median over pairs, and its quartiles.
     ratio_of_sums: of all the time, records included.
     tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
@@ -53,8 +54,11 @@ class StepCost:
     batch_size: int
     every: int
     precision: str
+    cuda_graph: bool
+    compile: bool
     device: str
     threads: int
+    torch: str
     units: int
     pairs: int
     untracked_seconds: float
@@ -93,8 +97,11 @@ def step_cost(config: Config, pairs: int) -> StepCost:
         batch_size=batch_size,
         every=config.track.every,
         precision=training.precision.value,
+        cuda_graph=training.cuda_graph,
+        compile=config.train.compile,
         device=device_title(training.device),
         threads=torch.get_num_threads(),
+        torch=torch.__version__,
         units=sum(group.units for group in training.structure.groups),
         pairs=pairs,
         untracked_seconds=statistics.median(untracked),

@@ -10,12 +10,12 @@ from torch import Tensor
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.slots import Slots
 from symrun.tracking.tile_kernels import add_partials, sum_tiles
-from symrun.tracking.tiles import BLOCK, COLUMNS, parameters_of, tiles_of
+from symrun.tracking.tiles import BLOCK, TileShape, parameters_of, tiles_of
 
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _INTERPRETED = not isinstance(sum_tiles, triton.JITFunction)  # TRITON_INTERPRET=1: on the CPU
-_WARPS = 4
 _TERMS = 32
+_TERMS_WARPS = 4
 _GRAPHS = 16
 """Calls that CUDA graphs can hold: an update with and without a record, for each size of batch."""
 
@@ -28,25 +28,29 @@ class KernelSums:
     bits. A CUDA graph can hold a call if one like it was made before: a kernel is compiled at its
     first launch, and gradients() has one for the first update and another for all later ones.
 
-    Sizes of tiles and numbers of warps are chosen by arithmetic and by what the compiler reports;
-    no GPU has timed them. Compiled for an H100 by Triton 3.8 (3.6), the first kernel takes 32 to
-    96 (40 to 128) registers a thread, so a multiprocessor holds at least 20 (16) warps. Each waits
-    for 4 loads of 128 bytes from each tensor at a time: 24 to 43 KB in flight, where 3.4 to 4.8
-    TB/s and 0.8 us of latency need 20 to 29 KB. Its 27 to 47 instructions an entry and warp take at
-    most about half of what a multiprocessor can issue while that is read.
+    The default shape of tiles is chosen by arithmetic and by what the compiler reports; no GPU has
+    timed it, but `symrun bench --parts` times several. Compiled for an H100 by Triton 3.8 (3.6),
+    the first kernel takes 32 to 96 (40 to 128) registers a thread, so a multiprocessor holds at
+    least 20 (16) warps. Each waits for 4 loads of 128 bytes from each tensor at a time: 24 to 43 KB
+    in flight, where 3.4 to 4.8 TB/s and 0.8 us of latency need 20 to 29 KB. Its 27 to 47
+    instructions an entry and warp take at most about half of what a multiprocessor can issue while
+    that is read.
 
     momentum: what the optimiser adds to the gradient, with its settings as they are now; None for
-    an update along the gradient.
+    an update along the gradient. shape: of the tiles.
     Assumes: `KernelSums.fits(slots)`, and no weight changes its layout.
     """
 
-    def __init__(self, slots: Slots, momentum: Momentum | None) -> None:
+    def __init__(
+        self, slots: Slots, momentum: Momentum | None, shape: TileShape | None = None
+    ) -> None:
         assert self.fits(slots), "parameters that the kernels cannot read"
         self._slots = slots
         self._momentum = momentum
         self._parameters = parameters_of(slots)
         self._type = _TYPES[self._parameters[0].dtype]
-        table = tiles_of(slots)
+        self._tile = shape or TileShape()
+        table = tiles_of(slots, self._tile)
         self._tiles, self._terms, self._blocks = table.tiles, table.terms, table.blocks
         planes = 2 if momentum is None else 4
         # Triton rounds a Python float to float32 on its way to a kernel, but not a tensor.
@@ -57,9 +61,9 @@ class KernelSums:
         )
         self._pinned: list[Tensor] = []
         if slots.device.type == "cuda":
-            shape = (3, len(self._parameters))
+            places = (3, len(self._parameters))
             self._pinned = [
-                torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(_GRAPHS)
+                torch.empty(places, dtype=torch.int64, pin_memory=True) for _ in range(_GRAPHS)
             ]
         self._captured: list[Tensor] = []
 
@@ -112,9 +116,9 @@ class KernelSums:
                 READ=len(read),
                 PLANES=planes,
                 NESTEROV=self._momentum is not None and self._momentum.nesterov,
-                WARPS=_WARPS,
-                WIDTH=COLUMNS,
-                num_warps=_WARPS,
+                WARPS=self._tile.warps,
+                WIDTH=self._tile.columns,
+                num_warps=self._tile.warps,
             )
             add_partials[len(self._blocks), planes](
                 self._blocks,
@@ -125,7 +129,7 @@ class KernelSums:
                 count,
                 SLOTS=BLOCK,
                 TERMS=_TERMS,
-                num_warps=_WARPS,
+                num_warps=_TERMS_WARPS,
             )
         return sums
 

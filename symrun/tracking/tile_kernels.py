@@ -10,7 +10,9 @@ same input gives the same bits. `tiles.py` says what the tables hold, `kernel.py
 import triton
 import triton.language as tl
 
-LANES = tl.constexpr(32)
+from symrun.tracking.tiles import LANES as _LANES
+
+LANES = tl.constexpr(_LANES)
 """Neighbouring columns that a warp reads at a time."""
 
 

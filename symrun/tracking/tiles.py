@@ -1,7 +1,7 @@
 """Parameters cut into tiles, and slots as sums over what the tiles leave behind.
 
-A tile, up to ROWS x COLUMNS entries of a parameter, is the work of one program on a GPU. It leaves
-a partial sum for each of its rows and columns; a slot adds up those that its unit runs through.
+A tile, up to 64 x 128 entries of a parameter, is the work of one program on a GPU. It leaves a
+partial sum for each of its rows and columns; a slot adds up those that its unit runs through.
 
 Full VGG16-BN has 18 M entries. In 2,300 tiles of up to 8,192 they leave 18 M / 64 partial sums of
 columns and 18 M / 128 of rows: 0.44 M with the vectors, in float64 3.5 MB a plane, 14 MB for four.
@@ -17,10 +17,30 @@ from torch import Tensor, nn
 
 from symrun.tracking.slots import Slots, Source
 
-ROWS = 64
-COLUMNS = 128
+LANES = 32
+"""Threads of a warp."""
 BLOCK = 64
 """Slots that one program adds up."""
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """The most rows and columns of a tile, and the warps that sum it, a row each at a time.
+
+    Each lane of a warp keeps the sum of one row, so a tile has at most 32 rows a warp.
+
+    Example: KernelSums(slots, momentum, TileShape(rows=128, warps=8))
+    """
+
+    rows: int = 64
+    columns: int = 128
+    warps: int = 4
+
+    def __post_init__(self) -> None:
+        assert 0 < self.rows <= LANES * self.warps, f"a lane keeps one row: {self}"
+        for size in (self.columns // LANES, self.warps):
+            assert size > 0 and size & (size - 1) == 0, f"Triton needs powers of two: {self}"
+        assert self.columns % LANES == 0, f"a warp reads {LANES} columns at a time: {self}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ def parameters_of(slots: Slots) -> list[nn.Parameter]:
     return [parameter for source in slots.sources for parameter in source.parameters.values()]
 
 
-def tiles_of(slots: Slots) -> Tiles:
+def tiles_of(slots: Slots, shape: TileShape) -> Tiles:
     """Assumes: all sources are dense."""
     tiles: list[tuple[int, ...]] = []
     owners: list[Tensor] = []
@@ -80,17 +100,17 @@ def tiles_of(slots: Slots) -> Tiles:
         return start
 
     for matrix in _matrices(slots):
-        for row in range(0, matrix.rows, ROWS):
-            for column in range(0, matrix.columns, COLUMNS):
+        for row in range(0, matrix.rows, shape.rows):
+            for column in range(0, matrix.columns, shape.columns):
                 tiles.append(
                     (
                         matrix.number,
                         row * matrix.columns + column,
                         matrix.columns,
-                        min(ROWS, matrix.rows - row),
-                        min(COLUMNS, matrix.columns - column),
-                        place(matrix.row_slots, slice(row, row + ROWS)),
-                        place(matrix.column_slots, slice(column, column + COLUMNS)),
+                        min(shape.rows, matrix.rows - row),
+                        min(shape.columns, matrix.columns - column),
+                        place(matrix.row_slots, slice(row, row + shape.rows)),
+                        place(matrix.column_slots, slice(column, column + shape.columns)),
                         int(matrix.linear),
                     )
                 )

@@ -1,13 +1,16 @@
 """`symrun bench`: what it says of a small network."""
 
+import dataclasses
 import json
 
 import pytest
 
 from symrun import bench
+from symrun.bench import report as bench_report
 from symrun.bench.settings import configurations
+from symrun.bench.steps import StepCost
 from symrun.cli import main
-from symrun.errors import UsageError
+from symrun.errors import RunError, UsageError
 
 SMALL = ["model=vgg11", "model.width=0.0625", "train.batch_size=8", "device=cpu"]
 SMALL += ["data.image_size=32", "data.train_images=200", "data.val_images=200"]
@@ -50,6 +53,34 @@ def test_what_a_report_says():
     table = bench.as_text(report)
     assert "vgg11" in table and "tracked" in table and "symrun --help" in table
     assert json.loads(bench.as_json(report))["steps"][0]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("end", [RunError("full"), KeyboardInterrupt()])
+def test_each_configuration_is_handed_out_as_soon_as_it_is_measured(
+    monkeypatch, tmp_path, capsys, end
+):
+    """In a file, on standard error for who watches, and at the end whatever ends it."""
+    out = tmp_path / "bench.json"
+    seen = []
+
+    def step_cost(config, pairs):
+        assert pairs == 40
+        seen.append([step["every"] for step in json.loads(out.read_text())["steps"]])
+        if config.track.every == 3:
+            raise end
+        values = {field.name: 1 for field in dataclasses.fields(StepCost)}
+        named = {"model": "vgg11", "every": config.track.every, "precision": "", "device": "cpu"}
+        return StepCost(**values | named | {"ratio_quartiles": (1, 1)})
+
+    monkeypatch.setattr(bench_report, "step_cost", step_cost)
+    code = main(["bench", *SMALL, "track.every=1,2,3", "--out", str(out)])
+    assert code == (1 if isinstance(end, RunError) else 130)
+    assert seen == [[], [1], [1, 2]]
+    assert [step["every"] for step in json.loads(out.read_text())["steps"]] == [1, 2]
+    printed = capsys.readouterr()
+    first_words = [line.split()[0] for line in printed.out.splitlines()]
+    assert first_words == ["cpu,", "model", "vgg11", "vgg11", "symrun"]
+    assert printed.err.count("untracked 1000.0 ms, tracked 1000.0 ms, ratio 1.0000") == 2
 
 
 def test_wrong_use_is_one_line(capsys):

@@ -18,11 +18,13 @@ import pytest
 import torch
 from torch import nn
 
+from symrun.bench.sums import SHAPES
 from symrun.models import vgg
 from symrun.symmetry import Block, Group, Symmetry, find_structure
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.slots import Slots
+from symrun.tracking.tiles import TileShape
 
 triton = pytest.importorskip("triton")
 from symrun.tracking.kernel import KernelSums  # noqa: E402
@@ -222,6 +224,30 @@ def test_all_kinds_of_sums_over_one_parameter():
 
 
 @on_device
+@pytest.mark.parametrize("kind", ["plain", "momentum"])
+def test_every_shape_of_tiles_that_bench_times(kind):
+    """Over rows and columns of a weight that each shape cuts into whole tiles and narrow rests."""
+    groups = [
+        Group(symmetry, "", (), (Block("weight", (129, 257), axis),))
+        for axis, symmetry in enumerate((Symmetry.scale, Symmetry.rescale))
+    ]
+    case = Case(nn.Linear(257, 129), groups, **MOMENTUM[kind])
+    case.optimizer.step()
+    case.draw()
+    assert TileShape() in SHAPES and len(set(SHAPES)) == len(SHAPES)
+    for shape in SHAPES:
+        case.kernel = KernelSums(case.slots, case.momentum, shape)
+        assert case.kernel._tiles[:, 3:5].amax(0).tolist() == [shape.rows, shape.columns]
+        case.check(gradients)
+
+
+def test_a_shape_that_would_lose_rows_is_refused():
+    for wrong in ((128, 128, 2), (0, 128, 4), (64, 48, 4), (64, 96, 4), (64, 128, 3), (64, 0, 4)):
+        with pytest.raises(AssertionError):
+            TileShape(*wrong)
+
+
+@on_device
 def test_against_exact_sums_in_plain_python():
     case = Case(nn.Linear(130, 67), linear_groups(), momentum=0.9, nesterov=True)
     last = None
@@ -399,3 +425,15 @@ def test_kernels_compile_for_an_h100_and_four_programs_fit(monkeypatch, tmp_path
     # 128 registers let 16 warps share a multiprocessor. A thread's sums of one plane, spilled,
     # would take 32 bytes of stack.
     assert all(registers <= 128 and stack <= 16 for registers, stack in used), used
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+def test_no_shape_of_tiles_spills_on_an_h100(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    pointers = dict.fromkeys(("tiles", "addresses"), "*i64") | {"parameters": "i32"}
+    pointers |= {"settings": "*fp64", "partials": "*fp64", "partial_count": "i32"}
+    constants = {"DTYPE": triton.language.float32, "READ": 3, "PLANES": 4, "NESTEROV": False}
+    for columns, warps in {(shape.columns, shape.warps) for shape in SHAPES}:
+        kernel = constants | {"WARPS": warps, "WIDTH": columns}
+        _, stack = registers_and_stack(sum_tiles, pointers, kernel, warps)
+        assert stack <= 16, (columns, warps)

@@ -1,0 +1,67 @@
+"""`symrun bench`: from its options to figures, handed out as they come."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from symrun.bench import parts_report, report
+from symrun.bench.parts import measure_parts
+from symrun.config import require
+from symrun.errors import UsageError
+from symrun.files import complete_or_absent
+
+_PAIRS, _REPEATS = 40, 9
+_WITH_PARTS, _WITHOUT = ("repeats", "profile", "compile_sums"), ("pairs", "tables")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure as the options say; 1 if a part failed.
+
+    Error: UsageError for options that do not go together, and as in `measure`.
+    """
+    for name in ("pairs", "repeats"):
+        given = getattr(options, name)
+        require(f"--{name}", given is None or given >= 1, ">= 1", given)
+    for name in _WITHOUT if options.parts else _WITH_PARTS:
+        if getattr(options, name):
+            rule = "has no effect with --parts" if options.parts else "needs --parts"
+            raise UsageError(f"--{name.replace('_', '-')} {rule}")
+    with _as_they_come(options.json, options.out) as keep:
+        if not options.parts:
+            pairs = options.pairs or _PAIRS
+            report.measure(
+                options.overrides,
+                pairs,
+                options.tables,
+                lambda found: keep(report.as_text(found), report.as_json(found)),
+            )
+            return 0
+        reports = measure_parts(
+            options.overrides,
+            lambda found: keep(parts_report.as_text(found), parts_report.as_json(found)),
+            options.repeats or _REPEATS,
+            options.compile_sums,
+            options.profile,
+        )
+        return int(any(found.failures for found in reports))
+
+
+@contextmanager
+def _as_they_come(json: bool, out: Path | None) -> Iterator[Callable[[str, str], None]]:
+    """Takes figures as text and as JSON whenever there are more. `out` has all of them at any time;
+    they are printed at the end, and at an error or Ctrl-C as well."""
+    shown = ""
+
+    def keep(text: str, as_json: str) -> None:
+        nonlocal shown
+        shown = as_json if json else text
+        if out is not None:
+            with complete_or_absent(out) as draft:
+                draft.write_text(f"{as_json}\n")
+
+    try:
+        yield keep
+    finally:
+        if shown:
+            print(shown, flush=True)

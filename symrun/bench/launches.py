@@ -1,0 +1,70 @@
+"""What a piece of work starts on a GPU, as torch's profiler sees it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity, profile
+
+from symrun.bench.clock import Work
+from symrun.errors import RunError
+
+_CALLS = 3
+_ROWS = 80
+_NOT_WORK = ("gpu_user_annotation", "cuda_sync")
+"""What the profiler also puts on the device's time line."""
+
+
+@dataclass(frozen=True)
+class Launches:
+    """Kernels, copies and fills of one call, the mean over some. seconds: what they took, without
+    the gaps between them."""
+
+    count: float
+    seconds: float
+
+
+def launches(work: Work) -> Launches:
+    """Error: RunError if the profiler sees nothing on the GPU."""
+    whole = _launches(work.call)
+    if work.less is None:
+        return whole
+    less = _launches(work.less)
+    return Launches(whole.count - less.count, whole.seconds - less.seconds)
+
+
+def profile_table(work: Work, device: torch.device) -> str:
+    """What takes the most time in `work`, the device's on a GPU: a row an operation or kernel."""
+    by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    averages = _profiled(work.call, device.type == "cuda").key_averages()
+    return str(averages.table(sort_by=by, row_limit=_ROWS, max_name_column_width=90))
+
+
+def _launches(call: Callable[[], object]) -> Launches:
+    found = [
+        event
+        for event in _profiled(call, on_gpu=True).events() or []  # type: ignore[no-untyped-call]
+        if event.device_type == DeviceType.CUDA
+        and not getattr(event, "is_user_annotation", False)
+        and getattr(event, "activity_type", None) not in _NOT_WORK  # an older torch lacks it
+    ]
+    if not found:
+        raise RunError("the profiler sees nothing on the GPU: it needs NVIDIA's CUPTI")
+    seconds = sum(event.time_range.elapsed_us() for event in found) / 1e6
+    return Launches(len(found) / _CALLS, seconds / _CALLS)
+
+
+def _profiled(call: Callable[[], object], on_gpu: bool) -> profile:
+    """Of some calls, after one that is not in it."""
+    call()
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+    if on_gpu:
+        torch.cuda.synchronize()
+    found = profile(activities=activities)
+    with found:
+        for _ in range(_CALLS):
+            call()
+        if on_gpu:
+            torch.cuda.synchronize()
+    return found
