@@ -30,11 +30,12 @@ class Scores:
         """logits [batch, classes], labels [batch], loss: mean over the batch."""
         first = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = first == labels[:, None]
-        # In place: `sums[0] += x` would also copy the sum onto itself
-        for place, value in enumerate(
-            (loss * len(labels), hits[:, 0].sum(), hits.sum(), len(labels), loss.isfinite())
-        ):
-            self.sums[place].add_(value)
+        count = len(labels)
+        added: tuple[Tensor | int, ...] = (
+            *(loss * count, hits[:, 0].sum(), hits.sum(), count, loss.isfinite()),
+        )
+        for place, value in enumerate(added):
+            self.sums[place].add_(value)  # `sums[0] += x` would copy the sum onto itself as well
 
     def take(self) -> Staged:
         """The sums so far, on their way to the host; counting starts again."""
