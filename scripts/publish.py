@@ -2,9 +2,11 @@
 
 FOLDER gets setup.json, check.json, summary.csv and progress.csv of each run, under its NAME, and
 the figures as PNG and PDF. The page, README.md beside FOLDER, is written anew from every folder
-there and from nothing else, so that no number of a run in it was typed.
+there and from nothing else, so that no number of a run in it was typed. Where FOLDER has an
+expected.json, the page also says which of the runs that it names are missing, or shorter.
 
-Usage: python scripts/publish.py FOLDER NAME=RUN ...     python scripts/publish.py --page RESULTS
+Usage: python scripts/publish.py [--add] FOLDER NAME=RUN ...
+       python scripts/publish.py --page RESULTS
 """
 
 import argparse
@@ -27,11 +29,13 @@ from symrun.runs.directory import RunDirectory
 LARGEST_BYTES = 2_000_000
 """Of a file that goes into git."""
 FIRST = ("fig1", "fig5", "progress")
-FIGURES = (*(f"{name}.*" for name in FIRST), "units_*.*", "residual_*.*")
+FIGURES = ("fig1.*", "fig5.*", "progress*.*", "units_*.*", "residual_*.*")
 PAPERS_DECAYS = (0.0, 1e-4)
 TITLE = "# Results\n"
 REMARKS = "remarks.md"
 """In a folder, what somebody has to say of its runs that their tables cannot."""
+EXPECTED = "expected.json"
+"""In a folder, {"epochs": how many its runs are to have, "runs": {NAME: what it is, ...}}."""
 INTRODUCTION = (
     "Written by `scripts/publish.py` from the files beside it: what it says of runs comes from "
     "their tables, none of it was typed. Each folder holds, for each run, its settings and "
@@ -49,23 +53,29 @@ LIMITS = (
 )
 
 
-def publish(folder: Path, runs: dict[str, RunDirectory]) -> None:
+def publish(folder: Path, runs: dict[str, RunDirectory], add: bool = False) -> None:
     """Evidence and figures of `runs` into `folder`, in place of earlier ones of the same runs.
 
+    add: what other runs have there stays, such as those from another machine.
     Error: UsageError, with nothing changed, if it holds those of others; OSError.
     """
     told = [evidence(name, run) for name, run in runs.items()]
+    others = 0
     for path in folder.glob("*/setup.json"):
         earlier = Evidence.load(path.parent)
-        if not any(alike(earlier, one) for one in told):
+        if add and earlier.name not in runs:
+            others += 1
+        elif not any(alike(earlier, one) for one in told):
             reason = "has results of other settings: take another FOLDER (RESULT_NAME)"
-            raise UsageError(f"{path.parent} {reason}")
-    for pattern in FIGURES:
+            raise UsageError(f"{path.parent} {reason}, or remove it")
+    progress = f"progress_{'_'.join(runs)}" if others else "progress"
+    own = [f"{kind}_{name}.*" for kind in ("units", "residual") for name in runs]
+    for pattern in own if others else FIGURES:
         for path in folder.glob(pattern):
             path.unlink()
     for one in told:
         one.save(folder)
-    for _, path in draw(runs, folder, ["png", "pdf"], warn):
+    for _, path in draw(runs, folder, ["png", "pdf"], warn, progress):
         print(path)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_BYTES:
@@ -83,7 +93,7 @@ def page(results: Path) -> str:
     blocks: list[Block] = [Heading(TITLE.strip("# \n"), 1), Paragraph(INTRODUCTION)]
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         told = [Evidence.load(path.parent) for path in sorted(folder.glob("*/setup.json"))]
-        if told:
+        if told or (folder / EXPECTED).exists():
             blocks += reproduction(folder, told)
         elif (folder / "limits.json").exists():
             blocks += limits(folder)
@@ -94,12 +104,32 @@ def page(results: Path) -> str:
 
 def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
     setups = [one.setup for one in told]
-    yield Heading(f"{folder.name}: {settings_and_papers(setups, *PAPERS_DECAYS)}")
-    names = sorted(path.stem for path in folder.glob("*.png"))
-    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    yield from section(told, [Picture(name, f"{folder.name}/{name}.png") for name in names])
+    what = settings_and_papers(setups, *PAPERS_DECAYS) if told else "nothing has been run yet"
+    yield Heading(f"{folder.name}: {what}")
+    if (folder / EXPECTED).exists():
+        yield expected(folder / EXPECTED, told)
+    if told:
+        names = sorted(path.stem for path in folder.glob("*.png"))
+        names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+        yield from section(told, [Picture(name, f"{folder.name}/{name}.png") for name in names])
     if (folder / REMARKS).exists():
         yield Paragraph((folder / REMARKS).read_text(encoding="utf-8").strip())
+
+
+def expected(path: Path, told: list[Evidence]) -> Table:
+    """What a folder is to hold, and what of that is there."""
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    there = {one.name: one for one in told}
+    rows = []
+    for name, what in plan["runs"].items():
+        found = f"**missing**, of {plan['epochs']} epochs"
+        if name in there:
+            setup = there[name].setup
+            epochs = setup["last_step"] / setup["steps_per_epoch"]
+            short = "" if epochs >= plan["epochs"] else f" of {plan['epochs']}: **shorter**"
+            found = f"{epochs:.3g} epochs{short}; {setup['precision']} on {setup['device']}"
+        rows.append([f"`{name}`", what, found])
+    return Table(["run", "what it is", "what is there"], rows)
 
 
 def limits(folder: Path) -> Iterator[Block]:
@@ -126,6 +156,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("runs", metavar="NAME=RUN", nargs="*")
+    parser.add_argument("--add", action="store_true", help="beside what FOLDER has of other runs")
     parser.add_argument("--page", action="store_true", help="the page of the folders in FOLDER")
     options = parser.parse_args()
     results = options.folder if options.page else options.folder.parent
@@ -133,7 +164,8 @@ def main() -> int:
         pairs = [text.partition("=") for text in options.runs]
         if not pairs or not all(name and path for name, _, path in pairs):
             raise UsageError("publish needs runs: NAME=RUN")
-        publish(options.folder, {name: RunDirectory.open(path) for name, _, path in pairs})
+        runs = {name: RunDirectory.open(path) for name, _, path in pairs}
+        publish(options.folder, runs, options.add)
     target = results / "README.md"
     if target.exists() and not target.read_text(encoding="utf-8").startswith(TITLE):
         raise UsageError(f"{target} is another page: take a FOLDER elsewhere")
