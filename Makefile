@@ -1,11 +1,12 @@
 # symrun: run `make` for a list of what there is.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo reproduce reproduce_cpu figures study test stress lint bench clean
+.PHONY: help venv demo reproduce reproduce_cpu figures study test stress lint bench gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= outputs/figures
+BUDGET ?= 900
 
 help:  ## This list
 	@grep -E '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +53,9 @@ lint: venv  ## Formatting, lint, types
 bench: venv  ## Tracking against none and against the paper's way, tables at full scale; 10 minutes
 	$(BIN)/symrun bench --tables
 	$(BIN)/python scripts/paper_tracking.py
+
+gpu:  ## What only a GPU can show, in order of worth, in BUDGET=900 seconds: tests, timings, the paper's runs
+	BUDGET=$(BUDGET) scripts/gpu_box.sh
 
 clean:  ## Remove the environment and caches; runs in outputs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -61,6 +61,11 @@ OPTIMISERS = [
 ]
 
 
+def named(settings):
+    """For the names of tests, by which scripts/gpu_box.py knows what a failure speaks against."""
+    return settings if isinstance(settings, str) else ",".join(settings)
+
+
 def test_batches_are_the_same_wherever_the_data_set_lies():
     batches = {}
     for on_device in ("true", "false"):
@@ -77,12 +82,12 @@ WAYS = [(how, optim) for how in HOW for optim in OPTIMISERS]
 WAYS += [(how, OPTIMISERS[2]) for how in COMPILED]
 
 
-@pytest.mark.parametrize(("how", "optim"), WAYS)
+@pytest.mark.parametrize(("how", "optim"), WAYS, ids=named)
 def test_no_step_waits_for_the_device(tmp_path, optim, how):
     stepped(compose([*SMALL, *optim, *how]), tmp_path / "run", tracked=True, sync="error")
 
 
-@pytest.mark.parametrize(("how", "optim"), WAYS)
+@pytest.mark.parametrize(("how", "optim"), WAYS, ids=named)
 def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim, how):
     config = compose([*SMALL, *optim, *how])
     tracked = stepped(config, tmp_path / "a", tracked=True)
@@ -108,6 +113,7 @@ def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision)
     ("precision", "optim"),
     [(name, optim) for name in ("float32", "tf32", "bf16") for optim in OPTIMISERS]
     + [(name, [*OPTIMISERS[2], "train.compile=true"]) for name in ("tf32", "bf16")],
+    ids=named,
 )
 def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, optim):
     """Bit for bit: the same kernels in the same order. Of three epochs, so that the smaller last
@@ -121,7 +127,7 @@ def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, opti
     pd.testing.assert_frame_equal(tables["true"], tables["false"], check_exact=True)
 
 
-@pytest.mark.parametrize("how", [[], ["train.cuda_graph=true"], *COMPILED])
+@pytest.mark.parametrize("how", [[], ["train.cuda_graph=true"], *COMPILED], ids=named)
 def test_a_run_that_need_not_be_deterministic_takes_the_fastest_algorithms(tmp_path, how):
     """Of three epochs, so that cuDNN meets the smaller last batch, and validation's, as well."""
     settings = ["deterministic=false", "precision=bf16", "train.steps=100", *how]
@@ -151,7 +157,7 @@ def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
         assert torch.cuda.memory_allocated() <= early
 
 
-@pytest.mark.parametrize(("how", "optim"), WAYS)
+@pytest.mark.parametrize(("how", "optim"), WAYS, ids=named)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
     settings = [*SMALL, *optim, *how]
     whole = train(compose([*settings, f"run.dir={tmp_path}/whole"]), print)

@@ -1,0 +1,398 @@
+"""Everything that only a GPU can show, in order of worth, within a budget of seconds.
+
+Smoke test, the tests marked gpu, what an update costs as it is and as one CUDA graph; then those of
+the runs fig1, fig5_plain and fig5_bn that docs/results/full lacks, each for as many whole epochs as
+fit, with the fastest settings that passed; where an update's time goes; other settings. Evidence
+of a run is made on the CPU beside the next one.
+
+Each part is done once, has a time limit, and may fail: the others go on. What there is stands in
+RESULTS at any time. Started again, it goes on where it was. Usage: scripts/gpu_box.sh, with
+
+    BUDGET=900           seconds from now on; or
+    DEADLINE_FILE=FILE   the time to end at, in seconds since 1970, read anew each time
+    RESULTS=DIR RUNS=DIR by default outputs/gpu/results and outputs/gpu/runs; what of the runs is to
+                         travel, NAME.tar, lies beside RUNS
+    DATA_ROOT=DIR        as data.root; without, Tiny ImageNet is downloaded
+    DATA_CACHE=DIR       as data.cache
+    DATA_READY=FILE      there once the data are decoded by somebody else; until then runs wait
+    SKIP="smoke fig1"    parts that an earlier box has done
+    PRECISION=bf16 EPOCHS=100 EVERY=20 PAIRS=6 KEEP_MB=14
+    SMALL="SETTING ..."  laid over all, for a trial
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symrun.cli import exit_code
+from symrun.config import TinyImageNetConfig
+from symrun.files import complete_or_absent
+from symrun.launch import compose
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+WAYS = {
+    "eager": [],
+    "graph": ["train.cuda_graph=true"],
+    "compile": ["train.compile=true"],
+    "both": ["train.cuda_graph=true", "train.compile=true"],
+}
+"""How an update can be made; each needs what its name says, "both" the other two."""
+PUBLISH = (sys.executable, str(ROOT / "scripts" / "publish.py"))
+RUNS = ("fig1", "fig5_plain", "fig5_bn")
+GRACE = 15
+"""Seconds from SIGTERM to SIGKILL: a run saves what it has."""
+START, PER_EPOCH, SLACK = 12, 0.05, 1.04
+"""Of a run, besides its updates: seconds to start, seconds an epoch, and validation as a factor."""
+DATA_WAIT = 90
+"""Seconds that the first run waits for data at most."""
+UNMEASURED = 0.009
+"""Seconds of an update of full VGG16 where no bench could tell."""
+Commands = Sequence[Sequence[str]]
+
+
+@dataclass
+class Box:
+    """A machine that is there for a while.
+
+    command: what stands for `symrun` on a command line. docs: where what earlier boxes have brought
+    is published, in results/full and performance/MACHINE.
+    """
+
+    results: Path
+    runs: Path
+    deadline: Callable[[], float]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = (sys.executable, "-m", "symrun")
+    docs: Path = DOCS
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beside: list[threading.Thread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.one_at_a_time = threading.Lock()
+        self.logs = self.results / "log"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.done = json.loads((self.results / "box.json").read_text())
+        self.small = self.get("SMALL", "").split()
+        self.precision = self.get("PRECISION", "bf16")
+        self.epochs, self.every = int(self.get("EPOCHS", "100")), self.get("EVERY", "20")
+        self.pairs, self.keep_mb = self.get("PAIRS", "6"), self.get("KEEP_MB", "14")
+        self.data = [
+            f"data.{name}={self.get(variable, '')}"
+            for name, variable in (("root", "DATA_ROOT"), ("cache", "DATA_CACHE"))
+            if self.get(variable, "")
+        ]
+
+    def get(self, name: str, default: str) -> str:
+        """A variable; one that is set but empty is as good as none."""
+        return self.environment.get(name) or default
+
+    def left(self) -> float:
+        return self.deadline() - time.time()
+
+    def archive(self, run: str) -> Path:
+        """What of a run is to travel."""
+        return self.runs.parent / f"{run}.tar"
+
+    def note(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {self.left():4.0f} s left: {text}"
+        print(line, flush=True)
+        with open(self.results / "timeline.txt", "a", encoding="utf-8") as file:
+            print(line, file=file)
+
+    def has_done(self, name: str) -> bool:
+        return name in self.done or name in self.get("SKIP", "").split()
+
+    def do(self, name: str, needs: float, limit: float, commands: Commands) -> None:
+        """Run the commands of a part, one after the other until one fails, if it was not done and
+        `needs` seconds are left; end them after `limit`."""
+        if self.has_done(name):
+            return
+        if self.left() < needs:
+            self.note(f"{name}: left out, it needs {needs:.0f} s")
+            return
+        limit = min(limit, self.left() - GRACE)
+        self.note(f"{name}: starts, {limit:.0f} s at most")
+        started = time.monotonic()
+        code = run(commands, limit, self.logs / f"{name}.txt")
+        seconds = round(time.monotonic() - started, 1)
+        self.note(f"{name}: {'passed' if code == 0 else f'exit code {code}'} after {seconds} s")
+        self.done[name] = {"exit_code": code, "seconds": seconds}
+        self.save("box.json", json.dumps(self.done, indent=1))
+
+    def save(self, name: str, text: str) -> None:
+        with complete_or_absent(self.results / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+
+
+def run(
+    commands: Commands, limit: float, log: Path, out: Path | None = None, on_cpu: bool = False
+) -> int:
+    """The exit code of the first command that fails, or 0; 124 if they took longer than `limit`
+    seconds. out: where standard output goes, if not into the log as well."""
+    end = time.monotonic() + limit
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
+    with open(log, "ab") as file, open(out or os.devnull, "wb") as output:
+        for command in commands:
+            try:
+                process = subprocess.Popen(
+                    ["nice", *command] if on_cpu else list(command),
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output if out else file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                file.write(f"{command[0]}: {error.strerror}\n".encode())
+                return 127
+            if code := _ended(process, end - time.monotonic()):
+                return code
+    return 0
+
+
+def _ended(process: subprocess.Popen[bytes], limit: float) -> int:
+    """The exit code of a process that ends by itself, or is asked to and then made to."""
+    try:
+        return process.wait(max(limit, 0))
+    except subprocess.TimeoutExpired:
+        return 124
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # whatever it started
+        process.wait()
+
+
+def work(box: Box) -> None:
+    """All parts, in order of worth."""
+    symrun, small, precision = box.command, box.small, f"precision={box.precision}"
+    box.do("machine", 5, 20, [["nvidia-smi"]])
+    trial = box.runs / "smoke"
+    quickstart = ["train", "experiment=quickstart_bn", "train.steps=30", f"run.dir={trial}"]
+    box.do("smoke", 30, 90, [[*symrun, *quickstart], [*symrun, "check", str(trial)]])
+    box.do("tests", 100, 200, [gpu_tests()])
+    tests = outcomes(box.logs / "tests.txt")
+    failed = [name for name, passed in tests.items() if not passed]
+    told = {"passed": len(tests) - len(failed), "failed": failed}
+    box.save("tests.json", json.dumps(told if tests else {}, indent=1))
+    bench(box, "bench_graph", 60, [precision, *WAYS["graph"]])
+    bench(box, "bench_both", 120, [precision, *WAYS["both"]])
+    if box.data and not box.get("DATA_READY", ""):
+        box.do("data", 60, 600, [[*symrun, "data", "prepare", "data=tiny_imagenet", *box.data]])
+    for name in RUNS:
+        if not box.archive(name).exists():
+            start_evidence(box, name)
+    first, second, *others = [*missing(box), None, None]
+    real_run(box, first, 0.75)
+    real_run(box, second, 0.95 if box.has_done("parts") else 0.6)
+    parts = ["--json", "--out", str(box.results / "parts.json")]
+    parts += ["--profile", str(box.results / "profile.txt"), precision, *WAYS["both"], *small]
+    box.do("parts", 60, 120, [[*symrun, "bench", "--parts", *parts]])
+    bench(box, "bench_eager", 45, ["precision=bf16,tf32"])
+    for name in others:
+        real_run(box, name, 0.95)
+    bench(box, "bench_tf32", 60, ["precision=tf32", *WAYS["both"]])
+    bench(box, "bench_compile", 60, [precision, *WAYS["compile"]])
+    for thread in box.beside:
+        thread.join(max(box.left() - 5, 0))
+    box.note("nothing is left to do" if box.left() > 5 else "the time is up")
+
+
+def gpu_tests() -> list[str]:
+    """The command for all tests marked gpu, of the files that have some: the others may need what
+    a box lacks. Its log has a line a test, which `failed` reads."""
+    files = (path for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    marked = [str(path) for path in files if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
+    # Warnings of other versions than ours are shown; the plugin for benchmarks warns beside xdist
+    options = ["-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    options += ["--tb=short", "--durations=20"]
+    if find_spec("xdist"):
+        options += ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
+    return [sys.executable, "-m", "pytest", *options, *marked]
+
+
+def bench(box: Box, name: str, limit: float, settings: Sequence[str]) -> None:
+    out = ["--json", "--out", str(box.results / f"{name}.json"), "--pairs", box.pairs]
+    box.do(name, limit, limit, [[*box.command, "bench", *out, *settings, *box.small]])
+
+
+def outcomes(log: Path) -> dict[str, bool]:
+    """Of each test in a log of pytest -v, by its name, whether it passed."""
+    found = {}
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
+        words = line.split(" - ")[0].split()
+        names = [word for word in words if "::" in word]
+        verdicts = [word == "PASSED" for word in words if word in ("PASSED", "FAILED", "ERROR")]
+        if names and verdicts:
+            found[names[0]] = verdicts[0] and found.get(names[0], True)
+    return found
+
+
+def words_in(text: str) -> frozenset[str]:
+    """What of a GPU's own ways settings, or the name of a test, tell of."""
+    return frozenset(word for word in ("graph", "compile") if word in text)
+
+
+def is_trusted(box: Box, way: str) -> bool:
+    """Whether tests have passed here that take this way, and none has failed that does no more. A
+    box that skips the tests relies on those of earlier ones."""
+    words = words_in(way)
+    if "tests" in box.get("SKIP", "").split():
+        earlier = map(Path.read_text, box.docs.glob("performance/*/tests.json"))
+        failed = [name for text in earlier for name in json.loads(text).get("failed", [])]
+        passed = [way]
+    else:
+        tests = outcomes(box.logs / "tests.txt")
+        failed = [name for name, ok in tests.items() if not ok]
+        passed = [name for name, ok in tests.items() if ok]
+    broken = any(words_in(name) and words_in(name) <= words for name in failed)
+    return not words or (not broken and words in map(words_in, passed))
+
+
+def fastest(box: Box) -> tuple[float, list[str]]:
+    """Seconds of a tracked update and the settings for it: the least that was measured, here or
+    else by an earlier box, and is trusted."""
+    found = []
+    here, earlier = box.results.glob("bench_*.json"), box.docs.glob("performance/*/bench_*.json")
+    for path in list(here) or list(earlier):
+        for step in json.loads(path.read_text(encoding="utf-8"))["steps"]:
+            way = [f"train.{flag}=true" for flag in ("cuda_graph", "compile") if step[flag]]
+            if step["precision"] == box.precision and is_trusted(box, " ".join(way)):
+                found.append((step["tracked_seconds"], way))
+    return min(found, default=(UNMEASURED, []))
+
+
+def missing(box: Box) -> list[str]:
+    """The runs that no earlier box has brought at full length, in order of worth."""
+    return [name for name in RUNS if not _is_published(box, name) and not box.has_done(name)]
+
+
+def _is_published(box: Box, name: str) -> bool:
+    try:
+        setup = json.loads(
+            (box.docs / "results" / "full" / name / "setup.json").read_text(encoding="utf-8")
+        )
+    except FileNotFoundError:
+        return False
+    return bool(setup["last_step"] >= box.epochs * setup["steps_per_epoch"])
+
+
+def real_run(box: Box, name: str | None, share: float) -> None:
+    """Train `name` for as many whole epochs as fit into `share` of the time left, or go on with it;
+    then have its evidence made beside what comes next."""
+    if name is None or box.has_done(name) or not data_are_there(box, name):
+        return
+    seconds, settings = fastest(box)
+    budget = share * (box.left() - GRACE)
+    epochs = whole_epochs(box, budget, seconds, name)
+    box.note(f"{name}: {epochs} epochs at {seconds * 1e3:.2f} ms with {settings or 'no settings'}")
+    folder = box.runs / name
+    command = ["train", f"experiment={name}", f"train.epochs={epochs}", f"track.every={box.every}"]
+    command += [f"precision={box.precision}", "train.checkpoint_every=5000", f"run.dir={folder}"]
+    command += [*box.data, *settings, *box.small]
+    if (folder / "run.json").exists():
+        command = ["resume", str(folder)]
+    box.do(name, 50, budget + 20, [[*box.command, *command]])
+    start_evidence(box, name)
+
+
+def start_evidence(box: Box, name: str) -> None:
+    """Unless it is there, or there is nothing to make it of."""
+    if name in box.done and list((box.runs / name).glob("tables/units/part-*")):
+        thread = threading.Thread(target=evidence, args=(box, name), daemon=True)
+        box.beside.append(thread)
+        thread.start()
+
+
+def whole_epochs(box: Box, budget: float, seconds: float, name: str) -> int:
+    """At least one, at most EPOCHS, by the time of an update and the images that there are."""
+    config = compose([f"experiment={name}", *box.data, *box.small])
+    assert isinstance(config.data, TinyImageNetConfig)
+    labels = config.data.cache.glob("tiny_imagenet-*/train_labels.npy")
+    images = max((len(np.load(path, mmap_mode="r")) for path in labels), default=100_000)
+    updates = -(-images // config.train.batch_size)
+    epochs = (budget - START) / (updates * seconds * SLACK + PER_EPOCH)
+    return int(min(box.epochs, max(1, epochs)))
+
+
+def data_are_there(box: Box, name: str) -> bool:
+    """Wait for DATA_READY, no longer than it makes sense."""
+    ready = box.get("DATA_READY", "")
+    end = time.monotonic() + min(DATA_WAIT, box.left() - 60)
+    while ready and not Path(ready).exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    if ready and not Path(ready).exists():
+        box.note(f"{name}: left out, {ready} is not there")
+        return False
+    return True
+
+
+def evidence(box: Box, name: str) -> None:
+    """What is to be known of a run: its check table, a copy with fewer records, and the figures and
+    the page of all runs so far. On the CPU, which the next run leaves alone."""
+    folder, thinned = box.runs / name, box.runs / "thinned" / name
+    check = [*box.command, "check", str(folder)]
+
+    def made(what: str, *command: str, out: Path | None = None) -> None:
+        log = box.logs / f"evidence_{name}.txt"
+        if code := run([command], box.left() - 5, log, out, on_cpu=True):
+            box.note(f"{name}: {what} failed with exit code {code}")
+
+    with box.one_at_a_time:
+        made("check", *check, "--json", out=box.results / f"check_{name}.json")
+        made("check", *check, out=box.results / f"check_{name}.txt")
+        if not thinned.exists():
+            made("thin", *box.command, "thin", str(folder), str(thinned), "--max-mb", box.keep_mb)
+        if thinned.exists():
+            with complete_or_absent(box.archive(name)) as draft, tarfile.open(draft, "w") as tar:
+                tar.add(thinned, name)
+        done = [run for run in RUNS if run in box.done and (box.runs / run / "run.json").exists()]
+        full = str(box.results / "published" / "full")
+        made("publish", *PUBLISH, full, *(f"{run}={box.runs / run}" for run in done))
+        box.note(f"{name}: evidence is there")
+
+
+def main() -> int:
+    environment = {name: value for name, value in os.environ.items() if value}
+    outputs = Path("outputs", "gpu").absolute()
+    end = time.time() + float(environment.get("BUDGET", "900"))
+    file = environment.get("DEADLINE_FILE")
+    box = Box(
+        Path(environment.get("RESULTS", outputs / "results")).absolute(),
+        Path(environment.get("RUNS", outputs / "runs")).absolute(),
+        (lambda: float(Path(file).read_text())) if file else (lambda: end),
+        environment,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        work(box)
+    except KeyboardInterrupt:
+        box.note("interrupted; started again, it goes on")
+        raise
+    print(f"results: {box.results}")
+    return int(any(part["exit_code"] for part in box.done.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("gpu_box", main))
