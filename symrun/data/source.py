@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
 
+from symrun.data import jpeg
+from symrun.data.jpeg import MAX_FILE_BYTES
 from symrun.errors import UsageError, in_one_line
 
 FOLDER = "tiny-imagenet-200"
 SPLITS = ("train", "val")
 
-# Of the genuine archive, the largest file of train/ and val/ has 347 kB, there are 110,201 of
-# them, and the list of all members has 15 MB. Far more is a mistake, or made to fill the memory
-# or the disk.
-_MAX_FILE_BYTES = 2**20
+# Of the genuine archive, train/ and val/ have 110,201 files, and the list of all members has
+# 15 MB. Far more is a mistake, or made to fill the memory or the disk.
 _MAX_FILES = 2**18
 _MAX_LIST_BYTES = 2**25
 _LEAVES_THE_ARCHIVE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
@@ -30,20 +30,22 @@ class Source:
     """The files of train/ and val/, by their names below tiny-imagenet-200/.
 
     files: name -> (bytes, CRC in a zip or modification time in a folder). where: what, put before
-    a name, tells the user which file is meant.
+    a name, tells the user which file is meant. folder: what, put before a name, is its path; None
+    for a zip.
     """
 
     files: Mapping[str, tuple[int, int]]
     where: str
     contents: Callable[[str], bytes]
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.files) > _MAX_FILES:
             many = f"{self.called('')} holds {len(self.files)} files in train/ and val/"
             raise UsageError(f"{many}, more than the {_MAX_FILES} that are allowed: {_OFFICIAL}")
         for name, (size, _) in self.files.items():
-            if size > _MAX_FILE_BYTES:
-                limit = f"more than the {_MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
+            if size > MAX_FILE_BYTES:
+                limit = f"more than the {MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
                 raise UsageError(f"{self.called(name)} has {size} bytes, {limit}: replace it")
 
     @property
@@ -90,11 +92,7 @@ def _open_folder(root: Path) -> Source:
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     files = {name: stamp for split in SPLITS for name, stamp in _stamps(base / split, split)}
 
-    def contents(name: str) -> bytes:
-        with open(base / name, "rb") as file:
-            return file.read(_MAX_FILE_BYTES)  # it may have grown
-
-    return Source(files, f"{base}/", contents)
+    return Source(files, f"{base}/", lambda name: jpeg.read(f"{base}/{name}"), f"{base}/")
 
 
 def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int]]]:

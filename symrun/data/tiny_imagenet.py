@@ -8,22 +8,24 @@ Source: Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge (CS231n).
 
 import math
 import warnings
-from io import BytesIO
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from symrun.config import TinyImageNetConfig
 from symrun.data.dataset import Dataset, Split
+from symrun.data.decoding import all_pixels
 from symrun.data.download import download
+from symrun.data.jpeg import SIDE
 from symrun.data.source import SPLITS, Source, open_source
 from symrun.errors import UsageError, in_one_line
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
-IMAGE_SHAPE = (3, 64, 64)
+IMAGE_SHAPE = (3, SIDE, SIDE)
 
 # The name of an image file, and its label.
 Sample = tuple[str, int]
@@ -138,10 +140,11 @@ def _decode_once(source: Source, folder: Path) -> None:
 def _decode(source: Source, folder: Path) -> None:
     """Write <split>_images.npy, uint8 [images, 3, 64, 64], and <split>_labels.npy, int64."""
     samples = _samples(source)
-    count = sum(map(len, samples.values()))
+    names = [name for split in SPLITS for name, _ in samples[split]]
     with (
         complete_or_absent(folder) as draft,
-        tqdm(total=count, desc="decoding Tiny ImageNet", unit=" images") as progress,
+        closing(all_pixels(source, names)) as images,
+        tqdm(total=len(names), desc="decoding Tiny ImageNet", unit=" images") as progress,
     ):
         draft.mkdir()
         for split in SPLITS:
@@ -153,28 +156,9 @@ def _decode(source: Source, folder: Path) -> None:
             with open(draft / f"{split}_images.npy", "wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for name, _ in samples[split]:
-                    file.write(_pixels(source, name))
+                for image in islice(images, len(labels)):
+                    file.write(image)
                     progress.update()
-
-
-def _pixels(source: Source, name: str) -> bytes:
-    """One image, decoded: uint8 [3, 64, 64] as bytes; a grey one gets three equal channels."""
-    content = source.read(name)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # on a hostile image, or an odd one
-            Image.open(BytesIO(content), formats=["JPEG"]) as image,
-        ):
-            # Known before it is decoded: a few bytes can claim an image that fills the memory.
-            if image.size == IMAGE_SHAPE[1:]:
-                return np.asarray(image.convert("RGB")).transpose(2, 0, 1).tobytes()
-    except MemoryError:
-        raise
-    except Exception:  # Pillow meets damage with errors of a dozen types
-        pass
-    what = "is not a JPEG of 64x64 pixels, or is damaged or cut short"
-    raise UsageError(f"{source.called(name)} {what}: replace it")
 
 
 def _splits(folder: Path) -> tuple[Split, Split]:

@@ -25,8 +25,9 @@ from PIL import Image
 import symrun.data.source
 from symrun.config import TinyImageNetConfig
 from symrun.data import Dataset, load
+from symrun.data.decoding import pixels
 from symrun.data.source import Source, open_source
-from symrun.data.tiny_imagenet import _pixels, _splits
+from symrun.data.tiny_imagenet import _splits
 from symrun.errors import UsageError
 
 # Far above the milliseconds that an input takes, far below what a user takes for a hang.
@@ -161,7 +162,7 @@ def folder(load_zip: Callable[[bytes], Dataset], tmp_path: Path) -> Path:
 
 
 def decoded(jpeg: bytes) -> bytes:
-    return _pixels(Source({"some.JPEG": (len(jpeg), 0)}, "", lambda _: jpeg), "some.JPEG")
+    return pixels(Source({"some.JPEG": (len(jpeg), 0)}, "", lambda _: jpeg), "some.JPEG")
 
 
 # Damage by chance.

@@ -250,13 +250,13 @@ def test_what_a_killed_process_left_is_removed(tree: Path, cache: Path, loaded: 
 import os, signal, sys
 from pathlib import Path
 from symrun.config import TinyImageNetConfig
-from symrun.data import load, tiny_imagenet
-decode = tiny_imagenet._pixels
+from symrun.data import decoding, load
+decode = decoding.pixels
 def killed(source, name):
     if name.startswith("val"):
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(source, name)
-tiny_imagenet._pixels = killed
+decoding.pixels = killed
 load(TinyImageNetConfig("tiny_imagenet", Path({str(tree)!r}), Path({str(cache)!r})))
 """
     process = subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

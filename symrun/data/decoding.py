@@ -1,0 +1,156 @@
+"""The images of a source decoded in their order, on all cores.
+
+The work is done by programs of their own (`jpeg.py`), one a core, which this process asks and
+hears in turn, over pipes. They are neither threads, which would wait for each other's Python half
+of the time, nor processes of `multiprocessing`, which would import the user's script again or
+copy a process that has threads.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+
+from symrun.data import jpeg
+from symrun.data.source import Source
+from symrun.errors import RunError, UsageError, in_one_line
+
+# What a process gets at a time: enough that waiting for each other is rare, and little memory.
+_CHUNK = 64
+# For fewer images than this a process is not worth its start.
+_LEAST = 1000
+# More processes than this would wait for the one that collects what they make.
+_MOST = 16
+
+_Process = subprocess.Popen[bytes]
+
+
+def pixels(source: Source, name: str) -> bytes:
+    """One image, decoded: uint8 [3, 64, 64] as bytes; a grey one gets three equal channels.
+
+    Error: UsageError naming the file if it cannot be read or is no such image.
+    """
+    content = source.read(name)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on a hostile image, or an odd one
+            return jpeg.decoded(content)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow meets damage with errors of a dozen types
+        what = "is not a JPEG of 64x64 pixels, or is damaged or cut short"
+        raise UsageError(f"{source.called(name)} {what}: replace it") from None
+
+
+def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, None]:
+    """`pixels` of every name in order, decoded on all cores if there are many.
+
+    Close the iterator when you leave it early: its processes end with it.
+
+    Error: as `pixels`, for the first name that has one; RunError if a process is lost.
+    Example:
+        with contextlib.closing(all_pixels(source, names)) as images:
+            for image in images: ...
+    """
+    with ExitStack() as stack:
+        count = _worth_starting(len(names))
+        requests = "contents" if source.folder is None else "paths"
+        processes = [stack.enter_context(_process(requests)) for _ in range(count)]
+        if not processes:
+            yield from (pixels(source, name) for name in names)
+        else:
+            for name, decoded in _answers(source, names, processes):
+                yield decoded or pixels(source, name)
+
+
+def _worth_starting(images: int) -> int:
+    """How many processes to start for so many images: none if there would be only one."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # those that this process may use
+    else:
+        cores = os.cpu_count() or 1
+    count = min(cores, images // _LEAST, _MOST)
+    return count if count > 1 else 0
+
+
+@contextmanager
+def _process(requests: str) -> Iterator[_Process]:
+    """The program `jpeg.py`, which is sent "contents" or "paths"; killed when the context is left.
+
+    Error: RunError if it cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", jpeg.__file__, requests],
+            # Pillow is found where this process found it.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=2**16,
+            process_group=0,  # a Ctrl-C is for this process alone, which ends the others
+        )
+    except OSError as error:
+        failed = f"no process to decode images can be started: {in_one_line(error)}"
+        raise RunError(f"{failed}: end some of those that run, and run again") from None
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()  # closes the pipes whatever is left in them, and waits
+
+
+def _answers(
+    source: Source, names: Sequence[str], processes: Sequence[_Process]
+) -> Iterator[tuple[str, bytes]]:
+    """Every name in order, and the pixels of the image: none if it has to be looked at again."""
+    asked: deque[tuple[_Process, Sequence[str]]] = deque()
+    for process, first in zip(cycle(processes), range(0, len(names), _CHUNK)):
+        chunk = names[first : first + _CHUNK]
+        requests = [_request(source, name) for name in chunk]
+        # A process has one chunk at a time, and reads all of it before it writes: neither side
+        # ever waits for the other to make room in a pipe.
+        answer = _answer(*asked.popleft()) if len(asked) == len(processes) else []
+        _ask(process, requests)
+        asked.append((process, chunk))
+        yield from answer
+    while asked:
+        yield from _answer(*asked.popleft())
+
+
+def _request(source: Source, name: str) -> bytes:
+    """What a process needs to know of an image: the path of its file, or the content."""
+    if source.folder is not None:
+        return os.fsencode(source.folder + name)
+    try:
+        return source.read(name)
+    except UsageError:  # `pixels` says so when its turn has come
+        return b""
+
+
+def _ask(process: _Process, requests: list[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        jpeg.send(process.stdin, requests)
+    except BrokenPipeError:
+        raise _lost(process) from None
+
+
+def _answer(process: _Process, names: Sequence[str]) -> list[tuple[str, bytes]]:
+    """The names of the images that `process` has been asked for, and what it made of them."""
+    assert process.stdout is not None
+    parts = jpeg.receive(process.stdout)
+    if len(parts) != len(names):
+        raise _lost(process)
+    return list(zip(names, parts, strict=True))
+
+
+def _lost(process: _Process) -> RunError:
+    process.communicate()
+    code = process.returncode
+    how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
+    remedy = "free some memory, if that is what it ran out of, and run again"
+    return RunError(f"a process that decodes images ended early ({how}): {remedy}")
