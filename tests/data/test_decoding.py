@@ -1,16 +1,17 @@
 """Many images are decoded by several processes: the same bytes, the same errors, nobody left."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import closing
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -114,13 +115,18 @@ def none_left(started: Started) -> bool:
 
 @pytest.mark.parametrize("archived", [False, True])
 def test_files_are_the_same_for_any_number_of_processes(
-    tmp_path: Path, archived: bool, use: Use, started: Started, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    archived: bool,
+    use: Use,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever the surroundings say about Python, too."""
+    """Whatever the surroundings ask of Python, too; and nobody hears of odd images."""
     root = tiny_imagenet(tmp_path, CONTENTS, archived)
     alone = decoded_files(root, tmp_path / "alone")
     assert started == []
-    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("PYTHONWARNINGS", "always")
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     monkeypatch.setattr(sys, "path", [*sys.path, Path("no text: Python passes over it")])
     for count in (1, 2, 3, 7):
@@ -128,6 +134,7 @@ def test_files_are_the_same_for_any_number_of_processes(
         assert decoded_files(root, tmp_path / f"{count}") == alone
         assert len(started) == count and none_left(started)
         started.clear()
+    assert "MPO" not in capfd.readouterr().err
 
 
 def test_pixels_are_those_of_numpy() -> None:
@@ -217,18 +224,49 @@ def test_out_of_memory_passes(use: Use, started: Started) -> None:
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_killed_process_is_one_line(
-    tmp_path: Path, number: signal.Signals, victim: int, use: Use, started: Started
+    number: signal.Signals, victim: int, use: Use, started: Started
 ) -> None:
     use(2)
-    with closing(all_pixels(source(CONTENTS), NAMES)) as images:
-        next(images)
-        started[victim].send_signal(number)
-        started[victim].wait()
-        with pytest.raises(RunError) as error:
-            list(images)
+    images = all_pixels(source(CONTENTS), NAMES)
+    next(images)
+    started[victim].send_signal(number)
+    started[victim].wait()
+    with pytest.raises(RunError) as error:
+        list(images)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"a process that decodes images ended early (signal {number:d}, ")
     assert none_left(started)
+
+
+def test_process_that_does_not_move_is_ended(use: Use, started: Started) -> None:
+    """And none is in the group of this one, so that a Ctrl-C of a terminal goes past them."""
+    use(2)
+    images = all_pixels(source(CONTENTS), NAMES)
+    next(images)
+    assert {os.getpgid(process.pid) for process in started} == {each.pid for each in started}
+    for process in started:
+        process.send_signal(signal.SIGSTOP)
+    closing = Thread(target=images.close, daemon=True)
+    closing.start()
+    closing.join(timeout=30)
+    for process in started:
+        process.send_signal(signal.SIGCONT)
+    assert not closing.is_alive() and none_left(started)
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, use: Use, started: Started) -> None:
+    root = tiny_imagenet(tmp_path, CONTENTS, archived=False)
+    use(2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30 * 64 * 64 * 3, hard))
+    try:
+        with pytest.raises(UsageError) as error:
+            decoded_files(root, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written: [Errno 27] File too large" in str(error.value)
+    assert kept(tmp_path / "cache") == []
+    assert len(started) == 2 and none_left(started)
 
 
 def test_process_that_cannot_start_is_one_line(
@@ -243,14 +281,14 @@ def test_process_that_cannot_start_is_one_line(
     assert kept(tmp_path / "cache") == []
 
 
-SIGNALLED = """
-import os, signal, sys
+SCRIPT = """
+import os, signal, sys, time
 from pathlib import Path
 from symrun.cli import exit_code
 from symrun.config import TinyImageNetConfig
 from symrun.data import decoding, load, tiny_imagenet
 print("once")
-decoding._CHUNK = 4
+decoding._CHUNK = {chunk}
 decoding._worth_starting = lambda images: 2
 class Bar(tiny_imagenet.tqdm):
     def update(self):
@@ -263,13 +301,14 @@ sys.exit(exit_code("symrun", lambda: load(config).classes))
 """
 
 
-def script(folder: Path, act: str) -> subprocess.CompletedProcess[str]:
+def script(folder: Path, act: str, chunk: int = 4) -> subprocess.CompletedProcess[str]:
     """A script on standard input, that loads two classes without a guard around it.
 
     It returns once nobody has the script's standard error open any more, not one of its processes.
     """
     root = tiny_imagenet(folder, CONTENTS, archived=False)
-    code = SIGNALLED.format(act=act, root=str(root), cache=str(folder / "cache"))
+    cache = str(folder / "cache")
+    code = SCRIPT.format(act=act, chunk=chunk, root=str(root), cache=cache)
     return subprocess.run(
         [sys.executable, "-"],
         input=code,
@@ -292,8 +331,10 @@ def test_ctrl_c_leaves_nobody_and_nothing(tmp_path: Path) -> None:
     assert kept(tmp_path / "cache") == []
 
 
-def test_killed_script_leaves_nobody(tmp_path: Path) -> None:
-    done = script(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_killed_script_leaves_nobody(tmp_path: Path, chunk: int) -> None:
+    """Whether its processes wait to be asked, or are held up since eight images fill a pipe."""
+    done = script(tmp_path, "time.sleep(0.5); os.kill(os.getpid(), signal.SIGKILL)", chunk)
     assert done.returncode == -signal.SIGKILL
     assert "Traceback" not in done.stderr
 
