@@ -23,6 +23,7 @@ RESULTS at any time. Started again, it goes on where it was. Usage: scripts/gpu_
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ways import WAYS, fastest, outcomes
 
 from symrun.cli import exit_code
 from symrun.config import TinyImageNetConfig
@@ -44,23 +46,18 @@ from symrun.launch import compose
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-WAYS = {
-    "eager": [],
-    "graph": ["train.cuda_graph=true"],
-    "compile": ["train.compile=true"],
-    "both": ["train.cuda_graph=true", "train.compile=true"],
-}
-"""How an update can be made; each needs what its name says, "both" the other two."""
 PUBLISH = (sys.executable, str(ROOT / "scripts" / "publish.py"))
 RUNS = ("fig1", "fig5_plain", "fig5_bn")
 GRACE = 15
 """Seconds from SIGTERM to SIGKILL: a run saves what it has."""
 START, PER_EPOCH, SLACK = 12, 0.05, 1.04
 """Of a run, besides its updates: seconds to start, seconds an epoch, and validation as a factor."""
+EVIDENCE = 45
+"""Seconds that a run leaves at the end for what is made of it."""
+CUT_OFF = 124
+"""Exit code of what was ended for its time limit, as timeout(1) has it."""
 DATA_WAIT = 90
 """Seconds that the first run waits for data at most."""
-UNMEASURED = 0.009
-"""Seconds of an update of full VGG16 where no bench could tell."""
 Commands = Sequence[Sequence[str]]
 
 
@@ -82,11 +79,12 @@ class Box:
     beside: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.end = time.time()
         self.one_at_a_time = threading.Lock()
         self.logs = self.results / "log"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.runs.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):
             self.done = json.loads((self.results / "box.json").read_text())
         self.small = self.get("SMALL", "").split()
         self.precision = self.get("PRECISION", "bf16")
@@ -103,7 +101,9 @@ class Box:
         return self.environment.get(name) or default
 
     def left(self) -> float:
-        return self.deadline() - time.time()
+        with contextlib.suppress(ValueError):  # a file that is being written: as it was
+            self.end = self.deadline()
+        return self.end - time.time()
 
     def archive(self, run: str) -> Path:
         """What of a run is to travel."""
@@ -143,7 +143,7 @@ class Box:
 def run(
     commands: Commands, limit: float, log: Path, out: Path | None = None, on_cpu: bool = False
 ) -> int:
-    """The exit code of the first command that fails, or 0; 124 if they took longer than `limit`
+    """The exit code of the first command that fails, or 0; CUT_OFF if they took longer than `limit`
     seconds. out: where standard output goes, if not into the log as well."""
     end = time.monotonic() + limit
     environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
@@ -173,7 +173,7 @@ def _ended(process: subprocess.Popen[bytes], limit: float) -> int:
     try:
         return process.wait(max(limit, 0))
     except subprocess.TimeoutExpired:
-        return 124
+        return CUT_OFF
     finally:
         if process.poll() is None:
             process.terminate()
@@ -192,10 +192,10 @@ def work(box: Box) -> None:
     quickstart = ["train", "experiment=quickstart_bn", "train.steps=30", f"run.dir={trial}"]
     box.do("smoke", 30, 90, [[*symrun, *quickstart], [*symrun, "check", str(trial)]])
     box.do("tests", 100, 200, [gpu_tests()])
-    tests = outcomes(box.logs / "tests.txt")
-    failed = [name for name, passed in tests.items() if not passed]
-    told = {"passed": len(tests) - len(failed), "failed": failed}
-    box.save("tests.json", json.dumps(told if tests else {}, indent=1))
+    if tests := outcomes(box.logs / "tests.txt"):
+        failed = [name for name, passed in tests.items() if not passed]
+        told = {"passed": len(tests) - len(failed), "failed": failed}
+        box.save("tests.json", json.dumps(told, indent=1))
     bench(box, "bench_graph", 60, [precision, *WAYS["graph"]])
     bench(box, "bench_both", 120, [precision, *WAYS["both"]])
     if box.data and not box.get("DATA_READY", ""):
@@ -205,13 +205,17 @@ def work(box: Box) -> None:
             start_evidence(box, name)
     first, second, *others = [*missing(box), None, None]
     real_run(box, first, 0.75)
-    real_run(box, second, 0.95 if box.has_done("parts") else 0.6)
+    real_run(box, second, 1 if box.has_done("parts") else 0.6)
     parts = ["--json", "--out", str(box.results / "parts.json")]
     parts += ["--profile", str(box.results / "profile.txt"), precision, *WAYS["both"], *small]
     box.do("parts", 60, 120, [[*symrun, "bench", "--parts", *parts]])
     bench(box, "bench_eager", 45, ["precision=bf16,tf32"])
     for name in others:
-        real_run(box, name, 0.95)
+        real_run(box, name, 1)
+    for name in RUNS:
+        if box.done.get(name, {}).get("exit_code") == CUT_OFF and box.left() > 2 * EVIDENCE:
+            del box.done[name]  # it was stopped to leave time that nobody needed
+            real_run(box, name, 1)
     bench(box, "bench_tf32", 60, ["precision=tf32", *WAYS["both"]])
     bench(box, "bench_compile", 60, [precision, *WAYS["compile"]])
     for thread in box.beside:
@@ -221,7 +225,7 @@ def work(box: Box) -> None:
 
 def gpu_tests() -> list[str]:
     """The command for all tests marked gpu, of the files that have some: the others may need what
-    a box lacks. Its log has a line a test, which `failed` reads."""
+    a box lacks. Its log has a line a test, which `outcomes` reads."""
     files = (path for path in sorted((ROOT / "tests").rglob("test_*.py")))
     marked = [str(path) for path in files if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
     # Warnings of other versions than ours are shown; the plugin for benchmarks warns beside xdist
@@ -235,52 +239,6 @@ def gpu_tests() -> list[str]:
 def bench(box: Box, name: str, limit: float, settings: Sequence[str]) -> None:
     out = ["--json", "--out", str(box.results / f"{name}.json"), "--pairs", box.pairs]
     box.do(name, limit, limit, [[*box.command, "bench", *out, *settings, *box.small]])
-
-
-def outcomes(log: Path) -> dict[str, bool]:
-    """Of each test in a log of pytest -v, by its name, whether it passed."""
-    found = {}
-    for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
-        words = line.split(" - ")[0].split()
-        names = [word for word in words if "::" in word]
-        verdicts = [word == "PASSED" for word in words if word in ("PASSED", "FAILED", "ERROR")]
-        if names and verdicts:
-            found[names[0]] = verdicts[0] and found.get(names[0], True)
-    return found
-
-
-def words_in(text: str) -> frozenset[str]:
-    """What of a GPU's own ways settings, or the name of a test, tell of."""
-    return frozenset(word for word in ("graph", "compile") if word in text)
-
-
-def is_trusted(box: Box, way: str) -> bool:
-    """Whether tests have passed here that take this way, and none has failed that does no more. A
-    box that skips the tests relies on those of earlier ones."""
-    words = words_in(way)
-    if "tests" in box.get("SKIP", "").split():
-        earlier = map(Path.read_text, box.docs.glob("performance/*/tests.json"))
-        failed = [name for text in earlier for name in json.loads(text).get("failed", [])]
-        passed = [way]
-    else:
-        tests = outcomes(box.logs / "tests.txt")
-        failed = [name for name, ok in tests.items() if not ok]
-        passed = [name for name, ok in tests.items() if ok]
-    broken = any(words_in(name) and words_in(name) <= words for name in failed)
-    return not words or (not broken and words in map(words_in, passed))
-
-
-def fastest(box: Box) -> tuple[float, list[str]]:
-    """Seconds of a tracked update and the settings for it: the least that was measured, here or
-    else by an earlier box, and is trusted."""
-    found = []
-    here, earlier = box.results.glob("bench_*.json"), box.docs.glob("performance/*/bench_*.json")
-    for path in list(here) or list(earlier):
-        for step in json.loads(path.read_text(encoding="utf-8"))["steps"]:
-            way = [f"train.{flag}=true" for flag in ("cuda_graph", "compile") if step[flag]]
-            if step["precision"] == box.precision and is_trusted(box, " ".join(way)):
-                found.append((step["tracked_seconds"], way))
-    return min(found, default=(UNMEASURED, []))
 
 
 def missing(box: Box) -> list[str]:
@@ -303,17 +261,21 @@ def real_run(box: Box, name: str | None, share: float) -> None:
     then have its evidence made beside what comes next."""
     if name is None or box.has_done(name) or not data_are_there(box, name):
         return
-    seconds, settings = fastest(box)
-    budget = share * (box.left() - GRACE)
-    epochs = whole_epochs(box, budget, seconds, name)
-    box.note(f"{name}: {epochs} epochs at {seconds * 1e3:.2f} ms with {settings or 'no settings'}")
-    folder = box.runs / name
-    command = ["train", f"experiment={name}", f"train.epochs={epochs}", f"track.every={box.every}"]
-    command += [f"precision={box.precision}", "train.checkpoint_every=5000", f"run.dir={folder}"]
-    command += [*box.data, *settings, *box.small]
-    if (folder / "run.json").exists():
+    try:
+        budget = share * (box.left() - GRACE - EVIDENCE)
+        folder = box.runs / name
         command = ["resume", str(folder)]
-    box.do(name, 50, budget + 20, [[*box.command, *command]])
+        if not (folder / "run.json").exists():
+            seconds, settings = fastest(box)
+            epochs = whole_epochs(box, budget, seconds, name)
+            how = " ".join(settings) or "no settings"
+            box.note(f"{name}: {epochs} epochs at {seconds * 1e3:.2f} ms with {how}")
+            command = ["train", f"experiment={name}", f"train.epochs={epochs}"]
+            command += [f"track.every={box.every}", f"precision={box.precision}", *box.data]
+            command += ["train.checkpoint_every=5000", f"run.dir={folder}", *settings, *box.small]
+        box.do(name, 50 + EVIDENCE, budget + 20, [[*box.command, *command]])
+    except (ValueError, LookupError, OSError) as error:  # the other parts are worth as much
+        box.note(f"{name}: left out: {error}")
     start_evidence(box, name)
 
 
@@ -352,21 +314,21 @@ def evidence(box: Box, name: str) -> None:
     """What is to be known of a run: its check table, a copy with fewer records, and the figures and
     the page of all runs so far. On the CPU, which the next run leaves alone."""
     folder, thinned = box.runs / name, box.runs / "thinned" / name
-    check = [*box.command, "check", str(folder)]
 
     def made(what: str, *command: str, out: Path | None = None) -> None:
         log = box.logs / f"evidence_{name}.txt"
         if code := run([command], box.left() - 5, log, out, on_cpu=True):
             box.note(f"{name}: {what} failed with exit code {code}")
 
+    # What is to travel first; all else can be made of it later, elsewhere
+    shutil.rmtree(thinned, ignore_errors=True)
+    made("thin", *box.command, "thin", str(folder), str(thinned), "--max-mb", box.keep_mb)
+    if thinned.exists():
+        with complete_or_absent(box.archive(name)) as draft, tarfile.open(draft, "w") as tar:
+            tar.add(thinned, name)
     with box.one_at_a_time:
-        made("check", *check, "--json", out=box.results / f"check_{name}.json")
-        made("check", *check, out=box.results / f"check_{name}.txt")
-        if not thinned.exists():
-            made("thin", *box.command, "thin", str(folder), str(thinned), "--max-mb", box.keep_mb)
-        if thinned.exists():
-            with complete_or_absent(box.archive(name)) as draft, tarfile.open(draft, "w") as tar:
-                tar.add(thinned, name)
+        out = box.results / f"check_{name}.json"
+        made("check", *box.command, "check", str(folder), "--json", out=out)
         done = [run for run in RUNS if run in box.done and (box.runs / run / "run.json").exists()]
         full = str(box.results / "published" / "full")
         made("publish", *PUBLISH, full, *(f"{run}={box.runs / run}" for run in done))
@@ -384,7 +346,7 @@ def main() -> int:
         (lambda: float(Path(file).read_text())) if file else (lambda: end),
         environment,
     )
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where Ctrl-C is ignored
     try:
         work(box)
     except KeyboardInterrupt:

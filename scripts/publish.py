@@ -162,8 +162,8 @@ def main() -> int:
     results = options.folder if options.page else options.folder.parent
     if not options.page:
         pairs = [text.partition("=") for text in options.runs]
-        if not pairs or not all(name and path for name, _, path in pairs):
-            raise UsageError("publish needs runs: NAME=RUN")
+        if not pairs or not all(Path(name).name == name and path for name, _, path in pairs):
+            raise UsageError("publish needs runs: NAME=RUN, with a NAME without slashes")
         runs = {name: RunDirectory.open(path) for name, _, path in pairs}
         publish(options.folder, runs, options.add)
     target = results / "README.md"

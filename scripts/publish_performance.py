@@ -1,8 +1,8 @@
 """What GPUs have measured into docs/performance.md, from files and from nothing else.
 
-Takes what scripts/gpu_box.py left in RESULTS into docs/performance/MACHINE/, in place of what the
-same machine measured earlier, and writes the GPUs' section of the page anew: of every machine what
-an update costs, beside the bars; where its time goes; ways to sum over units; what failed.
+Takes what scripts/gpu_box.py left in RESULTS into docs/performance/MACHINE/, each file in place of
+an earlier one of the same name, and writes the GPUs' section of the page anew: of every machine
+what an update costs, beside the bars; where its time goes; ways to sum over units; what failed.
 
 Usage: python scripts/publish_performance.py RESULTS MACHINE     without either: the page alone
 """
@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,22 @@ NONE = "No GPU has measured anything yet: `make gpu` does, and CONTRIBUTING.md s
 
 
 def take(results: Path, folder: Path) -> None:
-    """Error: UsageError if there is nothing to take."""
+    """File by file, since a later box measures what an earlier one did not. Error: UsageError if
+    there is nothing to take, or a file is not what it should be; then nothing is changed."""
     found = [path for pattern in FILES for path in sorted(results.glob(pattern))]
     if not any(path.name.startswith(("bench_", "parts")) for path in found):
         raise UsageError(f"{results} holds no bench_*.json and no parts.json of scripts/gpu_box.py")
-    shutil.rmtree(folder, ignore_errors=True)
-    with complete_or_absent(folder) as draft:
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / folder.name
         draft.mkdir()
-        for path in found:
+        for path in [*folder.glob("*"), *found]:
             shutil.copyfile(path, draft / path.name)
+        done = loaded(folder / "box.json") | loaded(results / "box.json")
+        (draft / "box.json").write_text(json.dumps(done, indent=1))
+        list(machine(draft))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in draft.iterdir():
+            shutil.copyfile(path, folder / path.name)
 
 
 def section(machines: Path) -> str:
@@ -54,6 +62,14 @@ def section(machines: Path) -> str:
 
 
 def machine(folder: Path) -> Iterator[Block]:
+    """What one machine has measured. Error: UsageError if its files are not what they should be."""
+    try:
+        yield from _machine(folder)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder} holds something else than scripts/gpu_box.py left") from error
+
+
+def _machine(folder: Path) -> Iterator[Block]:
     steps = [step for path in sorted(folder.glob("bench_*.json")) for step in loaded(path)["steps"]]
     found = loaded(folder / "parts.json").get("configurations", [])
     first = (steps or found or [{"device": folder.name, "torch": "?", "threads": "?"}])[0]
@@ -66,8 +82,14 @@ def machine(folder: Path) -> Iterator[Block]:
 
 
 def loaded(path: Path) -> dict[str, Any]:
-    """Empty if there is no such file, since a box may have run out of time."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Empty if there is no such file, since a box may have run out of time.
+
+    Error: UsageError if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        raise UsageError(f"{path} is damaged: fetch it again, or remove it") from None
 
 
 def updates(steps: list[dict[str, Any]]) -> Table:
@@ -104,7 +126,9 @@ def parts(found: dict[str, Any]) -> Iterator[Block]:
         f"{found['repeats']}."
     )
     rows = []
-    for part in [*found["parts"], *([found["sum"]] if found.get("sum") else [])]:
+    own = [part for part in found["parts"] if part["kind"] == "part"]
+    whole = [part for part in found["parts"] if part["kind"] != "part"]
+    for part in [*own, *([found["sum"]] if found.get("sum") else []), *whole]:
         cost, launches = part["cost"], part["launches"]
         if cost is None:
             rows.append([part["name"], f"failed: {part['failed']}", "-", "-", "-"])
@@ -125,7 +149,7 @@ def parts(found: dict[str, Any]) -> Iterator[Block]:
 def box(done: dict[str, Any], tests: dict[str, Any]) -> Paragraph:
     """What the box did besides, and what failed."""
     failed = [f"`{name}` ({part['exit_code']})" for name, part in done.items() if part["exit_code"]]
-    told = [f"Done there: {', '.join(f'`{name}`' for name in done) or 'nothing told'}."]
+    told = [f"Done there: {', '.join(f'`{name}`' for name in done) or 'nothing'}."]
     told += [f"Failed, with exit code: {', '.join(failed)}."] if failed else []
     if tests:
         told.append(f"Tests marked `gpu`: {tests['passed']} passed, {len(tests['failed'])} failed.")
@@ -154,7 +178,6 @@ def main() -> int:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", options.machine or ""):
             given = options.machine or "nothing"
             raise UsageError(f"MACHINE must be a name such as nvidia-h100, got {given}")
-        machines.mkdir(exist_ok=True)
         take(options.results, machines / options.machine)
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)

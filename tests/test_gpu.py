@@ -77,9 +77,9 @@ def test_batches_are_the_same_wherever_the_data_set_lies():
 
 HOW = [[], ["train.cuda_graph=true"], ["train.data_on_device=false"], ["track.sums=torch"]]
 COMPILED = [["train.compile=true"], ["train.compile=true", "train.cuda_graph=true"]]
-"""With a single optimiser: compiling takes far longer than all else here."""
-WAYS = [(how, optim) for how in HOW for optim in OPTIMISERS]
-WAYS += [(how, OPTIMISERS[2]) for how in COMPILED]
+"""With a single optimiser, that of the paper's runs: compiling takes far longer than all else."""
+WAYS = [(how, OPTIMISERS[0]) for how in COMPILED]  # first, so that others run beside them
+WAYS += [(how, optim) for how in HOW for optim in OPTIMISERS]
 
 
 @pytest.mark.parametrize(("how", "optim"), WAYS, ids=named)
@@ -112,7 +112,7 @@ def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision)
 @pytest.mark.parametrize(
     ("precision", "optim"),
     [(name, optim) for name in ("float32", "tf32", "bf16") for optim in OPTIMISERS]
-    + [(name, [*OPTIMISERS[2], "train.compile=true"]) for name in ("tf32", "bf16")],
+    + [(name, [*OPTIMISERS[0], "train.compile=true"]) for name in ("tf32", "bf16")],
     ids=named,
 )
 def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, optim):

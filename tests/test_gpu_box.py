@@ -40,6 +40,7 @@ case "$command $*" in *"${fails:-nothing}"*) exit 1;; esac
 """
 """In place of symrun: notes each call, leaves what it would, and fails where it is told to."""
 
+BOTH = ["train.cuda_graph=true", "train.compile=true"]
 TESTS = [
     "tests/test_gpu.py::test_batches PASSED [ 10%]",
     "[gw0] [ 30%] PASSED tests/test_gpu.py::test_no_step_waits[train.cuda_graph=true-x]",
@@ -51,6 +52,7 @@ TESTS = [
 @pytest.fixture
 def gpu_box(monkeypatch):
     """The script, as a module of its own."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     spec = importlib.util.spec_from_file_location("gpu_box", ROOT / "scripts" / "gpu_box.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gpu_box", module)
@@ -170,7 +172,7 @@ def test_what_an_earlier_box_brought_is_not_done_again(gpu_box, tmp_path):
     ("lines", "settings"),
     [
         ([], []),
-        (TESTS, ["train.cuda_graph=true", "train.compile=true"]),
+        (TESTS, BOTH),
         (TESTS[:3], ["train.cuda_graph=true"]),
         ([*TESTS, "FAILED tests/a.py::test_graphs_train - no"], []),
         ([*TESTS, "tests/a.py::test[train.compile=true] ERROR [ 1%]"], ["train.cuda_graph=true"]),
@@ -181,9 +183,10 @@ def test_what_an_earlier_box_brought_is_not_done_again(gpu_box, tmp_path):
             ],
             ["train.cuda_graph=true"],
         ),
+        ([*TESTS, "FAILED tests/a.py::test_graphs[optim.momentum=0.9] - not as the runs"], BOTH),
         (
             [*TESTS, "FAILED tests/a.py::test_something_else"],
-            ["train.cuda_graph=true", "train.compile=true"],
+            BOTH,
         ),
     ],
 )
@@ -197,7 +200,7 @@ def test_only_what_tests_have_passed_is_taken(gpu_box, tmp_path, lines, settings
 @pytest.mark.parametrize(
     ("failed", "settings"),
     [
-        ([], ["train.cuda_graph=true", "train.compile=true"]),
+        ([], BOTH),
         (["a::test[train.compile=true]"], ["train.cuda_graph=true"]),
     ],
 )
@@ -232,6 +235,38 @@ def test_a_run_that_broke_off_goes_on(gpu_box, tmp_path):
     assert not calls(tmp_path, "experiment=fig1")
 
 
+def test_a_run_that_was_cut_off_goes_on_if_time_is_left(gpu_box, tmp_path, monkeypatch):
+    box = box_in(gpu_box, tmp_path, DATA_READY=str(ROOT / "README.md"))
+    run, cut = gpu_box.run, []
+
+    def cut_off_once(commands, limit, log, *details, **more):
+        code = run(commands, limit, log, *details, **more)
+        if log.name == "fig5_plain.txt" and not cut:
+            cut.append(log)
+            return gpu_box.CUT_OFF
+        return code
+
+    monkeypatch.setattr(gpu_box, "run", cut_off_once)
+    gpu_box.work(box)
+    assert calls(tmp_path, "resume") == [f"resume {box.runs / 'fig5_plain'}"]
+    assert done(box)["fig5_plain"]["exit_code"] == 0
+    assert len(calls(tmp_path, "thin", str(box.runs / "fig5_plain"))) == 2
+
+
+def test_what_cannot_be_read_costs_a_run_alone(gpu_box, tmp_path):
+    box = box_in(gpu_box, tmp_path, DATA_READY=str(ROOT / "README.md"), SMALL="data=nonsense")
+    deadline, reads = box.deadline, []
+
+    def half_written():
+        reads.append(1)
+        return deadline() if len(reads) % 2 else float("")
+
+    box.deadline = half_written
+    gpu_box.work(box)
+    assert list(done(box)) == [name for name in PARTS if name not in gpu_box.RUNS]
+    assert (box.results / "timeline.txt").read_text().count("nonsense") >= 3
+
+
 SAVES = """
 import pathlib, signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -262,7 +297,10 @@ def test_a_deadline_is_read_anew_and_a_signal_ends_it_all(tmp_path):
     environment = {"DEADLINE_FILE": str(deadline), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     environment |= {"RESULTS": str(started.parent), "RUNS": str(tmp_path / "box" / "runs")}
     command = [sys.executable, str(ROOT / "scripts" / "gpu_box.py")]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    in_background = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, **in_background
+    ) as process:
         while not (started.exists() and "smoke: starts" in started.read_text()):
             assert process.poll() is None
             time.sleep(0.05)

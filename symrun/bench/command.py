@@ -57,8 +57,11 @@ def _as_they_come(json: bool, out: Path | None) -> Iterator[Callable[[str, str],
         nonlocal shown
         shown = as_json if json else text
         if out is not None:
-            with complete_or_absent(out) as draft:
-                draft.write_text(f"{as_json}\n")
+            try:
+                with complete_or_absent(out) as draft:
+                    draft.write_text(f"{as_json}\n")
+            except OSError as error:
+                raise UsageError(f"--out={out} cannot be written: {error.strerror}") from None
 
     try:
         yield keep

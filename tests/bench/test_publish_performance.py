@@ -84,9 +84,31 @@ def test_the_page_says_what_a_gpu_has_measured(docs, results, monkeypatch):
     assert "80 passed, 1 failed. Failed: `a::b`." in page and "`tests` (1)" in page
     assert not (docs / "performance" / "a-gpu" / "other.json").exists()
     assert publish(monkeypatch, docs) == page
-    (results / "parts.json").unlink()
-    again = publish(monkeypatch, docs, str(results), "a-gpu")
-    assert "out of luck" not in again and "6.06 ms" in again
+
+
+def test_a_later_box_adds_to_what_an_earlier_one_measured(docs, results, monkeypatch):
+    publish(monkeypatch, docs, str(results), "a-gpu")
+    for name in ("parts", "tests", "bench_graph"):
+        (results / f"{name}.json").unlink()
+    faster = asdict(STEP) | {"cuda_graph": False, "compile": True, "tracked_seconds": 5e-3}
+    (results / "bench_compile.json").write_text(json.dumps({"steps": [faster]}))
+    (results / "box.json").write_text(json.dumps({"fig1": {"exit_code": 0, "seconds": 9}}))
+    page = publish(monkeypatch, docs, str(results), "a-gpu")
+    for earlier in ("out of luck", "6.06 ms", "80 passed, 1 failed", "`tests` (1)"):
+        assert earlier in page
+    assert "| compile | 6 ms | 5 ms |" in page and "`fig1`" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "parts.json is damaged"), ('{"configurations": [{}]}', "holds something else than")],
+)
+def test_damage_changes_nothing(docs, results, monkeypatch, content, message):
+    before = publish(monkeypatch, docs, str(results), "a-gpu")
+    (results / "parts.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        publish(monkeypatch, docs, str(results), "a-gpu")
+    assert publish(monkeypatch, docs) == before
 
 
 @pytest.mark.parametrize(
