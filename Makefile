@@ -39,8 +39,8 @@ study: venv  ## The tables of docs/laws.md and the figure of BatchNorm's eps; ab
 	$(BIN)/python scripts/laws_study.py
 	$(BIN)/python scripts/constraints_against_eps.py --out $(OUT)
 
-test: venv  ## All tests that run without a GPU
-	$(BIN)/python -m pytest
+test: venv  ## All tests that run without a GPU, two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 stress: venv  ## Runs killed 250 times, disks full, 10,000 damaged files; about half an hour
 	$(BIN)/python -m pytest -m slow -s
