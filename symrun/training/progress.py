@@ -31,9 +31,8 @@ class Scores:
         first = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = first == labels[:, None]
         count = len(labels)
-        added: tuple[Tensor | int, ...] = (
-            *(loss * count, hits[:, 0].sum(), hits.sum(), count, loss.isfinite()),
-        )
+        hits_1, hits_5 = hits[:, 0].sum(), hits.sum()
+        added: list[Tensor | int] = [loss * count, hits_1, hits_5, count, loss.isfinite()]
         for place, value in enumerate(added):
             self.sums[place].add_(value)  # `sums[0] += x` would copy the sum onto itself as well
 
