@@ -57,7 +57,7 @@ EVIDENCE = 45
 CUT_OFF = 124
 """Exit code of what was ended for its time limit, as timeout(1) has it."""
 DATA_WAIT = 90
-"""Seconds that the first run waits for data at most."""
+"""Seconds that all runs together wait for data, at most."""
 Commands = Sequence[Sequence[str]]
 
 
@@ -79,7 +79,7 @@ class Box:
     beside: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.end = time.time()
+        self.end, self.patience = time.time(), float(DATA_WAIT)
         self.one_at_a_time = threading.Lock()
         self.logs = self.results / "log"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -203,14 +203,14 @@ def work(box: Box) -> None:
     for name in RUNS:
         if not box.archive(name).exists():
             start_evidence(box, name)
-    first, second, *others = [*missing(box), None, None]
+    first, second, *_ = [*missing(box), None, None]
     real_run(box, first, 0.75)
     real_run(box, second, 1 if box.has_done("parts") else 0.6)
     parts = ["--json", "--out", str(box.results / "parts.json")]
     parts += ["--profile", str(box.results / "profile.txt"), precision, *WAYS["both"], *small]
     box.do("parts", 60, 120, [[*symrun, "bench", "--parts", *parts]])
     bench(box, "bench_eager", 45, ["precision=bf16,tf32"])
-    for name in others:
+    for name in missing(box):  # also those whose data came late
         real_run(box, name, 1)
     for name in RUNS:
         if box.done.get(name, {}).get("exit_code") == CUT_OFF and box.left() > 2 * EVIDENCE:
@@ -299,11 +299,11 @@ def whole_epochs(box: Box, budget: float, seconds: float, name: str) -> int:
 
 
 def data_are_there(box: Box, name: str) -> bool:
-    """Wait for DATA_READY, no longer than it makes sense."""
+    """Wait for DATA_READY, as long as there is patience and time for a run."""
     ready = box.get("DATA_READY", "")
-    end = time.monotonic() + min(DATA_WAIT, box.left() - 60)
-    while ready and not Path(ready).exists() and time.monotonic() < end:
+    while ready and not Path(ready).exists() and box.patience > 0 and box.left() > 60:
         time.sleep(0.5)
+        box.patience -= 0.5
     if ready and not Path(ready).exists():
         box.note(f"{name}: left out, {ready} is not there")
         return False

@@ -141,8 +141,22 @@ def test_without_data_all_but_the_runs_is_done(gpu_box, tmp_path):
     box = box_in(gpu_box, tmp_path, DATA_READY=str(tmp_path / "never"))
     gpu_box.work(box)
     assert list(done(box)) == [name for name in PARTS if name not in gpu_box.RUNS]
-    assert (box.results / "timeline.txt").read_text().count("never is not there") == 3
+    assert (box.results / "timeline.txt").read_text().count("never is not there") == 5
     assert not list(box.results.parent.glob("*.tar"))
+
+
+def test_data_that_come_late_are_used_for_every_run(gpu_box, tmp_path, monkeypatch):
+    ready, bench = tmp_path / "ready", gpu_box.bench
+
+    def measured(box, name, *details):
+        if name == "bench_eager":
+            ready.touch()
+        bench(box, name, *details)
+
+    monkeypatch.setattr(gpu_box, "bench", measured)
+    box = box_in(gpu_box, tmp_path, DATA_READY=str(ready))
+    gpu_box.work(box)
+    assert set(done(box)) == set(PARTS) and len(calls(tmp_path, "train")) == 4
 
 
 def test_without_anybody_who_brings_data_it_prepares_them(gpu_box, tmp_path):
