@@ -1,9 +1,9 @@
 """Everything that only a GPU can show, in order of worth, within a budget of seconds.
 
-Smoke test, the tests marked gpu, what an update costs as it is and as one CUDA graph; then those of
-the runs fig1, fig5_plain and fig5_bn that docs/results/full lacks, each for as many whole epochs as
-fit, with the fastest settings that passed; where an update's time goes; other settings. Evidence
-of a run is made on the CPU beside the next one.
+Smoke test, the tests marked gpu, what an update costs as one CUDA graph, plain and compiled, and
+where its time goes; then those of the runs fig1, fig5_plain and fig5_bn that docs/results/full
+lacks, each for as many whole epochs as fit, with the fastest settings that passed; other settings.
+Evidence of a run is made on the CPU beside the next one.
 
 Each part is done once, has a time limit, and may fail: the others go on. What there is stands in
 RESULTS at any time. Started again, it goes on where it was. Usage: scripts/gpu_box.sh, with
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ways import WAYS, fastest, outcomes
+from ways import WAYS, collected, fastest, outcomes
 
 from symrun.cli import exit_code
 from symrun.config import TinyImageNetConfig
@@ -195,20 +195,21 @@ def work(box: Box) -> None:
     if tests := outcomes(box.logs / "tests.txt"):
         failed = [name for name, passed in tests.items() if not passed]
         told = {"passed": len(tests) - len(failed), "failed": failed}
+        told["collected"] = collected(box.logs / "tests.txt")
         box.save("tests.json", json.dumps(told, indent=1))
     bench(box, "bench_graph", 60, [precision, *WAYS["graph"]])
     bench(box, "bench_both", 120, [precision, *WAYS["both"]])
     if box.data and not box.get("DATA_READY", ""):
         box.do("data", 60, 600, [[*symrun, "data", "prepare", "data=tiny_imagenet", *box.data]])
+    parts = ["--json", "--out", str(box.results / "parts.json")]
+    parts += ["--profile", str(box.results / "profile.txt"), precision, *WAYS["both"], *small]
+    box.do("parts", 60, 120, [[*symrun, "bench", "--parts", *parts]])
     for name in RUNS:
         if not box.archive(name).exists():
             start_evidence(box, name)
     first, second, *_ = [*missing(box), None, None]
     real_run(box, first, 0.75)
-    real_run(box, second, 1 if box.has_done("parts") else 0.6)
-    parts = ["--json", "--out", str(box.results / "parts.json")]
-    parts += ["--profile", str(box.results / "profile.txt"), precision, *WAYS["both"], *small]
-    box.do("parts", 60, 120, [[*symrun, "bench", "--parts", *parts]])
+    real_run(box, second, 1)
     bench(box, "bench_eager", 45, ["precision=bf16,tf32"])
     for name in missing(box):  # also those whose data came late
         real_run(box, name, 1)

@@ -152,7 +152,10 @@ def box(done: dict[str, Any], tests: dict[str, Any]) -> Paragraph:
     told = [f"Done there: {', '.join(f'`{name}`' for name in done) or 'nothing'}."]
     told += [f"Failed, with exit code: {', '.join(failed)}."] if failed else []
     if tests:
-        told.append(f"Tests marked `gpu`: {tests['passed']} passed, {len(tests['failed'])} failed.")
+        told.append(
+            f"Of {tests['collected']} tests marked `gpu`, {tests['passed']} passed and "
+            f"{len(tests['failed'])} failed before the time was up or all were done."
+        )
         told += [f"Failed: {', '.join(f'`{name}`' for name in tests['failed'])}."] * bool(
             tests["failed"]
         )

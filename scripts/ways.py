@@ -1,6 +1,7 @@
 """How an update can be made on a GPU, and which way scripts/gpu_box.py can trust for long runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def outcomes(log: Path) -> dict[str, bool]:
         if names and verdicts:
             found[names[0]] = verdicts[0] and found.get(names[0], True)
     return found
+
+
+def collected(log: Path) -> int:
+    """How many tests a log of pytest set out to run."""
+    found = re.search(r"\[(\d+) items\]|collected (\d+)|(\d+) selected", log.read_text())
+    return int(next(filter(None, found.groups()))) if found else 0
 
 
 def words_in(text: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ import symrun
 
 ROOT = Path(symrun.__file__).parent.parent
 PARTS = [
-    *("machine", "smoke", "tests", "bench_graph", "bench_both", "fig1", "fig5_plain", "parts"),
+    *("machine", "smoke", "tests", "bench_graph", "bench_both", "parts", "fig1", "fig5_plain"),
     *("bench_eager", "fig5_bn", "bench_tf32", "bench_compile"),
 ]
 
@@ -42,6 +42,7 @@ case "$command $*" in *"${fails:-nothing}"*) exit 1;; esac
 
 BOTH = ["train.cuda_graph=true", "train.compile=true"]
 TESTS = [
+    "8 workers [5 items]",
     "tests/test_gpu.py::test_batches PASSED [ 10%]",
     "[gw0] [ 30%] PASSED tests/test_gpu.py::test_no_step_waits[train.cuda_graph=true-x]",
     "[gw1] [ 40%] PASSED tests/test_gpu.py::test_no_step_waits[train.compile=true-x]",
@@ -99,6 +100,9 @@ def test_everything_once_in_order_of_worth_with_what_is_fastest(gpu_box, tmp_pat
             assert f"{name}/run.json" in tar.getnames()
         assert (box.results / f"check_{name}.json").exists()
     assert "nothing is left to do" in (box.results / "timeline.txt").read_text()
+
+    told = json.loads((box.results / "tests.json").read_text())
+    assert told == {"passed": 4, "failed": [], "collected": 5}
 
     before = calls(tmp_path)
     gpu_box.work(box_in(gpu_box, tmp_path, DATA_READY=str(ROOT / "README.md")))
@@ -187,7 +191,7 @@ def test_what_an_earlier_box_brought_is_not_done_again(gpu_box, tmp_path):
     [
         ([], []),
         (TESTS, BOTH),
-        (TESTS[:3], ["train.cuda_graph=true"]),
+        (TESTS[:4], ["train.cuda_graph=true"]),
         ([*TESTS, "FAILED tests/a.py::test_graphs_train - no"], []),
         ([*TESTS, "tests/a.py::test[train.compile=true] ERROR [ 1%]"], ["train.cuda_graph=true"]),
         (

@@ -52,7 +52,7 @@ def results(tmp_path):
     (folder / "parts.json").write_text(as_json([PARTS]))
     done = {"smoke": {"exit_code": 0, "seconds": 9}, "tests": {"exit_code": 1, "seconds": 99}}
     (folder / "box.json").write_text(json.dumps(done))
-    (folder / "tests.json").write_text(json.dumps({"passed": 80, "failed": ["a::b"]}))
+    (folder / "tests.json").write_text(json.dumps({"passed": 80, "failed": ["a::b"], "collected": 102}))
     (folder / "other.json").write_text("{}")
     return folder
 
@@ -81,7 +81,7 @@ def test_the_page_says_what_a_gpu_has_measured(docs, results, monkeypatch):
     assert "| forward | 2 ms | 1 ms | 100 | 1,024 MiB |" in page
     assert "| laws | failed: out of luck | - | - | - |" in page
     assert "no profile: none" in page
-    assert "80 passed, 1 failed. Failed: `a::b`." in page and "`tests` (1)" in page
+    assert "Of 102 tests marked `gpu`, 80 passed and 1 failed" in page and "`tests` (1)" in page
     assert not (docs / "performance" / "a-gpu" / "other.json").exists()
     assert publish(monkeypatch, docs) == page
 
@@ -94,7 +94,7 @@ def test_a_later_box_adds_to_what_an_earlier_one_measured(docs, results, monkeyp
     (results / "bench_compile.json").write_text(json.dumps({"steps": [faster]}))
     (results / "box.json").write_text(json.dumps({"fig1": {"exit_code": 0, "seconds": 9}}))
     page = publish(monkeypatch, docs, str(results), "a-gpu")
-    for earlier in ("out of luck", "6.06 ms", "80 passed, 1 failed", "`tests` (1)"):
+    for earlier in ("out of luck", "6.06 ms", "80 passed and 1 failed", "`tests` (1)"):
         assert earlier in page
     assert "| compile | 6 ms | 5 ms |" in page and "`fig1`" in page
 
