@@ -33,9 +33,9 @@ from symrun.data import load
 from symrun.figures.style import frame, save, styled
 from symrun.launch import compose
 from symrun.symmetry import Group, Symmetry
-from symrun.training.precision import device_title, select_device
-from symrun.training.preparation import prepare
-from symrun.training.update import Training
+from symrun.training.device import device_title
+from symrun.training.plan import Plan
+from symrun.training.setup import Training, prepare
 
 SETTING = ["model=vgg16_bn", "model.width=0.125", "data=synthetic", "data.image_size=64"]
 BATCH = ["precision=float64", "train.batch_size=16"]
@@ -214,15 +214,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of `symrun train`")
     options = parser.parse_args()
     config = compose([*SETTING, *BATCH, *options.overrides])
-    device = select_device(config.device)
-    dataset = load(config.data)
-    training = prepare(config, dataset, device)
+    plan, dataset = Plan.of(config), load(config.data)
+    training = prepare(plan, dataset)
     points = list(measure(training, places(training.structure.groups), config.seed))
     print(table(points))
     name = config.model.name.removesuffix("_bn").upper()
     network = f"{name} with BN at width {config.model.width:g} on {dataset.title}"
     images = f"{config.train.batch_size} images"
-    caption = f"at initialisation, {images}, float64 on {device_title(device)}"
+    caption = f"at initialisation, {images}, float64 on {device_title(plan.device)}"
     for path in save(draw(points, network, caption), options.out, "constraints_eps", ["png"]):
         print(path)
 

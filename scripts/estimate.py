@@ -21,24 +21,21 @@ import torch
 from symrun.bench.settings import combinations
 from symrun.bench.steps import endless
 from symrun.cli import exit_code
-from symrun.config import Config, SyntheticConfig
+from symrun.config import Config
 from symrun.data import load
 from symrun.data.download import SIZE_BYTES
+from symrun.data.registry import SyntheticConfig, TinyImageNetConfig
 from symrun.launch import compose
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.precision import (
-    device_title,
-    memory_in_one_line,
-    select_device,
-    with_precision,
-)
-from symrun.training.preparation import make_tracker, prepare
-from symrun.training.progress import Scores
-from symrun.training.resumption import earlier_run
-from symrun.training.space import checkpoint_bytes, table_bytes
-from symrun.training.update import Training, Update
+from symrun.training.device import device_title, memory_in_one_line
+from symrun.training.disk_space import checkpoint_bytes, table_bytes
+from symrun.training.lifecycle import earlier_run
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.setup import Training, make_tracker, prepare
 
 TRAIN_IMAGES, VAL_IMAGES, CLASSES, SIZE = 100_000, 10_000, 200, 64
 DECODED_BYTES = (TRAIN_IMAGES + VAL_IMAGES) * 3 * SIZE**2
@@ -64,19 +61,18 @@ def estimate(config: Config, done: int) -> Estimate:
     updates = config.train.steps or config.train.epochs * per_epoch
     left = updates - done
     epochs = -(-left // per_epoch)
-    device = select_device(config.device)
     images = max(2 * batch_size, CLASSES)
     textures = SyntheticConfig("synthetic", CLASSES, SIZE, images, images, seed=0)
-    config = with_precision(replace(config, train=replace(config.train, steps=updates)), device)
+    plan = Plan.of(replace(config, train=replace(config.train, steps=updates)))
     with memory_in_one_line("lower train.batch_size or model.width"):
-        training = prepare(config, load(textures), device)
-        update, validation = timed(training, config)
+        training = prepare(plan, load(textures))
+        update, validation = timed(training)
     seconds = left * update + epochs * VAL_IMAGES / images * validation
-    checkpoints = (config.train.checkpoint_keep + 1) * checkpoint_bytes(training, config)
-    return Estimate(left, update, seconds, table_bytes(training, config) + checkpoints)
+    checkpoints = (config.train.checkpoint_keep + 1) * checkpoint_bytes(training)
+    return Estimate(left, update, seconds, table_bytes(training) + checkpoints)
 
 
-def timed(training: Training, config: Config) -> tuple[float, float]:
+def timed(training: Training) -> tuple[float, float]:
     """Seconds of a tracked update, batch included, and of all validation images."""
     on_cpu = training.device.type == "cpu"
     warm_up, count = (2, 5) if on_cpu else (20, 60)
@@ -86,7 +82,7 @@ def timed(training: Training, config: Config) -> tuple[float, float]:
         tempfile.TemporaryDirectory() as folder,
         TableWriter(RunDirectory.create(Path(folder) / "run", "")) as writer,
     ):
-        tracker = make_tracker(training, config, writer, Tracker)
+        tracker = make_tracker(training, writer, Tracker)
         update = Update(training, tracker, Scores(training.device))
         training.model.train()
         for step in range(warm_up + count):
@@ -116,7 +112,7 @@ def duration(seconds: float) -> str:
 
 def missing_data(config: Config) -> tuple[Path, int]:
     """Where the data set will go, and how many bytes of it are not there yet."""
-    if isinstance(config.data, SyntheticConfig):
+    if not isinstance(config.data, TinyImageNetConfig):
         return OUTPUTS, 0
     cache, archive = config.data.cache, SIZE_BYTES if config.data.root is None else 0
     return cache, 0 if list(cache.glob("tiny_imagenet-*")) else archive + DECODED_BYTES
@@ -141,9 +137,8 @@ def main() -> int:
     seconds, needed = 0.0, dict[Path, float]()
     for chosen in combinations(sys.argv[1:]):
         config = compose(chosen)
-        device = select_device(config.device)
-        precision = with_precision(config, device).precision.value
-        name = f"{chosen[0]} ({precision} on {device_title(device)})"
+        plan = Plan.of(config)
+        name = f"{chosen[0]} ({plan.config.precision.value} on {device_title(plan.device)})"
         run, done = earlier_run(config), 0
         if run is not None:
             status, done = run.info()["status"], max(run.checkpointed(), default=0)

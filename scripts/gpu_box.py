@@ -40,7 +40,7 @@ import numpy as np
 from ways import WAYS, collected, fastest, outcomes
 
 from symrun.cli import exit_code
-from symrun.config import TinyImageNetConfig
+from symrun.data.registry import TinyImageNetConfig
 from symrun.files import complete_or_absent
 from symrun.launch import compose
 

@@ -8,23 +8,25 @@ import argparse
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from symrun.analysis import Comparison, comparisons
-from symrun.config import Config, SgdConfig
+from symrun.config import Config
 from symrun.data import load
 from symrun.launch import compose
 from symrun.laws import SGD, Law, ModifiedFlow, Oscillator, laws_of_sgd
+from symrun.optimizers import SgdConfig
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.precision import select_device
-from symrun.training.preparation import prepare
-from symrun.training.progress import Scores
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
 from symrun.training.provenance import describe
-from symrun.training.update import Update
+from symrun.training.setup import make_tracker, prepare
 
 SETTING = ["data=synthetic", "model.width=0.0625", "train.batch_size=32", "track.every=10"]
 SETTING += ["precision=float64", "device=cpu", "data.train_images=640"]
@@ -55,29 +57,18 @@ def tracked(
     config: Config, laws: Mapping[str, Law], unpredicted: Mapping[str, str]
 ) -> RunDirectory:
     """Train as configured, with any laws in the tables' columns."""
-    device = select_device(config.device)
+    config = replace(config, track=replace(config.track, parameters=0))
+    plan = replace(Plan.of(config), laws=laws, unpredicted=unpredicted)
     dataset = load(config.data)
-    training = prepare(config, dataset, device)
-    model, structure, epoch_steps = (
-        training.model,
-        training.structure,
-        training.batches.steps_per_epoch,
-    )
+    training = prepare(plan, dataset)
     run = RunDirectory.create(config.run.dir, "")
-    info = describe(config, dataset, model, structure, device, epoch_steps)
-    run.write_info(info | {"unpredicted": dict(unpredicted)})
+    run.write_info(describe(training, dataset))
     with TableWriter(run) as writer:
-        every = config.track.every
-        tracker = Tracker(model, training.optimizer, structure, laws, writer, every, 0, config.seed)
-        update = Update(training, tracker, Scores(device))
-        step, epoch = 0, 0
-        while step < training.steps:
-            epoch += 1
-            for images, labels in training.batches.epoch(epoch):
-                if step < training.steps:
-                    update(images, labels, step)
-                    step += 1
-        tracker.finish(step)
+        tracker = make_tracker(training, writer, Tracker)
+        update = Update(training, tracker, Scores(training.device))
+        for step, batch in zip(range(training.steps), training.batches.stream(0), strict=False):
+            update(*batch, step)
+        tracker.finish(training.steps)
     return run
 
 

@@ -44,20 +44,22 @@ from numpy.typing import NDArray
 
 from symrun.analysis import Comparison, comparisons
 from symrun.cli import exit_code
-from symrun.config import BN_EPS, Config, flat
+from symrun.config import Config, flat
 from symrun.errors import Diverged
 from symrun.figures.captions import captions, power, settings_and_papers
 from symrun.figures.residual import HUES
 from symrun.figures.style import frame, save, styled
 from symrun.files import complete_or_absent
 from symrun.launch import compose, warn
+from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
 from symrun.report.evidence import without_places
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
-from symrun.training.precision import select_device, with_precision
-from symrun.training.resumption import train_member
-from symrun.training.stopping import StopRequest
+from symrun.training.device import select_device
+from symrun.training.lifecycle import train_member
+from symrun.training.plan import Plan
+from symrun.training.signals import StopRequest
 
 BASE = ["model=vgg16_bn", "data=tiny_imagenet", "model.width=0.125", "train.steps=200"]
 BASE += ["train.batch_size=64", "optim.lr=0.1", "optim.weight_decay=1e-4", "track.every=10"]
@@ -125,8 +127,7 @@ class Row:
 
 
 def base_of(overrides: Sequence[str]) -> Config:
-    config = compose([*BASE, *overrides])
-    return with_precision(config, select_device(config.device))
+    return Plan.of(compose([*BASE, *overrides])).config
 
 
 def members(overrides: Sequence[str]) -> Iterator[Member]:
@@ -192,7 +193,7 @@ def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
     info = run.info()
     network = settings_and_papers([info], 1e-4)
     (caption,) = captions([(info, info["last_step"])])
-    if base.model.eps == BN_EPS:  # which captions pass over
+    if getattr(base.model, "eps", BN_EPS) == BN_EPS:  # which captions pass over
         caption = f"{caption}, BN\N{NO-BREAK SPACE}eps\N{NO-BREAK SPACE}{label(BN_EPS)}"
     lines = [f"Each panel changes one setting of the base: {caption}."]
     lines.append("Residual: the largest over units and records, relative to the unit's magnitude.")

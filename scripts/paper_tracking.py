@@ -33,20 +33,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from symrun.config import Config, SgdConfig
+from symrun.config import Config
 from symrun.data import load
 from symrun.launch import compose
+from symrun.optimizers import SgdConfig
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Group
 from symrun.tracking import Tracker
-from symrun.training.optimizers import laws_of
-from symrun.training.precision import device_title, select_device
-from symrun.training.preparation import prepare
+from symrun.training.device import device_title
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
 
 Array = NDArray[np.floating[Any]]
 
@@ -164,9 +164,9 @@ class Sides:
     def __init__(self, config: Config, fsync: bool, folder: Path) -> None:
         self.every, self.lr = config.track.every, config.optim.lr
         self.fsync, self.folder = fsync, folder
-        self.device = select_device(config.device)
+        self.training = prepare(Plan.of(config), load(config.data))
+        self.device = self.training.device
         self.evicting = torch.zeros(CACHES_BYTES, dtype=torch.uint8, device=self.device)
-        self.training = prepare(config, load(config.data), self.device)
         self.model, self.groups = self.training.model, self.training.structure.groups
         weights, weight_decay = self.model.named_parameters(), config.optim.weight_decay
         self.integral_sgd = IntegralSGD(weights, self.lr, weight_decay)
@@ -181,7 +181,7 @@ class Sides:
             self.model,
             self.training.optimizer,
             self.training.structure,
-            laws_of(config.optim)[0],
+            self.training.plan.laws,
             self.held,
             every=self.every,
             sample=config.track.parameters,
@@ -218,8 +218,7 @@ class Sides:
     def _real_step(self) -> None:
         """Leaves its gradients behind."""
         self.torch_sgd.zero_grad()
-        with self.training.autocast():
-            loss = F.cross_entropy(self.model(self.images), self.labels)
+        _, loss = self.training.outputs_and_loss(self.images, self.labels)
         loss.backward()
         self.torch_sgd.step()
 
@@ -347,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     setting = vars(options) | {
         "model": config.model.name,
-        "precision": sides.training.precision.value,
+        "precision": sides.training.plan.config.precision.value,
         "device": device_title(sides.device),
         "threads": torch.get_num_threads(),
         "real_step_seconds": sides.real_step_seconds,

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from symrun.config import MODEL_NAMES
-from symrun.models import vgg
+from symrun.models import MODELS
+from symrun.models.vgg import vgg
 
 SIZE, PADDING = 64, 4
 MEAN, STD = (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)
@@ -65,7 +65,7 @@ def mark(device: torch.device) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="holds train/*/images/*.JPEG")
-    parser.add_argument("--model", choices=MODEL_NAMES, default="vgg16_bn")
+    parser.add_argument("--model", choices=MODELS, default="vgg16_bn")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100, help="timed, after the warm-up")

@@ -6,15 +6,22 @@ setting, the constraint and the value.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from symrun.data.registry import DATA_SETS, DataConfig
+from symrun.models.registry import BN_EPS as BN_EPS  # TEMP
+from symrun.models.registry import MODELS, ModelConfig
+from symrun.optimizers import OPTIMIZERS, OptimConfig
+from symrun.optimizers import SgdConfig as SgdConfig  # TEMP
+from symrun.tasks import TASKS
 from symrun.typed import build, build_named
 from symrun.typed import require as require
+
+Chosen = TypeVar("Chosen", ModelConfig, DataConfig, OptimConfig, covariant=True)
 
 
 class Precision(Enum):
@@ -34,186 +41,6 @@ class Device(Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-MODEL_NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
-
-BN_EPS = 1e-5
-"""torch's own eps of BatchNorm, which the runs had that were recorded before it was a setting."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """eps: what BatchNorm adds to the variance."""
-
-    name: str
-    width: float
-    dropout: float
-    eps: float = BN_EPS
-
-    def __post_init__(self) -> None:
-        require(
-            "model.name", self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}", self.name
-        )
-        require("model.width", 0 < self.width <= 8, "in (0, 8]", self.width)
-        require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
-        require("model.eps", self.eps > 0, "> 0", self.eps)
-        require("model.eps", self.eps < math.inf, "finite", self.eps)
-        usual = f"{BN_EPS:g} without BN (model={self.name}), since it has no effect there"
-        require("model.eps", self.name.endswith("_bn") or self.eps == BN_EPS, usual, self.eps)
-
-
-@dataclass(frozen=True)
-class TinyImageNetConfig:
-    """`root`: the zip, or an unpacked folder; null downloads. `cache`: where decoded images go."""
-
-    name: str
-    root: Path | None
-    cache: Path
-
-
-@dataclass(frozen=True)
-class SyntheticConfig:
-    name: str
-    classes: int
-    image_size: int
-    train_images: int
-    val_images: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        require("data.classes", 2 <= self.classes <= 1000, "in [2, 1000]", self.classes)
-        size = self.image_size
-        require("data.image_size", size % 32 == 0, "a multiple of 32", size)
-        require("data.image_size", 32 <= size <= 1024, "in [32, 1024]", size)
-        for setting in ("train_images", "val_images"):
-            count = getattr(self, setting)
-            at_least = f">= data.classes ({self.classes})"
-            require(f"data.{setting}", count >= self.classes, at_least, count)
-            require(f"data.{setting}", count <= 10**6, "<= 1000000", count)
-        require("data.seed", self.seed >= 0, ">= 0", self.seed)
-
-
-DataConfig = TinyImageNetConfig | SyntheticConfig
-DATA_CONFIGS: dict[str, type[DataConfig]] = {
-    "tiny_imagenet": TinyImageNetConfig,
-    "synthetic": SyntheticConfig,
-}
-
-
-class Schedule(Enum):
-    """How the learning rate changes over a run; `symrun.schedule` computes it."""
-
-    constant = "constant"
-    multistep = "multistep"
-    cosine = "cosine"
-    warmup_cosine = "warmup_cosine"
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """What all optimisers have: torch.optim's own settings and constraints, and a schedule.
-
-    milestones: shares of the run after which `multistep` multiplies the learning rate by gamma.
-    warmup: share of the run over which `warmup_cosine` raises it. Each is null elsewhere.
-    """
-
-    name: str
-    lr: float
-    weight_decay: float
-    schedule: Schedule
-    milestones: tuple[float, ...] | None
-    gamma: float | None
-    warmup: float | None
-
-    def __post_init__(self) -> None:
-        require("optim.lr", self.lr > 0, "> 0", self.lr)
-        require("optim.lr", self.lr < math.inf, "finite", self.lr)
-        decay = self.weight_decay
-        require("optim.weight_decay", decay >= 0, ">= 0", decay)
-        require("optim.weight_decay", decay < math.inf, "finite", decay)
-        for setting, schedule, example in (
-            ("milestones", Schedule.multistep, "[0.5,0.75]"),
-            ("gamma", Schedule.multistep, "0.1"),
-            ("warmup", Schedule.warmup_cosine, "0.05"),
-        ):
-            value, used = getattr(self, setting), self.schedule is schedule
-            value = list(value) if isinstance(value, tuple) else value
-            name, given = f"optim.schedule={schedule.value}", value is not None
-            require(f"optim.{setting}", used or not given, f"null without {name}", value)
-            needed = f"given with {name}, such as {example}"
-            require(f"optim.{setting}", given or not used, needed, "null")
-        if self.milestones is not None:
-            rising = list(self.milestones) == sorted(set(self.milestones))
-            inside = all(0 < milestone < 1 for milestone in self.milestones)
-            allowed = bool(self.milestones) and rising and inside
-            shares = "rising shares of the run, each in (0, 1)"
-            require("optim.milestones", allowed, shares, list(self.milestones))
-        require("optim.gamma", self.gamma is None or 0 < self.gamma <= 1, "in (0, 1]", self.gamma)
-        require(
-            "optim.warmup", self.warmup is None or 0 < self.warmup < 1, "in (0, 1)", self.warmup
-        )
-
-
-@dataclass(frozen=True)
-class SgdConfig(OptimConfig):
-    momentum: float
-    dampening: float
-    nesterov: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        decay = self.weight_decay
-        bound = f"< 1 / optim.lr ({1 / self.lr:g})"
-        require("optim.weight_decay", self.lr * decay < 1, bound, decay)
-        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
-        require("optim.dampening", 0 <= self.dampening < 1, "in [0, 1)", self.dampening)
-        without_momentum = "0 where optim.momentum is 0, since it has no effect there"
-        require(
-            "optim.dampening",
-            self.momentum > 0 or self.dampening == 0,
-            without_momentum,
-            self.dampening,
-        )
-        nesterov_allowed = self.momentum > 0 and self.dampening == 0
-        needs = "false unless optim.momentum > 0 and optim.dampening = 0"
-        require("optim.nesterov", not self.nesterov or nesterov_allowed, needs, self.nesterov)
-
-
-@dataclass(frozen=True)
-class AdamConfig(OptimConfig):
-    """Adam, and AdamW, whose weight decay is decoupled from the gradient."""
-
-    beta1: float
-    beta2: float
-    eps: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("optim.beta1", 0 <= self.beta1 < 1, "in [0, 1)", self.beta1)
-        require("optim.beta2", 0 <= self.beta2 < 1, "in [0, 1)", self.beta2)
-        require("optim.eps", self.eps > 0, "> 0", self.eps)
-
-
-@dataclass(frozen=True)
-class RmspropConfig(OptimConfig):
-    alpha: float
-    eps: float
-    momentum: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("optim.alpha", 0 <= self.alpha < 1, "in [0, 1)", self.alpha)
-        require("optim.eps", self.eps > 0, "> 0", self.eps)
-        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
-
-
-OPTIM_CONFIGS: dict[str, type[OptimConfig]] = {
-    "sgd": SgdConfig,
-    "adam": AdamConfig,
-    "adamw": AdamConfig,
-    "rmsprop": RmspropConfig,
-}
 
 
 class OnDivergence(Enum):
@@ -315,15 +142,21 @@ class Config:
     device: Device
     deterministic: bool
     seed: int
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
+        require("task", self.task in TASKS, f"one of {', '.join(TASKS)}", self.task)
+        size = DATA_SETS[self.data.name].image_size(self.data)
+        multiple = MODELS[self.model.name].side_multiple
+        require("data.image_size", size % multiple == 0, f"a multiple of {multiple}", size)
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
-            "data": build_named(DATA_CONFIGS, settings, "data", "a data set"),
+            "model": _chosen(MODELS, settings, "model", "a model"),
+            "data": _chosen(DATA_SETS, settings, "data", "a data set"),
             "optim": optim_config(settings),
         }
         return build(cls, {**settings, **typed}, "")
@@ -366,4 +199,20 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
     """The optimiser among the settings of a run. Error: UsageError for the first that is wrong."""
-    return build_named(OPTIM_CONFIGS, settings, "optim", "an optimiser")
+    return _chosen(OPTIMIZERS, settings, "optim", "an optimiser")
+
+
+class _Entry(Protocol[Chosen]):
+    """Of a registry."""
+
+    @property
+    def settings(self) -> type[Chosen]: ...
+
+
+def _chosen(
+    registry: Mapping[str, _Entry[Chosen]], settings: Mapping[str, Any], group: str, what: str
+) -> Chosen:
+    """The settings of `group`, of the class that the entry has which they name."""
+    return build_named(
+        {name: entry.settings for name, entry in registry.items()}, settings, group, what
+    )

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from symrun.config import Config
 from symrun.errors import Busy, Interrupted, SymrunError, UsageError
 from symrun.runs.directory import RunDirectory
-from symrun.training.stopping import StopRequest
+from symrun.training.signals import StopRequest
 
 _PACKAGE = Path(__file__).parent
 
@@ -55,8 +55,7 @@ def launch(arguments: list[str]) -> None:
     def one_run(settings: DictConfig) -> None:
         nonlocal composed
         composed = True
-        from symrun.training.resumption import train_member  # torch takes seconds to import
-        from symrun.training.run import train
+        from symrun.training.lifecycle import train, train_member  # torch takes seconds to import
 
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
@@ -105,7 +104,7 @@ def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
     run = RunDirectory.open(folder)
     config = Config.from_mapping(_overridden(run.info()["config"], overrides))
     with StopRequest() as stop:
-        from symrun.training.resumption import resume  # torch takes seconds to import
+        from symrun.training.lifecycle import resume  # torch takes seconds to import
 
         _print_run(resume(run, config, anyway, warn, stop), config)
 

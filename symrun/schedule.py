@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.config import OptimConfig, Schedule, SgdConfig
+from symrun.optimizers import OptimConfig, Schedule
 
 Array = NDArray[np.float64]
 
@@ -45,11 +45,5 @@ def _updates(share: float, steps: int) -> int:
     return math.ceil(round(share * steps, 9))
 
 
-def pace(optim: OptimConfig) -> float:
-    """How much faster than sum of lr gradient flow runs: (1 - dampening) / (1 - momentum) for SGD.
-
-    1 for optimisers whose update is not a sum of gradients.
-    """
-    if not isinstance(optim, SgdConfig):
-        return 1.0
-    return (1 - optim.dampening) / (1 - optim.momentum)
+def pace(optim: OptimConfig) -> float:  # TEMP
+    return optim.flow_rate

@@ -19,7 +19,7 @@ import torch
 
 from symrun.cli import main
 from symrun.runs import writer
-from symrun.training import resumption  # noqa: F401  imported once, before forking
+from symrun.training import lifecycle  # noqa: F401  imported once, before forking
 
 SETTINGS = [
     *("data=synthetic", "data.train_images=40", "data.val_images=16", "model=vgg11_bn"),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import find_structure
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -7,7 +7,8 @@ import re
 import pytest
 from torch import nn
 
-from symrun.config import Config, Precision, SyntheticConfig
+from symrun.config import Config, Precision
+from symrun.data.registry import SyntheticConfig
 from symrun.errors import UsageError
 from symrun.launch import compose, configs
 

@@ -10,17 +10,18 @@ from symrun.config import Config
 from symrun.data import load
 from symrun.errors import Stopped
 from symrun.launch import compose
+from symrun.optimizers import laws_of
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training.graph import own_stream
-from symrun.training.optimizers import laws_of
-from symrun.training.preparation import prepare
-from symrun.training.progress import Progress, Scores
-from symrun.training.resumption import resume
-from symrun.training.run import train
-from symrun.training.stopping import StopRequest
-from symrun.training.update import Update
+from symrun.training.cuda_graph import own_stream
+from symrun.training.lifecycle import resume, train
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.progress import Progress
+from symrun.training.setup import prepare
+from symrun.training.signals import StopRequest
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -37,7 +38,7 @@ def _deterministic():
 
 def stepped(config, folder, tracked, sync="default"):
     """The weights after 24 updates, the last 12 of them under torch's mode `sync`."""
-    training = prepare(config, load(config.data), CUDA)
+    training = prepare(Plan.of(config), load(config.data))
     laws, _ = laws_of(config.optim)
     model, structure = training.model, training.structure
     with TableWriter(RunDirectory.create(folder, "")) as writer, own_stream(CUDA):
@@ -70,7 +71,7 @@ def test_batches_are_the_same_wherever_the_data_set_lies():
     batches = {}
     for on_device in ("true", "false"):
         config = compose([*SMALL, f"train.data_on_device={on_device}"])
-        batches[on_device] = list(prepare(config, load(config.data), CUDA).batches.epoch(1))
+        batches[on_device] = list(prepare(Plan.of(config), load(config.data)).batches.epoch(1))
     for one, other in zip(batches["true"], batches["false"], strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
@@ -140,7 +141,7 @@ def test_a_run_that_need_not_be_deterministic_takes_the_fastest_algorithms(tmp_p
 def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
     """Full VGG16-BN: below 64 MiB, and after 2000 steps what it was after 20."""
     config = compose(["data=synthetic", "data.image_size=64", "data.classes=200", "device=cuda"])
-    training = prepare(config, load(config.data), CUDA)
+    training = prepare(Plan.of(config), load(config.data))
     laws, _ = laws_of(config.optim)
     for parameter in training.model.parameters():
         parameter.grad = torch.ones_like(parameter)

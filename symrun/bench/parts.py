@@ -13,11 +13,12 @@ from symrun.bench.launches import launches, profile_table
 from symrun.bench.parts_report import TRACKED, Kind, Part, StepReport
 from symrun.bench.settings import configurations, title
 from symrun.bench.step import Step, Works
-from symrun.config import Config, SgdConfig
+from symrun.config import Config
 from symrun.errors import in_one_line
 from symrun.files import complete_or_absent
-from symrun.training.graph import own_stream
-from symrun.training.precision import device_title, select_device, with_precision
+from symrun.training.cuda_graph import own_stream
+from symrun.training.device import device_title
+from symrun.training.plan import Plan
 
 _SHOWN = 300
 """Characters of what torch or a compiler has to say."""
@@ -65,7 +66,8 @@ class _Measuring:
 
     def __init__(self, config: Config, repeats: int, so_far: Callable[[StepReport], None]) -> None:
         self._config = config
-        self._device = select_device(config.device)
+        plan = Plan.of(config)
+        self._device = plan.device
         self._clock = Clock(self._device, repeats)
         self._so_far = so_far
         self.report = StepReport(
@@ -73,8 +75,8 @@ class _Measuring:
             width=config.model.width,
             batch_size=config.train.batch_size,
             every=config.track.every,
-            precision=with_precision(config, self._device).precision.value,
-            momentum=config.optim.momentum if isinstance(config.optim, SgdConfig) else 0.0,
+            precision=plan.config.precision.value,
+            momentum=getattr(config.optim, "momentum", 0.0),
             device=device_title(self._device),
             threads=torch.get_num_threads(),
             torch=torch.__version__,

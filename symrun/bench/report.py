@@ -13,7 +13,7 @@ from symrun.bench.start import help_seconds
 from symrun.bench.steps import StepCost, step_cost
 from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
 from symrun.launch import compose
-from symrun.training.precision import memory_in_one_line
+from symrun.training.device import memory_in_one_line
 
 _RECORDS_PER_PART = 33
 """What a GPU that takes ten minutes for a run records between two flushes."""

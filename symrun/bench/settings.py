@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from symrun.config import Config, SyntheticConfig, require
+from symrun.config import Config
+from symrun.data.registry import SyntheticConfig
 from symrun.errors import UsageError
 from symrun.launch import compose, one_line
-from symrun.training.precision import select_device
-from symrun.training.preparation import require_runnable
+from symrun.training.device import select_device
+from symrun.training.plan import Plan
+from symrun.typed import require
 
 _COMMON = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
 _ON_CPU = ["model.width=0.25", "train.batch_size=128"]
@@ -36,10 +38,9 @@ def title(config: Config) -> str:
 
 def _configuration(chosen: list[str]) -> Config:
     config = compose([*_COMMON, *chosen])
-    device = select_device(config.device)
-    if device.type == "cpu":
+    if select_device(config.device).type == "cpu":
         config = compose([*_COMMON, *_ON_CPU, *chosen])
-    require_runnable(config, device)
+    Plan.of(config)
     assert isinstance(config.data, SyntheticConfig)
     images, size = config.data.train_images, config.train.batch_size
     require("train.batch_size", size <= images, f"at most data.train_images ({images})", size)

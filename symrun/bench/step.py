@@ -5,9 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from symrun.bench.clock import Work
 from symrun.bench.steps import endless
 from symrun.bench.sums import CompiledSums, checked, ways_to_sum
@@ -20,11 +17,10 @@ from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.slots import Slots
 from symrun.tracking.sums import choose
-from symrun.training.optimizers import laws_of
-from symrun.training.precision import select_device
-from symrun.training.preparation import make_tracker, prepare
-from symrun.training.progress import Scores
-from symrun.training.update import Training, Update
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.setup import Training, make_tracker, prepare
 
 Works = dict[str, Callable[[], Work]]
 """By name; each is made when it is its turn, so that what cannot be made fails alone."""
@@ -43,7 +39,7 @@ class Step:
     """
 
     def __init__(self, config: Config) -> None:
-        training = prepare(config, load(config.data), select_device(config.device))
+        training = prepare(Plan.of(config), load(config.data))
         training.model.train()
         rates = [_STANDSTILL * lr for lr in training.learning_rates]
         self._training = replace(training, learning_rates=rates)
@@ -55,13 +51,13 @@ class Step:
         self.sums = type(choose(config.track.sums, self._slots, self._momentum)).__name__
         self._measure = Measure(training.model, groups, self._momentum, config.track.sums)
         self._laws = Propagation(
-            laws_of(config.optim)[0],
+            training.plan.laws,
             self._measure.weights().measured,
             self._measure.degree,
             momentum=self._momentum is not None,
         )
         self._records = _Records()
-        self._tracker = make_tracker(training, config, self._records, _Unrecorded)
+        self._tracker = make_tracker(training, self._records, _Unrecorded)
         self._batches = endless(training)
         self._steps = itertools.cycle(range(training.steps))
         """One after the other, whatever is called: laws keep what they know of a learning rate."""
@@ -117,14 +113,8 @@ class Step:
         """Of the records handed over so far. Waits for the device."""
         self._records.let_go()
 
-    def _forward(self, training: Training) -> tuple[Tensor, Tensor]:
-        """Logits and loss."""
-        with training.autocast():
-            logits = training.forward(self._images)
-            return logits, F.cross_entropy(logits, self._labels)
-
     def _network(self, training: Training, suffix: str) -> Works:
-        forward = partial(self._forward, training)
+        forward = partial(training.outputs_and_loss, self._images, self._labels)
 
         def both() -> None:
             training.optimizer.zero_grad()
@@ -155,8 +145,9 @@ class Step:
 
     def _score(self) -> Work:
         scores = Scores(self._training.device)
-        logits, loss = (values.detach() for values in self._forward(self._eager))
-        return Work(lambda: scores.add(logits, self._labels, loss))
+        outputs, loss = self._eager.outputs_and_loss(self._images, self._labels)
+        outputs, loss = outputs.detach(), loss.detach()
+        return Work(lambda: scores.add(outputs, self._labels, loss))
 
     def _hand_over(self) -> Work:
         observation = self._tracker.observe(True)

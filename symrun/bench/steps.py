@@ -19,11 +19,12 @@ from symrun.data.batches import Batch
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Observation, Tracker
-from symrun.training.graph import own_stream
-from symrun.training.precision import device_title, select_device, set_precision
-from symrun.training.preparation import make_tracker, prepare
-from symrun.training.progress import Scores
-from symrun.training.update import Training, Update
+from symrun.training.cuda_graph import own_stream
+from symrun.training.device import device_title, set_precision
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.setup import Training, make_tracker, prepare
 
 _WARM_UP = 4
 _RECORDS = 20
@@ -89,14 +90,14 @@ def step_cost(config: Config, pairs: int) -> StepCost:
     ratios = sorted(tracked / untracked for untracked, tracked in measured)
     low, ratio, high = (ratios[len(ratios) * quarter // 4] for quarter in (1, 2, 3))
     untracked, tracked = (list(seconds) for seconds in zip(*measured, strict=True))
-    flop = _flop(training)
+    flop, precision = _flop(training), training.plan.config.precision
     batch_size = training.batches.batch_size
     return StepCost(
         model=config.model.name,
         width=config.model.width,
         batch_size=batch_size,
         every=config.track.every,
-        precision=training.precision.value,
+        precision=precision.value,
         cuda_graph=training.cuda_graph,
         compile=config.train.compile,
         device=device_title(training.device),
@@ -112,7 +113,7 @@ def step_cost(config: Config, pairs: int) -> StepCost:
         tracker_seconds=tracker.seconds / tracker.updates,
         images_per_second=batch_size / statistics.median(tracked),
         gflop=flop / 1e9,
-        floor_seconds=flop / _flop_per_second(training.device, training.precision),
+        floor_seconds=flop / _flop_per_second(training.device, precision),
         record_bytes=record_bytes,
         first_update_seconds=first,
     )
@@ -145,8 +146,8 @@ class _Timed(Tracker):
 
 
 def _made(config: Config, writer: TableWriter) -> tuple[Training, _Timed]:
-    training = prepare(config, load(config.data), select_device(config.device))
-    return training, make_tracker(training, config, writer, _Timed)
+    training = prepare(Plan.of(config), load(config.data))
+    return training, make_tracker(training, writer, _Timed)
 
 
 def endless(training: Training) -> Iterator[Batch]:
@@ -215,8 +216,9 @@ def _record_bytes(config: Config, folder: Path) -> float:
 def _flop(training: Training) -> int:
     """Of forward and backward over one batch."""
     images, labels = next(endless(training))
-    with FlopCounterMode(display=False) as counter, training.autocast():
-        torch.autograd.backward(F.cross_entropy(training.model(images), labels))
+    eager = replace(training, forward=training.model)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(eager.outputs_and_loss(images, labels)[1])
     total: int = counter.get_total_flops()
     return total
 
@@ -245,5 +247,5 @@ def _flop_per_second(device: torch.device, precision: Precision) -> float:
             if not on_cpu:
                 torch.cuda.synchronize()
             best = max(best, flop / (time.perf_counter() - started))
-    set_precision(precision, device)
+    set_precision(precision)
     return best

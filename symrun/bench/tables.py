@@ -24,11 +24,9 @@ from symrun.errors import RunError
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
-from symrun.training.optimizers import laws_of
-from symrun.training.precision import select_device, with_precision
-from symrun.training.preparation import make_tracker, prepare
+from symrun.training.plan import Plan
 from symrun.training.provenance import describe
-from symrun.training.update import Training
+from symrun.training.setup import Training, make_tracker, prepare
 
 Array = NDArray[np.float64]
 
@@ -55,21 +53,14 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     Error: UsageError if `folder` exists.
     Example: make_run(Path("made/bn"), compose(["model=vgg16_bn", *FULL_SCALE]), 33)
     """
-    device = select_device(config.device)
-    config = with_precision(config, device)
     run = RunDirectory.create(folder, "")
     dataset = load(config.data)
-    training = prepare(config, dataset, device)
-    model, structure, steps = training.model, training.structure, training.steps
-    per_epoch = training.batches.steps_per_epoch
-    _, unpredicted = laws_of(config.optim)
-    run.write_info(
-        describe(config, dataset, model, structure, device, per_epoch)
-        | {"unpredicted": unpredicted, "status": "finished", "last_step": steps}
-    )
+    training = prepare(Plan.of(config), dataset)
+    steps = training.steps
+    run.write_info(describe(training, dataset) | {"status": "finished", "last_step": steps})
     recorded = [*range(0, steps, config.track.every), steps]
     firsts = [0, *range(1, len(recorded), records_per_part)]
-    initial = _initial_rows(training, config)
+    initial = _initial_rows(training)
     random = np.random.default_rng(config.seed)
     units, parameters = _Units(initial["units"], random), _Parameters(initial["parameters"], random)
     for number, (first, end) in enumerate(itertools.pairwise([*firsts, len(recorded)])):
@@ -131,10 +122,10 @@ class _Kept:
         self.rows[table] = record()
 
 
-def _initial_rows(training: Training, config: Config) -> dict[str, pa.Table]:
+def _initial_rows(training: Training) -> dict[str, pa.Table]:
     """What the tracker would record of the weights before training, by table."""
     kept = _Kept()
-    make_tracker(training, config, kept, Tracker).finish(0)
+    make_tracker(training, kept, Tracker).finish(0)
     return kept.rows
 
 

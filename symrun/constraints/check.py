@@ -7,16 +7,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from symrun.config import MODEL_NAMES, Config, Device, Precision, Sums, require
+from symrun.config import Config, Device, Precision, Sums
 from symrun.constraints.gradient import gradient_constraints
 from symrun.constraints.hessian import hessian_constraints
 from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
 from symrun.errors import UsageError
+from symrun.models import MODELS
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
-from symrun.training.precision import device_title, memory_in_one_line, select_device
-from symrun.training.preparation import prepare
+from symrun.training.device import device_title, memory_in_one_line
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
+from symrun.typed import require
 
 DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
@@ -39,8 +42,8 @@ def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[s
             remedy = "settings are for a model: leave them out, or name a model instead"
             raise UsageError(f"{target} is a run, whose settings are recorded; {remedy}")
         return RunDirectory.open(target)
-    if target not in MODEL_NAMES and "=" not in target:
-        models = f"a model ({', '.join(MODEL_NAMES)}) nor a setting"
+    if target not in MODELS and "=" not in target:
+        models = f"a model ({', '.join(MODELS)}) nor a setting"
         raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
     settings = [target if "=" in target else f"model={target}", *overrides]
     for setting in settings:
@@ -108,22 +111,24 @@ class _Network:
         train = dataclasses.replace(config.train, compile=False, cuda_graph=False)
         track = dataclasses.replace(config.track, sums=Sums.auto)
         config = dataclasses.replace(config, precision=Precision.float64, train=train, track=track)
-        device = select_device(config.device)
+        plan = Plan.of(config)
         with memory_in_one_line("lower --batch or model.width"):
-            self.training = prepare(config, dataset, device)
+            self.training = prepare(plan, dataset)
             # Their order depends on seed and epoch alone: the first are the run's own.
-            batches = Batches(dataset, size, config.seed, device, torch.float64)
+            batches = Batches(dataset, size, config.seed, plan.device, plan.dtype)
             self.images, self.labels = next(batches.epoch(1))
         self._seed = config.seed
         self._what = (
-            f"float64 on {device_title(device)}, {config.model.name} at width "
+            f"float64 on {device_title(plan.device)}, {config.model.name} at width "
             f"{config.model.width:g}, {size} images of {dataset.title}"
         )
 
     def report(self, step: int, where: str) -> Report:
         """The constraints at the model's present weights."""
         model, groups = self.training.model, self.training.structure.groups
-        rows = hessian_constraints(model, groups, self.images, self.labels, self._seed)
+        rows = hessian_constraints(
+            model, groups, self.images, self.labels, self._seed, self.training.criterion
+        )
         shown = tqdm(rows, f"Hessian {where}", len(groups), leave=False, disable=None)
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"

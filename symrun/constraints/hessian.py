@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from symrun.constraints.generator import (
@@ -35,6 +34,8 @@ from symrun.constraints.generator import (
     weighted,
 )
 from symrun.symmetry import Group, Symmetry
+
+_CROSS_ENTROPY = nn.CrossEntropyLoss()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class HessianConstraint:
 
 
 class Curvature:
-    """Gradient and Hessian of the mean softmax cross-entropy on one batch, at a model's weights.
+    """Gradient and Hessian of the mean loss on one batch, at a model's weights.
 
     One forward pass in training mode (batch statistics, one draw of dropout, from `seed`), kept
     with the graph of its gradient. Memory: a few times that of a training step. It leaves torch's
@@ -72,7 +73,14 @@ class Curvature:
         curvature.times(curvature.gradient)["features.0.weight"]
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        seed: int,
+        criterion: nn.Module = _CROSS_ENTROPY,
+    ) -> None:
         self._parameters = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -80,7 +88,7 @@ class Curvature:
         }
         model.train()
         torch.manual_seed(seed)
-        loss = F.cross_entropy(model(images), labels)
+        loss = criterion(model(images), labels)
         self._graph = dict(zip(self._parameters, self._derivative(loss), strict=True))
         self.weights: Vector = {name: p.detach() for name, p in self._parameters.items()}
         self.gradient: Vector = {name: g.detach() for name, g in self._graph.items()}
@@ -105,7 +113,12 @@ class Curvature:
 
 
 def hessian_constraints(
-    model: nn.Module, groups: Sequence[Group], images: Tensor, labels: Tensor, seed: int
+    model: nn.Module,
+    groups: Sequence[Group],
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    criterion: nn.Module = _CROSS_ENTROPY,
 ) -> Iterator[HessianConstraint]:
     """Each group's constraints at the model's weights; eps_u is drawn from `seed` for each group.
 
@@ -116,7 +129,7 @@ def hessian_constraints(
         worst = max(row.relative_error for row in
                     hessian_constraints(model, structure.groups, images, labels, seed=0))
     """
-    curvature = Curvature(model, images, labels, seed)
+    curvature = Curvature(model, images, labels, seed, criterion)
     for group in groups:
         yield HessianConstraint(
             group.symmetry.value,

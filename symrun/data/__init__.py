@@ -1,19 +1,21 @@
 """Images in, device batches out."""
 
-from symrun.config import DataConfig, SyntheticConfig
-from symrun.data import synthetic, tiny_imagenet
-from symrun.data.batches import Batches
-from symrun.data.dataset import Dataset, Split
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Batches", "Dataset", "Split", "load"]
+from symrun.data.registry import DATA_SETS, DataConfig, DataSource, load
+
+if TYPE_CHECKING:
+    from symrun.data.batches import Batches
+    from symrun.data.dataset import Dataset, Split
+
+__all__ = ["DATA_SETS", "Batches", "DataConfig", "DataSource", "Dataset", "Split", "load"]
+
+_MODULES = {"Batches": "batches", "Dataset": "dataset", "Split": "dataset"}
 
 
-def load(config: DataConfig) -> Dataset:
-    """The data set that `config` describes: downloaded and decoded, or made, if need be.
-
-    Error: UsageError naming the file or the setting that cannot be used.
-    Example: load(SyntheticConfig("synthetic", 10, 32, 2000, 500, seed=0)).classes
-    """
-    if isinstance(config, SyntheticConfig):
-        return synthetic.synthetic_textures(config)
-    return tiny_imagenet.tiny_imagenet(config)
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: torch takes a second, and reading settings needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,5 +1,6 @@
 """Batches on the device, drawn from (seed, epoch) alone, so that a run can stop and go on."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,8 +14,8 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """The batches of a data set: images [batch, 3, height, width], normalised, in `dtype`, and
-    labels int64 [batch].
+    """The batches of a data set: images [batch, channels, height, width], normalised, in `dtype`,
+    and labels int64 [batch].
 
     on_device: whether the data set moves to the device once, as uint8, or image by image.
 
@@ -71,6 +72,13 @@ class Batches:
             images = self._augmented(images, top[batch], left[batch], flip[batch])
             yield self._normalised(images), self._moved(self.train_labels[chosen], self.device)
 
+    def stream(self, start: int) -> Iterator[Batch]:
+        """The training batches of epoch after epoch, without an end, from batch `start` on."""
+        first, offset = divmod(start, self.steps_per_epoch)
+        for epoch in itertools.count(first + 1):
+            yield from self.epoch(epoch, offset)
+            offset = 0
+
     def validation(self) -> Iterator[Batch]:
         """The validation images in their order, as they are."""
         for first in range(0, len(self.val_labels), self.batch_size):
@@ -96,10 +104,10 @@ class Batches:
         return order, top, left, flip
 
     def _augmented(self, images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-        """images: uint8 [batch, 3, height, width]; top, left, flip: [batch]."""
+        """images: uint8 [batch, channels, height, width]; top, left, flip: [batch]."""
         height, width = images.shape[2:]
         padded = F.pad(images, [self.crop_padding] * 4)
-        # Every crop there could be, as a view: [batch, 3, edges, edges, height, width].
+        # Every crop there could be, as a view: [batch, channels, edges, edges, height, width].
         crops = padded.unfold(2, height, 1).unfold(3, width, 1)
         cropped = crops[torch.arange(len(images), device=self.device), :, top, left]
         return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)

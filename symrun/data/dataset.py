@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 [images, 3, height, width]; labels: int64 [images], in [0, classes)."""
+    """images: uint8 [images, channels, height, width]; labels: int64 [images], in [0, classes)."""
 
     images: Tensor
     labels: Tensor
@@ -26,10 +26,16 @@ class Dataset:
     train: Split
     val: Split
     classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     crop_padding: int
     flip: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, height, width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
 
     @property
     def image_size(self) -> int:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from symrun.config import SyntheticConfig
 from symrun.data.dataset import Dataset, Split
 
 # Memory: the images made at a time, as float32.
@@ -28,19 +27,21 @@ class Textures:
     grating: Floats
 
 
-def synthetic_textures(config: SyntheticConfig) -> Dataset:
+def synthetic_textures(
+    classes: int, image_size: int, train_images: int, val_images: int, seed: int
+) -> Dataset:
     """The same images for the same settings; as many of each class as of any other, or one more.
 
     A crop leaves a class as it is, but a flip would turn its grating.
     """
-    texture_rng, train_rng, val_rng = np.random.default_rng(config.seed).spawn(3)
-    textures = _textures(config.classes, texture_rng)
+    texture_rng, train_rng, val_rng = np.random.default_rng(seed).spawn(3)
+    textures = _textures(classes, texture_rng)
     return Dataset(
         title="synthetic textures",
         synthetic=True,
-        train=_split(textures, config.train_images, config.image_size, train_rng),
-        val=_split(textures, config.val_images, config.image_size, val_rng),
-        classes=config.classes,
+        train=_split(textures, train_images, image_size, train_rng),
+        val=_split(textures, val_images, image_size, val_rng),
+        classes=classes,
         mean=(0.5, 0.5, 0.5),
         std=(0.295, 0.295, 0.295),
         crop_padding=4,

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from symrun.config import TinyImageNetConfig
 from symrun.data.dataset import Dataset, Split
 from symrun.data.decoding import all_pixels
 from symrun.data.download import download
@@ -31,21 +30,21 @@ IMAGE_SHAPE = (3, SIDE, SIDE)
 Sample = tuple[str, int]
 
 
-def tiny_imagenet(config: TinyImageNetConfig) -> Dataset:
-    """The data set from `config.root`, or downloaded, by way of its decoded copy in the cache.
+def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
+    """The data set from `root`, or downloaded, by way of its decoded copy in `cache`.
 
     Labels number the classes found in train/ in the order of their names. The images stay on the
     disk, mapped into memory.
 
     Error: UsageError naming the file that is missing or damaged, or the setting to change.
     """
-    with open_source(config.root or download(config.cache)) as source:
-        decoded = config.cache / f"tiny_imagenet-{source.key}"
+    with open_source(root or download(cache)) as source:
+        decoded = cache / f"tiny_imagenet-{source.key}"
         try:
             if not decoded.exists():
                 _decode_once(source, decoded)
         except OSError as error:
-            failed = f"data.cache={in_one_line(config.cache)} cannot be written"
+            failed = f"data.cache={in_one_line(cache)} cannot be written"
             remedy = "choose a folder to write to with data.cache=DIR (1.4 GB for 200 classes)"
             raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}") from None
     train, val = _splits(decoded)

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 # Imported when first asked for: torch takes a second, and reading tables needs none of it.
+LAWS = ("flow", "discrete", "exact")  # TEMP
 _MODULES = {
     "SGD": "law",
     "DiscreteLaw": "discrete",

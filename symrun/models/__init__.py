@@ -1,5 +1,5 @@
 """The networks that can be trained by name."""
 
-from symrun.models.vgg import VGG, vgg
+from symrun.models.registry import MODELS, Model, ModelConfig, VggConfig
 
-__all__ = ["VGG", "vgg"]
+__all__ = ["MODELS", "Model", "ModelConfig", "VggConfig"]

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from symrun.config import BN_EPS
-
 # Output channels of each convolution at width 1; "pool" halves the resolution.
 _PLANS: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
@@ -21,7 +19,7 @@ _HIDDEN = 1024
 class VGG(nn.Module):
     """Five blocks of 3x3 convolutions, each ended by max pooling, then three linear layers.
 
-    images [batch, 3, height, width] -> logits [batch, classes]
+    images [batch, channels, height, width] -> logits [batch, classes]
 
     At width 1 and 64x64 the linear layers are 2048 -> 1024 -> 1024 -> classes.
     Source: Kunin et al. 2021, their code: convolutions Kaiming normal (fan out), linear weights
@@ -33,15 +31,15 @@ class VGG(nn.Module):
         self,
         depth: int,
         batch_norm: bool,
+        shape: tuple[int, int, int],
         classes: int,
-        image_size: int = 64,
         width: float = 1.0,
         dropout: float = 0.5,
-        eps: float = BN_EPS,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         features: list[nn.Module] = []
-        channels = 3
+        channels, height, image_width = shape
         for convolutions, full_width in zip(_PLANS[depth], _BLOCK_CHANNELS, strict=True):
             for _ in range(convolutions):
                 filters = max(1, round(full_width * width))
@@ -51,7 +49,8 @@ class VGG(nn.Module):
                 features.append(nn.ReLU())
                 channels = filters
             features.append(nn.MaxPool2d(kernel_size=2))
-        positions = (image_size // 2 ** len(_BLOCK_CHANNELS)) ** 2
+        halved = 2 ** len(_BLOCK_CHANNELS)
+        positions = (height // halved) * (image_width // halved)
         hidden = max(1, round(_HIDDEN * width))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
@@ -80,11 +79,11 @@ class VGG(nn.Module):
 
 
 def vgg(
-    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = BN_EPS
+    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = 1e-5
 ) -> VGG:
-    """The VGG called `name`: "vgg16", "vgg16_bn", ...; eps: BatchNorm's.
+    """The VGG called `name`, such as "vgg16_bn", for square RGB images.
 
     Example: vgg("vgg11_bn", classes=10, image_size=32, width=0.25, dropout=0.5)
     """
     depth, _, norm = name.removeprefix("vgg").partition("_")
-    return VGG(int(depth), norm == "bn", classes, image_size, width, dropout, eps)
+    return VGG(int(depth), norm == "bn", (3, image_size, image_size), classes, width, dropout, eps)

@@ -6,7 +6,7 @@ gave them after `step` updates.
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from symrun.errors import RunError, UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import SCHEMA, TABLES, RunDirectory
 
 Content = dict[str, Any]
 
@@ -48,6 +48,27 @@ def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]
             yield step, _content(run.checkpoint(step), step)
         except UsageError as error:
             yield step, error
+
+
+def last_whole_checkpoint(run: RunDirectory, warn: Callable[[str], None]) -> Content | None:
+    """The newest one that a run can go on from, with a warning for each that is damaged."""
+    for step, content in checkpoints(run):
+        if isinstance(content, UsageError):
+            warn(f"passed over: {content}")
+        elif not _is_of_a_run(content):
+            warn(f"passed over: {run.checkpoint(step)} holds no checkpoint of a run")
+        else:
+            return content
+    return None
+
+
+def _is_of_a_run(content: Content) -> bool:
+    parts = content.get("parts")
+    if not isinstance(parts, dict) or set(parts) != set(TABLES):
+        return False
+    counted = all(type(number) is int and number >= 0 for number in parts.values())
+    described = isinstance(content.get("config"), dict)
+    return counted and described and isinstance(content.get("done"), bool)
 
 
 def latest_weights(run: RunDirectory) -> tuple[int, dict[str, Tensor]] | None:

@@ -44,15 +44,20 @@ class Structure:
     groups: tuple[Group, ...]
 
 
-def find_structure(model: nn.Module, example_input: Tensor) -> Structure:
+def find_structure(
+    model: nn.Module, example_input: Tensor, shift_invariant: bool = True
+) -> Structure:
     """The layers of `model` and every symmetry group that can be proven from its graph.
 
     Nothing is computed and nothing of `model` changes: a copy without data is traced.
     Batch normalisation counts as a scale symmetry where it uses batch statistics, that is as
     the modules' `training` flags stand now.
 
-    Assumes: the loss is softmax cross-entropy of the model's output [batch, classes], and no part
-    of forward runs without gradients: the trace does not show `torch.no_grad`.
+    shift_invariant: whether the loss stays as it is when a constant is added to all of an image's
+    outputs, as softmax cross-entropy does: the last layer then has translation symmetry.
+
+    Assumes: the loss takes the model's output [batch, classes], and no part of forward runs
+    without gradients: the trace does not show `torch.no_grad`.
     Error: UsageError if torch.fx cannot trace the model.
     Example:
         structure = find_structure(vgg("vgg16_bn", 200, 64, 1.0, 0.5), torch.zeros(2, 3, 64, 64))
@@ -68,7 +73,8 @@ def find_structure(model: nn.Module, example_input: Tensor) -> Structure:
         for group in found
         if group is not None and group.symmetry is symmetry
     ]
-    return Structure(_layers(search), (*groups, *search.translations()))
+    translations = search.translations() if shift_invariant else []
+    return Structure(_layers(search), (*groups, *translations))
 
 
 def _traced(model: nn.Module, example_input: Tensor) -> fx.Graph:

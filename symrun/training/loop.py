@@ -1,67 +1,113 @@
-"""Training: one linear loop, with the tracker looking on."""
+"""Training: one loop over the updates, with the tracker looking on."""
 
-import itertools
 import time
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from symrun.tracking import Tracker
-from symrun.training.keeper import Keeper
-from symrun.training.progress import Progress, Scores
-from symrun.training.update import Training, Update
+from symrun.tracking import Observation, Tracker
+from symrun.training.checkpointing import Checkpointer
+from symrun.training.cuda_graph import Captured
+from symrun.training.metrics import Scores
+from symrun.training.progress import Progress
+from symrun.training.setup import Training
 
 
 def fit(
     training: Training,
-    every: int,
     progress: Progress,
     tracker: Tracker | None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> None:
-    """Make the updates that are left; validate after each epoch and at the end.
+    """Make the updates that are left, and validate after each epoch and at the end.
 
     progress.updates: those made already. A run that stopped after the last update of an epoch was
-    not validated yet.
+    not validated yet, so an epoch is closed when the next one begins.
 
-    Error: what `keeper` raises to end it.
+    Error: what `checkpointer` raises to end the run.
     """
-    steps, batches = training.steps, training.batches
+    every = training.plan.config.track.every
+    steps_per_epoch = training.batches.steps_per_epoch
     update = Update(training, tracker, progress.scores)
     training.model.train()
-    epochs_done, start = divmod(max(progress.updates - 1, 0), batches.steps_per_epoch)
-    start += progress.updates > 0
-    for epoch in itertools.count(epochs_done + 1):
-        left = steps - progress.updates
-        for images, labels in itertools.islice(batches.epoch(epoch, start), left):
-            update(images, labels, progress.updates)
-            progress.updated(len(labels))
-            if progress.updates % every == 0:
-                progress.record_training(epoch, training.learning_rates[progress.updates - 1])
-            if keeper is not None:
-                keeper.after_update()
-        start = 0
-        progress.record_training(epoch, training.learning_rates[progress.updates - 1])
-        validate(training, epoch, progress, keeper)
-        if progress.updates == steps:
-            break
+    start = progress.updates
+    batches = training.batches.stream(start)
+    for step in range(start, training.steps):
+        epoch, since = divmod(step, steps_per_epoch)
+        if epoch > 0 and since == 0:
+            _close_epoch(training, epoch, progress, checkpointer)
+        images, labels = next(batches)
+        update(images, labels, step)
+        progress.updated(len(labels))
+        if progress.updates % every == 0:
+            progress.record_training(epoch + 1, training.learning_rates[step])
+        if checkpointer is not None:
+            checkpointer.after_update()
+    epochs = -(-training.steps // steps_per_epoch)
+    _close_epoch(training, epochs, progress, checkpointer)
     if tracker is not None:
-        tracker.finish(steps)
+        tracker.finish(training.steps)
+
+
+class Update:
+    """Makes updates, with a tracker looking on or without one, and adds up their scores.
+
+    Example:
+        update = Update(training, tracker, Scores(training.device))
+        for step, (images, labels) in enumerate(training.batches.epoch(1)):
+            update(images, labels, step)
+    """
+
+    def __init__(self, training: Training, tracker: Tracker | None, scores: Scores) -> None:
+        self._training = training
+        self._tracker = tracker
+        self._scores = scores
+        self._compute = Captured(self._on_device) if training.cuda_graph else self._on_device
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> None:
+        """Update number `step`."""
+        lr = self._training.set_lr(step)
+        tracker = self._tracker
+        if tracker is None:
+            self._compute(images, labels, False)
+            return
+        tracker.prepare(lr)
+        tracker.record(step, self._compute(images, labels, tracker.due(step)))
+
+    def _on_device(self, images: Tensor, labels: Tensor, due: bool) -> Observation | None:
+        """Nothing here waits for the device, nor does the host have a part in it."""
+        training = self._training
+        training.optimizer.zero_grad()
+        outputs, loss = training.outputs_and_loss(images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        observation = self._tracker.observe(due) if self._tracker is not None else None
+        training.optimizer.step()
+        self._scores.add(outputs, labels, loss)
+        return observation
+
+
+def _close_epoch(
+    training: Training, epoch: int, progress: Progress, checkpointer: Checkpointer | None
+) -> None:
+    progress.record_training(epoch, training.learning_rates[progress.updates - 1])
+    validate(training, epoch, progress, checkpointer)
 
 
 @torch.no_grad()
-def validate(training: Training, epoch: int, progress: Progress, keeper: Keeper | None) -> None:
+def validate(
+    training: Training, epoch: int, progress: Progress, checkpointer: Checkpointer | None
+) -> None:
     """Loss and accuracy on the validation images, in evaluation mode."""
     started = _clock(training.device)
     scores, count = Scores(training.device), 0
     training.model.eval()
     for images, labels in training.batches.validation():
         with training.autocast():
-            logits = training.model(images)
-            scores.add(logits, labels, F.cross_entropy(logits, labels))
+            outputs = training.model(images)
+            scores.add(outputs, labels, training.criterion(outputs, labels))
         count += len(labels)
-        if keeper is not None:
-            keeper.during_validation()
+        if checkpointer is not None:
+            checkpointer.during_validation()
     training.model.train()
     progress.record_validation(epoch, scores, count, _clock(training.device) - started)
 

@@ -1,4 +1,4 @@
-"""How training goes: running means on the device, a row and a line for people now and then."""
+"""How training goes: rows of the table `progress`, a bar for people, and a watch for divergence."""
 
 import math
 import sys
@@ -16,47 +16,7 @@ from tqdm import tqdm
 from symrun.runs.tables import PROGRESS_SCHEMA
 from symrun.runs.writer import RecordSink
 from symrun.tracking.staging import Staged
-
-
-class Scores:
-    """Sums of loss and hits over images, kept on the device; no call waits for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        # loss, hits in the first, hits in the first five, images, batches whose loss was finite
-        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
-
-    @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """logits [batch, classes], labels [batch], loss: mean over the batch."""
-        first = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = first == labels[:, None]
-        count = len(labels)
-        hits_1, hits_5 = hits[:, 0].sum(), hits.sum()
-        added: list[Tensor | int] = [loss * count, hits_1, hits_5, count, loss.isfinite()]
-        for place, value in enumerate(added):
-            self.sums[place].add_(value)  # `sums[0] += x` would copy the sum onto itself as well
-
-    def take(self) -> Staged:
-        """The sums so far, on their way to the host; counting starts again."""
-        staged = Staged(self.sums)
-        self.sums.zero_()  # in place: a graph adds to it there
-        return staged
-
-
-@dataclass(frozen=True)
-class Means:
-    loss: float
-    top1: float
-    top5: float
-    images: int
-    finite: int
-    """Batches whose loss was finite: none after the first that was not, as weights stay nan."""
-
-
-def means(staged: Staged) -> Means:
-    """Waits for the device."""
-    loss, top1, top5, images, finite = staged.wait().tolist()
-    return Means(loss / images, top1 / images, top5 / images, int(images), int(finite))
+from symrun.training.metrics import Means, Scores, means
 
 
 @dataclass(frozen=True)
@@ -141,11 +101,11 @@ class Progress:
             return
         speed = self._images / (time.monotonic() - self._since)
         largest = Staged(torch.stack(torch._foreach_norm(list(self._weights.values()), math.inf)))
-        self._put("train", epoch, self.scores.take(), lr, speed, largest)
+        self._put("train", epoch, self.scores.read_and_reset(), lr, speed, largest)
         self._first = self.updates
 
     def record_validation(self, epoch: int, scores: Scores, images: int, seconds: float) -> None:
-        self._put("val", epoch, scores.take(), None, images / seconds)
+        self._put("val", epoch, scores.read_and_reset(), None, images / seconds)
 
     def _put(
         self,

@@ -1,5 +1,6 @@
 """What run.json says of a run: enough to read its tables, to draw its figures, to repeat it."""
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -12,39 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import symrun
-from symrun.config import Config
 from symrun.data import Dataset
 from symrun.errors import in_one_line
+from symrun.models import MODELS
 from symrun.runs.directory import SCHEMA
-from symrun.symmetry import Structure
-from symrun.training.precision import device_title
+from symrun.training.device import device_title
+from symrun.training.setup import Training
 
-_COMPUTES = (
-    *("config", "typed", "schedule", "symmetry", "laws", "models", "data", "tracking", "training"),
-)
 _PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "hydra-core")
 
 
-def describe(
-    config: Config,
-    dataset: Dataset,
-    model: nn.Module,
-    structure: Structure,
-    device: torch.device,
-    steps_per_epoch: int,
-) -> dict[str, Any]:
+def describe(training: Training, dataset: Dataset) -> dict[str, Any]:
     """The content of run.json at the start of a run."""
-    name = config.model.name
-    depth, _, norm = name.removeprefix("vgg").partition("_")
+    plan, structure = training.plan, training.structure
+    config, device, model = plan.config, plan.device, MODELS[plan.config.model.name]
     return {
         "schema": SCHEMA,
         "status": "running",
         "created": datetime.now().astimezone().isoformat(),
         "last_step": 0,
-        "steps_per_epoch": steps_per_epoch,
+        "steps_per_epoch": training.batches.steps_per_epoch,
         "config": config.to_dict(),
         "versions": {
             "symrun": symrun.__version__,
@@ -69,11 +59,10 @@ def describe(
             "val_images": len(dataset.val.labels),
         },
         "model": {
-            "name": name,
-            "title": f"VGG{depth} with BN" if norm else f"VGG{depth} without BN",
+            "name": config.model.name,
+            "title": model.title,
             "width": config.model.width,
-            "batch_norm": bool(norm),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         },
         "layers": [
             {"layer": layer.name, "kind": layer.kind, "block": layer.block}
@@ -89,6 +78,7 @@ def describe(
             }
             for group in structure.groups
         ],
+        "unpredicted": dict(plan.unpredicted),
     }
 
 
@@ -103,13 +93,33 @@ def processor() -> str:
 
 
 def source_digest() -> str:
-    """Of the code that has a part in what a run computes and records, SHA-256 in short."""
-    root = Path(symrun.__file__).parent
+    """Of the code that computes a run and records it, SHA-256 in short: all that `symrun.training`
+    imports, and what that imports in turn."""
     digest = hashlib.sha256()
-    for part in _COMPUTES:
-        for path in sorted((root / part).rglob("*.py")) or [root / f"{part}.py"]:
-            digest.update(path.read_bytes())
+    for path in imported_by("symrun.training.loop", "symrun.training.setup"):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def imported_by(*modules: str) -> list[Path]:
+    """The files of these modules of symrun, and of those that they import, in order of path."""
+    root, found = Path(symrun.__file__).parent, dict[str, Path]()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        path = root.joinpath(*module.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in found or not path.exists():
+            continue
+        found[module] = path
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            waiting += [name for name in names if name.split(".")[0] == "symrun"]
+    return sorted(found.values())
 
 
 def changed_code(info: Mapping[str, Any]) -> list[str]:

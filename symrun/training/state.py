@@ -1,4 +1,4 @@
-"""All that a run needs to go on bit for bit: taken from what trains, and put back."""
+"""All that a run needs to go on bit for bit: copied while it trains, and put back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from symrun.errors import UsageError
 from symrun.tracking import Tracker
 from symrun.tracking.staging import Staged
 from symrun.training.progress import Progress
-from symrun.training.update import Training
+from symrun.training.setup import Training
 
 Content = dict[str, Any]
 
@@ -24,7 +24,7 @@ class State:
     tracker: Tracker
     progress: Progress
 
-    def take(self) -> Callable[[], Content]:
+    def snapshot(self) -> Callable[[], Content]:
         """A copy as it is now. The copying is on the device; calling what is returned waits for it,
         so it belongs in the writing thread."""
         content = {
@@ -42,7 +42,7 @@ class State:
 
     @torch.no_grad()
     def restore(self, content: Content, what: str) -> None:
-        """Set everything to what was taken, on this device, in the memory where it lies now.
+        """Set everything to a snapshot, on this device, in the memory where it lies now.
 
         Error: UsageError, "`what` does not fit ...", for the state of another run.
         """

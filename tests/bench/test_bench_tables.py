@@ -15,7 +15,7 @@ from symrun.figures import plot
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import parameter_curves, unit_curves
-from symrun.training.run import train
+from symrun.training.lifecycle import train
 
 SMALL = [*MADE_SMALL, "train.steps=25", "track.every=2"]
 RECORDS = 14  # 0, 2, ... 24, and the last weights

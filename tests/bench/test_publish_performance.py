@@ -52,7 +52,9 @@ def results(tmp_path):
     (folder / "parts.json").write_text(as_json([PARTS]))
     done = {"smoke": {"exit_code": 0, "seconds": 9}, "tests": {"exit_code": 1, "seconds": 99}}
     (folder / "box.json").write_text(json.dumps(done))
-    (folder / "tests.json").write_text(json.dumps({"passed": 80, "failed": ["a::b"], "collected": 102}))
+    (folder / "tests.json").write_text(
+        json.dumps({"passed": 80, "failed": ["a::b"], "collected": 102})
+    )
     (folder / "other.json").write_text("{}")
     return folder
 

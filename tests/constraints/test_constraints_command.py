@@ -15,9 +15,9 @@ from symrun.errors import RunError, UsageError
 from symrun.launch import compose
 from symrun.runs.checkpoint import save_checkpoint
 from symrun.runs.directory import RunDirectory
-from symrun.training.precision import select_device
-from symrun.training.preparation import prepare
-from symrun.training.run import train
+from symrun.training.lifecycle import train
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
 
 SMALL = ["data=synthetic", "data.train_images=40", "data.val_images=20", "device=cpu"]
 SMALL += ["model.width=0.03125", "train.batch_size=8", "train.steps=4", "track.every=2"]
@@ -61,7 +61,7 @@ def test_a_run_at_its_initialisation_and_at_its_last_weights(capfd, precision):
     """In float64 whatever the run's precision, at the weights as they were in it."""
     run = small_run(capfd, "model=vgg11_bn", f"precision={precision}", "model.dropout=0")
     config = compose([*SMALL, "model=vgg11_bn", "precision=float64", "model.dropout=0"])
-    model = prepare(config, load(config.data), torch.device("cpu")).model
+    model = prepare(Plan.of(config), load(config.data)).model
     (at_init,) = constraints.check_model(config, batch=5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -204,9 +204,8 @@ def test_a_run_recorded_on_a_gpu_is_checked_without_one(capfd, monkeypatch):
 
 def test_weights_that_diverged_fall_short_and_are_null_in_json(capfd):
     run = small_run(capfd, "model=vgg11")
-    model = prepare(
-        compose([*SMALL, "model=vgg11"]), load(compose(SMALL).data), torch.device("cpu")
-    ).model
+    config = compose([*SMALL, "model=vgg11"])
+    model = prepare(Plan.of(config), load(config.data)).model
     with torch.no_grad():
         model.classifier[6].weight[0, 0] = math.inf
     save_checkpoint(run, 1000, {"model": model.state_dict()}, keep=2)
@@ -230,7 +229,7 @@ def test_a_full_memory_is_one_line(monkeypatch):
 def test_the_first_images_of_the_run_s_own_first_epoch(monkeypatch):
     seen = []
 
-    def see(model, groups, images, labels, seed):
+    def see(model, groups, images, labels, seed, criterion):
         seen.append((images, labels, next(model.parameters()).dtype))
         return iter(())
 
@@ -239,7 +238,7 @@ def test_the_first_images_of_the_run_s_own_first_epoch(monkeypatch):
     list(constraints.check_model(config, 6))
     images, labels, dtype = seen[0]
     assert len(labels) == 6 and dtype is images.dtype is torch.float64
-    training = prepare(config, load(config.data), select_device(config.device))
+    training = prepare(Plan.of(config), load(config.data))
     first_images, first_labels = next(training.batches.epoch(1))
     assert torch.equal(labels, first_labels[:6])
     # normalised in float64 instead of float32, values up to 2

@@ -11,7 +11,7 @@ from torch import nn
 
 import symrun
 from symrun.constraints import hessian_constraints
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Symmetry, find_structure
 
 SCRIPT = Path(symrun.__file__).parent.parent / "scripts" / "constraints_against_eps.py"

@@ -7,7 +7,7 @@ import torch
 
 from symrun.constraints import gradient_constraints
 from symrun.errors import UsageError
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import MEASUREMENTS, units_schema
 from symrun.runs.writer import write_part

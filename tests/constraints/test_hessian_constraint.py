@@ -13,7 +13,7 @@ from torch import nn
 
 from symrun.constraints import hessian_constraints
 from symrun.constraints.hessian import Curvature
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Block, Group, Symmetry, find_structure
 
 SEED = 3

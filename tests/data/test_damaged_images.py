@@ -23,9 +23,9 @@ from mutations import mutated
 from PIL import Image
 
 import symrun.data.source
-from symrun.config import TinyImageNetConfig
 from symrun.data import Dataset, load
 from symrun.data.decoding import pixels
+from symrun.data.registry import TinyImageNetConfig
 from symrun.data.source import Source, open_source
 from symrun.data.tiny_imagenet import _splits
 from symrun.errors import UsageError

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from symrun.config import TinyImageNetConfig
 from symrun.data import decoding, jpeg, load
 from symrun.data.decoding import all_pixels, pixels
+from symrun.data.registry import TinyImageNetConfig
 from symrun.data.source import Source
 from symrun.errors import RunError, UsageError
 
@@ -285,7 +285,7 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from symrun.cli import exit_code
-from symrun.config import TinyImageNetConfig
+from symrun.data.registry import TinyImageNetConfig
 from symrun.data import decoding, load, tiny_imagenet
 print("once")
 decoding._CHUNK = {chunk}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from symrun.config import SyntheticConfig
 from symrun.data import Dataset, Split, load
+from symrun.data.registry import SyntheticConfig
 
 CONFIG = SyntheticConfig("synthetic", 10, 32, train_images=600, val_images=205, seed=0)
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import symrun.data.download
 import symrun.data.tiny_imagenet
-from symrun.config import TinyImageNetConfig
 from symrun.data import Dataset, load
+from symrun.data.registry import TinyImageNetConfig
 from symrun.errors import UsageError
 from symrun.files import locked
 
@@ -249,7 +249,7 @@ def test_what_a_killed_process_left_is_removed(tree: Path, cache: Path, loaded: 
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from symrun.config import TinyImageNetConfig
+from symrun.data.registry import TinyImageNetConfig
 from symrun.data import decoding, load
 decode = decoding.pixels
 def killed(source, name):

@@ -109,7 +109,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(study, monkeypatch, caps
     names, folder = study
     files = {path: path.read_bytes() for path in (folder / "out").iterdir()}
     assert {path.name for path in files} == {"limits.json", "limits.png", "limits.pdf"}
-    monkeypatch.setattr("symrun.training.resumption.train", trained_again)
+    monkeypatch.setattr("symrun.training.lifecycle.train", trained_again)
     run(names, folder, monkeypatch)
     assert {path: path.read_bytes() for path in files} == files
     assert len(list(Path("outputs/limits").iterdir())) == 1 + sum(map(len, VALUES.values()))

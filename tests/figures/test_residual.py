@@ -10,7 +10,7 @@ from symrun.errors import UsageError
 from symrun.figures import residual
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
-from symrun.training.run import train
+from symrun.training.lifecycle import train
 
 SMALL = ["data=synthetic", "data.train_images=40", "data.val_images=20", "model.width=0.0625"]
 SMALL += ["train.batch_size=16", "train.steps=9", "track.every=3", "device=cpu"]

@@ -20,7 +20,7 @@ from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, 
 from symrun.report.evidence import Summary, without_places
 from symrun.report.page import _percent, bars_table, draw, laws_table, runs_table
 from symrun.runs.directory import RunDirectory
-from symrun.training.run import train
+from symrun.training.lifecycle import train
 
 LR, DECAY = 0.1, 1e-3
 TINY = [

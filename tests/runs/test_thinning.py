@@ -34,7 +34,7 @@ from symrun.runs.reading import parts_of
 from symrun.runs.tables import PROGRESS_SCHEMA, progress_curves, unit_curves
 from symrun.runs.thinning import size_bytes, spacing, thin, thin_to_size
 from symrun.runs.writer import write_part
-from symrun.training.resumption import earlier_run
+from symrun.training.lifecycle import earlier_run
 
 PUBLISH = Path(symrun.__file__).parent.parent / "scripts" / "publish.py"
 EVERY, LAST = 5, 103

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from symrun.errors import UsageError
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Symmetry, find_structure
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Symmetry, find_structure
 
 MODELS = ["vgg11", "vgg11_bn", "vgg16", "vgg16_bn"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Symmetry, find_structure
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.measure import Measure

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from symrun.laws import SGD, laws_of_sgd
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import find_structure

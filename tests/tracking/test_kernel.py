@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from symrun.bench.sums import SHAPES
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import Block, Group, Symmetry, find_structure
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.momentum import momentum_of

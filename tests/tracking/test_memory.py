@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from symrun.laws import SGD, laws_of_sgd
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.runs import writer as writer_module
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter

@@ -5,7 +5,7 @@ import torch
 
 from symrun.config import Sums
 from symrun.errors import UsageError
-from symrun.models import vgg
+from symrun.models.vgg import vgg
 from symrun.symmetry import find_structure
 from symrun.tracking.blocks import BlockSums
 from symrun.tracking.slots import Slots

@@ -11,10 +11,10 @@ from symrun.config import Precision
 from symrun.data import load
 from symrun.errors import RunError, UsageError
 from symrun.launch import compose
-from symrun.training.precision import with_precision
-from symrun.training.preparation import prepare
-from symrun.training.progress import Scores
-from symrun.training.update import Update
+from symrun.training.loop import Update
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
 
 CPU = torch.device("cpu")
 SMALL = ["data=synthetic", "data.train_images=70", "data.val_images=10", "model=vgg11_bn"]
@@ -23,7 +23,7 @@ SMALL += ["model.width=0.0625", "train.batch_size=16", "device=cpu"]
 
 def made(*overrides):
     config = compose([*SMALL, *overrides])
-    return prepare(config, load(config.data), CPU)
+    return prepare(Plan.of(config), load(config.data))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_every_batch_norm_has_the_eps_of_the_settings(overrides, eps):
 
 
 def test_the_kernel_is_refused_without_a_gpu(tmp_path):
-    from symrun.training.run import train
+    from symrun.training.lifecycle import train
 
     settings = ["track.sums=triton", f"run.dir={tmp_path}/run"]
     with pytest.raises(UsageError, match="track.sums=triton needs a CUDA GPU"):
@@ -57,12 +57,13 @@ def test_the_kernel_is_refused_without_a_gpu(tmp_path):
 @pytest.mark.parametrize(
     ("device", "expected"), [("cpu", Precision.float32), ("cuda", Precision.tf32)]
 )
-def test_auto_is_the_fast_precision_of_the_device(device, expected):
-    config = compose(SMALL)
-    assert config.precision is Precision.auto
-    assert with_precision(config, torch.device(device)).precision is expected
-    named = compose([*SMALL, "precision=bf16"])
-    assert with_precision(named, torch.device(device)) is named
+def test_auto_is_the_fast_precision_of_the_device(device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    overrides = [*SMALL, f"device={device}"]
+    assert compose(overrides).precision is Precision.auto
+    assert Plan.of(compose(overrides)).config.precision is expected
+    named = compose([*overrides, "precision=bf16"])
+    assert Plan.of(named).config == named
 
 
 def test_the_layout_changes_where_numbers_lie_and_not_what_they_are():

@@ -13,17 +13,18 @@ from symrun.analysis import agreement
 from symrun.data import load
 from symrun.errors import Interrupted, RunError
 from symrun.launch import compose
+from symrun.optimizers import laws_of
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
+from symrun.training import lifecycle
 from symrun.training import progress as progress_module
-from symrun.training import run as run_module
+from symrun.training.lifecycle import train
 from symrun.training.loop import fit
-from symrun.training.optimizers import laws_of
-from symrun.training.preparation import prepare
+from symrun.training.plan import Plan
 from symrun.training.progress import Progress
-from symrun.training.run import train
+from symrun.training.setup import prepare
 
 SMALL = [
     "data=synthetic",
@@ -42,7 +43,7 @@ def small(name, *overrides):
 
 
 def weights_after(config, folder, tracked):
-    training = prepare(config, load(config.data), torch.device("cpu"))
+    training = prepare(Plan.of(config), load(config.data))
     run = RunDirectory.create(folder, "")
     with TableWriter(run) as writer:
         progress = Progress(writer, training.model, config.train.steps)
@@ -51,7 +52,7 @@ def weights_after(config, folder, tracked):
             laws, _ = laws_of(config.optim)
             model, structure = training.model, training.structure
             tracker = Tracker(model, training.optimizer, structure, laws, writer, 1, 50, seed=0)
-        fit(training, config.track.every, progress, tracker)
+        fit(training, progress, tracker)
         progress.close()
     return copy.deepcopy(training.model.state_dict())
 
@@ -140,7 +141,7 @@ def test_scores_are_the_means_of_the_batches(tmp_path):
     config = small("vgg11", "model.dropout=0", f"run.dir={tmp_path}/run", "track.every=1")
     path = train(config, print)
     rows = pd.read_parquet(path / "tables" / "progress").query("split == 'train'")
-    training = prepare(config, load(config.data), torch.device("cpu"))
+    training = prepare(Plan.of(config), load(config.data))
     for step, (images, labels) in enumerate(training.batches.epoch(1)):
         logits = training.model(images)
         loss = torch.nn.functional.cross_entropy(logits, labels)
@@ -232,7 +233,7 @@ def test_a_failed_run_says_so_in_run_json(tmp_path, monkeypatch):
     def fail(*_):
         raise RunError("the disk is gone")
 
-    monkeypatch.setattr(run_module, "fit", fail)
+    monkeypatch.setattr(lifecycle, "fit", fail)
     with pytest.raises(RunError, match="the disk is gone"):
         train(small("vgg11", f"run.dir={tmp_path}/run"), print)
     assert RunDirectory.open(tmp_path / "run").info()["status"] == "failed"

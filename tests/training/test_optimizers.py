@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from symrun.launch import compose
-from symrun.training.optimizers import laws_of, make_optimizer
+from symrun.optimizers import laws_of, make_optimizer
 
 
 @pytest.mark.parametrize(

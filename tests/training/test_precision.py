@@ -8,13 +8,14 @@ from torch import nn
 
 from symrun.config import Device, Precision
 from symrun.errors import UsageError
-from symrun.training.precision import (
+from symrun.launch import compose
+from symrun.training.device import (
     autocast,
     keep_float32,
     select_device,
     set_precision,
-    weights_dtype,
 )
+from symrun.training.plan import Plan
 
 CPU = torch.device("cpu")
 
@@ -28,7 +29,7 @@ def test_cuda_without_a_gpu_is_an_error_and_auto_is_the_cpu(monkeypatch):
 
 def test_tf32_without_a_gpu_is_an_error():
     with pytest.raises(UsageError, match="precision=tf32 needs a CUDA GPU"):
-        set_precision(Precision.tf32, CPU)
+        Plan.of(compose(["data=synthetic", "device=cpu", "precision=tf32"]))
 
 
 def by_torch_alone():
@@ -56,15 +57,11 @@ SET_BEFORE = [by_torch_alone, by_the_older_switches, by_the_newer_switches, by_s
 
 
 @pytest.mark.parametrize("set_before", SET_BEFORE)
-@pytest.mark.parametrize(
-    ("precision", "device"),
-    [(precision, "cpu") for precision in Precision if precision is not Precision.tf32]
-    + [(precision, "cuda") for precision in Precision],
-)
-def test_tf32_is_off_unless_asked_for_and_every_switch_says_so(precision, device, set_before):
+@pytest.mark.parametrize("precision", Precision)
+def test_tf32_is_off_unless_asked_for_and_every_switch_says_so(precision, set_before):
     """The switches are torch's own on any machine; only what uses them needs a GPU."""
     set_before()
-    set_precision(precision, torch.device(device))
+    set_precision(precision)
     backends, tf32 = torch.backends, precision is Precision.tf32
     for switch in (backends.cudnn.conv, backends.cudnn.rnn):
         assert switch.fp32_precision == ("tf32" if tf32 else "ieee")
@@ -79,7 +76,10 @@ def test_tf32_is_off_unless_asked_for_and_every_switch_says_so(precision, device
 
 
 def test_weights_are_float64_in_float64_alone():
-    kinds = {precision.value: weights_dtype(precision) for precision in Precision}
+    kinds = {}
+    for name in ("float64", "float32", "bf16"):
+        plan = Plan.of(compose(["data=synthetic", "device=cpu", f"precision={name}"]))
+        kinds[name] = plan.dtype
     assert kinds.pop("float64") is torch.float64
     assert set(kinds.values()) == {torch.float32}
 
@@ -114,7 +114,7 @@ def test_tf32_changes_convolutions_and_leaves_linear_layers_alone():
     linear = nn.Linear(16, 64).to(device)
     results = {}
     for precision in (Precision.float32, Precision.tf32):
-        set_precision(precision, device)
+        set_precision(precision)
         results[precision] = convolution(images), linear(images)
     (conv_32, linear_32), (conv_tf32, linear_tf32) = results.values()
     assert not torch.equal(conv_32, conv_tf32)

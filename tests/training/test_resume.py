@@ -22,10 +22,9 @@ from symrun.runs import writer as writer_module
 from symrun.runs.checkpoint import checkpoints
 from symrun.runs.directory import RunDirectory
 from symrun.training import loop, provenance
+from symrun.training.lifecycle import resume, train, train_member
 from symrun.training.progress import Progress
-from symrun.training.resumption import resume, train_member
-from symrun.training.run import train
-from symrun.training.stopping import StopRequest
+from symrun.training.signals import StopRequest
 
 STEPS = 14
 SMALL = [
@@ -340,8 +339,8 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
 
 HELD_UP = """
 import time
-from symrun.training.stopping import StopRequest
-with StopRequest() as stop, stop.patient():
+from symrun.training.signals import StopRequest
+with StopRequest() as stop, stop.deferred():
     print("held up", flush=True)
     while True:
         time.sleep(60)  # a step, or a disk, that does not end

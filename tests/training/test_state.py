@@ -11,10 +11,11 @@ from torch import Tensor
 from symrun.data import load
 from symrun.launch import compose
 from symrun.tracking import Tracker
-from symrun.training.preparation import make_tracker, prepare
+from symrun.training.loop import Update
+from symrun.training.plan import Plan
 from symrun.training.progress import Progress
+from symrun.training.setup import make_tracker, prepare
 from symrun.training.state import State
-from symrun.training.update import Update
 
 CPU = torch.device("cpu")
 SMALL = ["data=synthetic", "data.train_images=64", "data.val_images=10", "model=vgg11_bn"]
@@ -40,12 +41,12 @@ class Trained:
 
     def __init__(self, *overrides):
         config = compose([*SMALL, *overrides])
-        self.training = prepare(config, load(config.data), CPU)
+        self.training = prepare(Plan.of(config), load(config.data))
         sgd = isinstance(self.training.optimizer, torch.optim.SGD)
         if sgd and self.training.optimizer.param_groups[0]["params"][0].dtype is torch.float32:
             for group in self.training.optimizer.param_groups:  # as on a GPU
                 group["lr"] = torch.tensor(group["lr"])
-        self.tracker = make_tracker(self.training, config, Forgetful(), Tracker)
+        self.tracker = make_tracker(self.training, Forgetful(), Tracker)
         self.progress = Progress(Forgetful(), self.training.model, self.training.steps)
         self.state = State(self.training, self.tracker, self.progress)
         self.update = Update(self.training, self.tracker, self.progress.scores)
@@ -98,7 +99,7 @@ def tensors_in(thing, seen, path=""):
 def test_every_tensor_gets_its_values_back_where_it_lies(optim):
     trained = Trained(*optim)
     trained.step(0, 3)
-    taken = trained.state.take()()
+    taken = trained.state.snapshot()()
     values = {name: tensor.clone() for name, tensor in trained.tensors().items()}
     trained.step(3, 5)
     before = trained.tensors()
@@ -109,8 +110,8 @@ def test_every_tensor_gets_its_values_back_where_it_lies(optim):
     assert any(name.endswith(".grad") for name in places)
     trained.state.restore(taken, "it")
     assert {name: tensor.data_ptr() for name, tensor in trained.tensors().items()} == places
-    assert same(trained.state.take()()["optimizer"], taken["optimizer"])
-    assert same(trained.state.take()()["model"], taken["model"])
+    assert same(trained.state.snapshot()()["optimizer"], taken["optimizer"])
+    assert same(trained.state.snapshot()()["model"], taken["model"])
     assert torch.equal(trained.tracker.state, taken["laws"])
 
 
@@ -122,7 +123,7 @@ def test_a_learning_rate_stays_what_it_is_whatever_was_saved(optim):
         trained.step(0, 2)
         (group,) = trained.training.optimizer.param_groups
         group["lr"] = there
-        taken = trained.state.take()()
+        taken = trained.state.snapshot()()
         group["lr"] = here
         trained.state.restore(taken, "it")
         (group,) = trained.training.optimizer.param_groups

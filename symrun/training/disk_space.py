@@ -2,16 +2,16 @@
 
 import shutil
 
-from symrun.config import Config
 from symrun.errors import UsageError
+from symrun.optimizers import OPTIMIZERS
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import unpacked_bytes
-from symrun.training.optimizers import buffers_of
-from symrun.training.update import Training
+from symrun.training.setup import Training
 
 
-def table_bytes(training: Training, config: Config) -> int:
+def table_bytes(training: Training) -> int:
     """The numbers that a whole run records; on the disk they take less."""
+    config = training.plan.config
     records = -(-training.steps // config.track.every) + 1
     units = sum(group.units for group in training.structure.groups)
     weights = [
@@ -21,18 +21,19 @@ def table_bytes(training: Training, config: Config) -> int:
     return unpacked_bytes(records, units, sample, weights[0].dtype.itemsize)
 
 
-def checkpoint_bytes(training: Training, config: Config) -> int:
+def checkpoint_bytes(training: Training) -> int:
     """One checkpoint: the model, and what the optimiser keeps."""
     state: int = sum(value.nbytes for value in training.model.state_dict().values())
     weights: int = sum(parameter.nbytes for parameter in training.model.parameters())
-    return state + buffers_of(config.optim) * weights
+    optim = training.plan.config.optim
+    return state + OPTIMIZERS[optim.name].buffers(optim) * weights
 
 
-def require_space(run: RunDirectory, training: Training, config: Config) -> None:
+def require_space(run: RunDirectory, training: Training) -> None:
     """Error: UsageError if the disk lacks room for the tables and the checkpoints of a run."""
-    tables, checkpoint = table_bytes(training, config), checkpoint_bytes(training, config)
+    tables, checkpoint = table_bytes(training), checkpoint_bytes(training)
     # One more than stay: the next is whole before the oldest goes
-    count = config.train.checkpoint_keep + 1
+    count = training.plan.config.train.checkpoint_keep + 1
     free = shutil.disk_usage(run.path).free
     if tables + count * checkpoint > free:
         needed = f"{tables / 1e6:,.1f} MB of tables and {count} checkpoints of "

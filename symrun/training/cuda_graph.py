@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symrun.config import Config, Precision, SgdConfig
-from symrun.errors import RunError, UsageError
+from symrun.errors import RunError
 from symrun.tracking import Observation
 
 Compute = Callable[[Tensor, Tensor, bool], Observation | None]
@@ -70,18 +69,6 @@ class Captured:
             reason = str(error).splitlines()[0]
             raise RunError(f"train.cuda_graph=true fails here, leave it out: {reason}") from None
         self._graphs[kind] = _Graph(graph, images, labels, observation)
-
-
-def require_capturable(config: Config, device: torch.device) -> None:
-    """Error: UsageError if train.cuda_graph is asked for where no graph can be captured."""
-    if not config.train.cuda_graph:
-        return
-    if device.type != "cuda":
-        raise UsageError("train.cuda_graph=true needs a CUDA GPU; leave it out on the CPU")
-    if not isinstance(config.optim, SgdConfig):
-        raise UsageError(f"train.cuda_graph=true needs optim=sgd, got {config.optim.name}")
-    if config.precision is Precision.float64:
-        raise UsageError("train.cuda_graph=true needs float32 weights, got precision=float64")
 
 
 @contextlib.contextmanager

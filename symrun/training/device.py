@@ -1,7 +1,6 @@
-"""Arithmetic modes: named, set in one place, refused where they do not exist."""
+"""Devices, and the arithmetic modes on them: set in one place, refused where they do not exist."""
 
 import contextlib
-import dataclasses
 import os
 import types
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symrun.config import Config, Device, Precision
+from symrun.config import Device, Precision
 from symrun.errors import RunError, UsageError
 
 
@@ -26,30 +25,14 @@ def device_title(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def with_precision(config: Config, device: torch.device) -> Config:
-    """`config` with `auto` settled: tf32 on a GPU, float32 on the CPU."""
-    if config.precision is not Precision.auto:
-        return config
-    precision = Precision.tf32 if device.type == "cuda" else Precision.float32
-    return dataclasses.replace(config, precision=precision)
-
-
-def weights_dtype(precision: Precision) -> torch.dtype:
-    return torch.float64 if precision is Precision.float64 else torch.float32
-
-
-def set_precision(precision: Precision, device: torch.device) -> None:
+def set_precision(precision: Precision) -> None:
     """Set torch's switches: TF32 in convolutions for tf32 alone, in matrix products never.
 
     torch has an older and a newer set of them, and refuses to read either once they contradict
     each other, as `torch.compile` and `cudnn.flags()` do. So both are set, the older ones first,
     since setting those changes the newer ones; and the CPU's, which have the same names.
-
-    Error: UsageError for tf32 without a GPU, where it would silently be float32.
     """
     tf32 = precision is Precision.tf32
-    if tf32 and device.type != "cuda":
-        raise UsageError("precision=tf32 needs a CUDA GPU; on the CPU use precision=float32")
     backends: Any = torch.backends
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = tf32

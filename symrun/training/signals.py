@@ -16,10 +16,10 @@ class StopRequest:
     """While it is entered, SIGINT, SIGTERM and SIGUSR1 become a request that training answers when
     a step is done. After the first, another SIGINT ends the process there and then.
 
-    Outside of `patient` there is nothing to save, and a signal raises KeyboardInterrupt.
+    Outside of `deferred` there is nothing to save, and a signal raises KeyboardInterrupt.
 
     Example:
-        with StopRequest() as stop, stop.patient():
+        with StopRequest() as stop, stop.deferred():
             while stop.requested is None:
                 step()
     """
@@ -27,7 +27,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested: str | None = None
         """The name of the signal that came."""
-        self._patient = False
+        self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -36,7 +36,7 @@ class StopRequest:
                 before = signal.getsignal(number)
                 if before not in (signal.SIG_IGN, None):  # such as Ctrl-C, for `symrun train &`
                     self._before[number] = before
-                    signal.signal(number, self._come)
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -44,16 +44,16 @@ class StopRequest:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def patient(self) -> Iterator[None]:
-        self._patient = True
+    def deferred(self) -> Iterator[None]:
+        self._deferring = True
         try:
             yield
         finally:
-            self._patient = False
+            self._deferring = False
 
-    def _come(self, number: int, frame: types.FrameType | None) -> None:
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
         name = signal.Signals(number).name
-        if not self._patient:
+        if not self._deferring:
             raise KeyboardInterrupt
         if self.requested is None:
             self.requested = name

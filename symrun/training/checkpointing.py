@@ -1,15 +1,15 @@
-"""Who saves a run while it trains, and ends it when asked or when it diverged."""
+"""Checkpoints while a run trains, and its end when a signal asks for it or when it diverged."""
 
-from symrun.config import Config, OnDivergence
+from symrun.config import OnDivergence
 from symrun.errors import Diverged, Stopped
 from symrun.runs.checkpoint import save_checkpoint
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
+from symrun.training.signals import StopRequest
 from symrun.training.state import State
-from symrun.training.stopping import StopRequest
 
 
-class Keeper:
+class Checkpointer:
     """Saves a checkpoint every train.checkpoint_every updates, and one when asked to stop."""
 
     def __init__(
@@ -17,16 +17,16 @@ class Keeper:
         run: RunDirectory,
         writer: TableWriter,
         state: State,
-        config: Config,
         stop: StopRequest,
     ) -> None:
         self._run = run
         self._writer = writer
         self._state = state
+        config = state.training.plan.config
         self._settings = config.train
         self._config = config.to_dict()
         self._stop = stop
-        self._said = False
+        self._warned = False
 
     def after_update(self) -> None:
         """Error: Diverged, or Stopped once all is on its way to the disk."""
@@ -49,10 +49,10 @@ class Keeper:
     def save(self, done: bool) -> None:
         """Hand a checkpoint to the writing thread. done: nothing is left to do after it."""
         step, keep = self._state.progress.updates, self._settings.checkpoint_keep
-        header, taken = {"config": self._config, "done": done}, self._state.take()
+        header, snapshot = {"config": self._config, "done": done}, self._state.snapshot()
         self._writer.checkpoint(
             lambda parts: save_checkpoint(
-                self._run, step, {**header, "parts": parts, **taken()}, keep
+                self._run, step, {**header, "parts": parts, **snapshot()}, keep
             )
         )
 
@@ -63,9 +63,9 @@ class Keeper:
     def end_if_diverged(self) -> None:
         """Error: Diverged, unless train.on_divergence says to go on; then a warning, once."""
         diverged = self._state.progress.diverged
-        if diverged is None or self._said:
+        if diverged is None or self._warned:
             return
         if self._settings.on_divergence is OnDivergence.stop:
             raise Diverged(str(diverged))
-        self._said = True
+        self._warned = True
         self._state.progress.say(f"symrun: warning: {diverged}")

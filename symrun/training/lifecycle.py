@@ -1,0 +1,294 @@
+"""A run from its start, or from where it stopped, to its end."""
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from symrun.config import Config, OnDivergence
+from symrun.data import Dataset, load
+from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError
+from symrun.runs.checkpoint import last_whole_checkpoint
+from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.writer import TableWriter
+from symrun.tracking import Tracker
+from symrun.training.checkpointing import Checkpointer
+from symrun.training.cuda_graph import own_stream
+from symrun.training.device import device_title
+from symrun.training.disk_space import require_space, table_bytes
+from symrun.training.loop import fit
+from symrun.training.plan import Plan
+from symrun.training.progress import Progress
+from symrun.training.provenance import changed_code, describe, source_digest, source_revision
+from symrun.training.setup import Training, make_tracker, prepare
+from symrun.training.signals import StopRequest
+from symrun.training.state import Content, State
+
+Warn = Callable[[str], None]
+
+_SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence")
+"""How settings begin in which two members of a sweep may differ and still be the same."""
+
+
+def train(config: Config, warn: Warn, stop: StopRequest | None = None) -> Path:
+    """Train as configured into a run folder of its own, and return that folder.
+
+    stop: ends it early, with everything saved.
+
+    Error: UsageError before anything was trained, leaving no folder behind; Diverged, RunError and
+    Interrupted later, with the tables readable up to there.
+    Example: train(compose(["experiment=quickstart_bn"]), print)
+    """
+    plan = Plan.of(config)
+    run = RunDirectory.create(config.run.dir, config.run.name)
+    with run.locked():
+        try:
+            training, dataset = _prepared(plan)
+            require_space(run, training)
+            run.write_info(describe(training, dataset))
+        except BaseException as error:
+            run.discard()
+            if isinstance(error, OSError):
+                raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
+            raise
+        _Life(run, training, warn, stop or StopRequest()).to_the_end(None)
+    return run.path
+
+
+def resume(
+    run: RunDirectory,
+    config: Config,
+    anyway: bool,
+    warn: Warn,
+    stop: StopRequest | None = None,
+) -> Path:
+    """Go on with a run from its last good checkpoint, bit for bit, and return its folder.
+
+    config: its own, or with another device, place of the data or the like; another that computes
+    something else, or another code, is refused unless `anyway`.
+
+    Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
+    written by another process, or would not be what it was; later as in `train`.
+    Example: resume(run, Config.from_mapping(run.info()["config"]), False, print)
+    """
+    if "thinned" in run.info():
+        raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
+    with run.locked():
+        if run.info()["status"] == "finished":
+            raise UsageError(f"{run.path} is finished: there is nothing left to do")
+        _resume(run, config, anyway, warn, stop or StopRequest())
+    return run.path
+
+
+def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
+    """Train a member of a sweep, resume it if it broke off, or find it finished.
+
+    An earlier run is that member if settings, device and code are the same; `run.again` trains it
+    afresh.
+
+    Error: Diverged if it did so already; else as in `train` and `resume`.
+    """
+    run = None if config.run.again else earlier_run(config)
+    if run is None:
+        return train(config, warn, stop)
+    with run.locked():
+        info = run.info()
+        if info["status"] == "diverged":
+            raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
+        if info["status"] != "finished":
+            warn(f"{run.path} was started already, and goes on")
+            _resume(run, Config.from_mapping(info["config"]), False, warn, stop)
+        else:
+            warn(f"{run.path} is finished already: run.again=true trains it again")
+    return run.path
+
+
+def earlier_run(config: Config) -> RunDirectory | None:
+    """The newest run that computes what `config` describes, with this code on this device.
+
+    A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
+    """
+    plan = Plan.of(config)
+    for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
+        info = run.info()
+        if "thinned" in info or info["device"] != device_title(plan.device):
+            continue
+        recorded = Config.from_mapping(info["config"])
+        if not recorded.differences(plan.config, _SAME_MEMBER) and not changed_code(info):
+            return run
+    return None
+
+
+def _prepared(plan: Plan) -> tuple[Training, Dataset]:
+    """Error: RunError if the GPU is too small."""
+    try:
+        dataset = load(plan.config.data)
+        return prepare(plan, dataset), dataset
+    except torch.OutOfMemoryError:
+        raise RunError("the data set or the network does not fit into the GPU") from None
+
+
+def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: StopRequest) -> None:
+    info, plan = run.info(), Plan.of(config)
+    checkpoint = last_whole_checkpoint(run, warn)
+    recorded = checkpoint["config"] if checkpoint is not None else info["config"]
+    reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
+    goes_on = config.train.on_divergence is OnDivergence.go_on
+    if info["status"] == "diverged" and not goes_on:
+        reasons.append("it diverged, and the same updates would do so again")
+    if reasons and not anyway:
+        reason = "; ".join(reasons)
+        raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
+    for reason in reasons:
+        warn(f"goes on all the same: {reason}")
+    step = checkpoint["step"] if checkpoint is not None else 0
+    if checkpoint is not None and checkpoint["done"]:  # all was written but the status
+        run.update_info(status="finished", last_step=step)
+        return
+    device = device_title(plan.device)
+    if device != info["device"]:
+        warn(f"not the same bits: on {device} now, on {info['device']} before")
+    if plan.device.type == "cpu":
+        # Sums are split by the number of threads
+        torch.set_num_threads(info.get("threads", torch.get_num_threads()))
+
+    training, dataset = _prepared(plan)
+    described = describe(training, dataset)
+    for name in ("dataset", "model", "groups"):
+        if described[name] != info[name]:
+            raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
+    require_space(run, training)
+    event = {
+        "step": step,
+        "at": datetime.now().astimezone().isoformat(),
+        "device": device,
+        "hardware": described["hardware"],
+        "revision": source_revision(),
+        "changed": reasons,
+    }
+    now = {
+        "status": "running",
+        "config": plan.config.to_dict(),
+        "precision": plan.config.precision.value,
+        "source": source_digest(),
+        "resumed": [*info.get("resumed", []), event],
+    }
+    warn(f"{run.path} goes on from step {step}")
+    _Life(run, training, warn, stop).to_the_end(Resumption(checkpoint, now))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumption:
+    """Where a run goes on: from `checkpoint`, or again from its start if that is None.
+
+    info: what run.json says from then on.
+    """
+
+    checkpoint: Content | None
+    info: dict[str, Any]
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Of each table, those that were on the disk before the checkpoint."""
+        parts = self.checkpoint["parts"] if self.checkpoint is not None else {}
+        return dict.fromkeys(TABLES, 0) | parts
+
+    def apply(self, run: RunDirectory, state: State) -> None:
+        """Error: UsageError, with nothing changed, if the checkpoint does not fit."""
+        step = 0
+        if self.checkpoint is not None:
+            step = self.checkpoint["step"]
+            state.restore(self.checkpoint, str(run.checkpoint(step)))
+        run.go_back(self.parts, step)
+        run.update_info(**self.info)
+
+
+class _Life:
+    """One process's share in a run. Assumes: locked, and described by a run.json."""
+
+    def __init__(
+        self, run: RunDirectory, training: Training, warn: Warn, stop: StopRequest
+    ) -> None:
+        self._run = run
+        self._training = training
+        self._stop = stop
+        unpredicted = training.plan.unpredicted
+        for reason in sorted(set(unpredicted.values())):
+            columns = ", ".join(law for law in unpredicted if unpredicted[law] == reason)
+            warn(f"not predicted, null in the tables: {columns}: {reason}")
+
+    def to_the_end(self, resumption: Resumption | None) -> None:
+        """Error: as in `train`; UsageError, with nothing changed, for a checkpoint of another
+        network."""
+        training, run = self._training, self._run
+        progress = writer = None
+        graphs = own_stream(training.device) if training.cuda_graph else contextlib.nullcontext()
+        try:
+            with self._stop.deferred():
+                with TableWriter(run, resumption.parts if resumption else None) as writer:
+                    progress = Progress(writer, training.model, training.steps)
+                    tracker = make_tracker(training, writer, Tracker)
+                    state = State(training, tracker, progress)
+                    if resumption is not None:
+                        resumption.apply(run, state)
+                    where = f"{training.plan.config.precision.value} on "
+                    where += device_title(training.device)
+                    size = table_bytes(training) / 1e6
+                    progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
+                    checkpointer = Checkpointer(run, writer, state, self._stop)
+                    with graphs:
+                        fit(training, progress, tracker, checkpointer)
+                    checkpointer.finish()
+                checkpointer.end_if_diverged()  # all rows have been seen now
+                self._close("finished", progress)
+        except UsageError:
+            raise
+        except BaseException as error:
+            with contextlib.suppress(OSError, UsageError):  # the error under way tells more
+                self._close(_status(error), progress)
+            self._explain(error, writer, progress.updates if progress is not None else 0)
+            raise
+        finally:
+            if progress is not None:
+                progress.close()
+
+    def _close(self, status: str, progress: Progress | None) -> None:
+        """What run.json says of the end."""
+        fields: dict[str, Any] = {"status": status, "last_step": 0}
+        if progress is not None:
+            fields |= {"last_step": progress.updates, "seconds": progress.seconds}
+            if progress.diverged is not None:
+                fields |= {"diverged": dataclasses.asdict(progress.diverged)}
+        self._run.update_info(**fields)
+
+    def _explain(self, error: BaseException, writer: TableWriter | None, updates: int) -> None:
+        """Error: what the user sees in place of `error`, if that can be said better."""
+        path = self._run.path
+        readable = f"what was recorded until step {updates} is readable in {path}"
+        resume = f"symrun resume {shlex.quote(str(path))}"
+        if isinstance(error, Stopped):
+            assert writer is not None
+            writer.raise_failure()  # a full disk would make what follows untrue
+            raise Stopped(f"stopped by {error}, and saved; go on with: {resume}") from None
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {readable}") from None
+        if isinstance(error, Diverged):
+            raise Diverged(f"{error}: try a lower optim.lr; {readable}") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            raise RunError(f"out of GPU memory: lower train.batch_size; {readable}") from None
+        if isinstance(error, OSError):
+            error = RunError(f"{path} cannot be written: {error.strerror}")
+        if isinstance(error, RunError):
+            written = f"what was written before is readable in {path}"
+            raise RunError(f"{error}; {written}; once that is mended: {resume}") from None
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Diverged):
+        return "diverged"
+    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"

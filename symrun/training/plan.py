@@ -1,0 +1,78 @@
+"""What is settled once, before anything is made: a configuration, and where and how it runs."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from symrun.config import Config, Precision
+from symrun.errors import UsageError
+from symrun.laws import Law
+from symrun.optimizers import OPTIMIZERS, laws_of
+from symrun.tasks import TASKS, Task
+from symrun.tracking.sums import require_possible
+from symrun.training.device import select_device, set_determinism, set_precision
+from symrun.training.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """config: with its precision settled. laws: those that predict the run, by column.
+    unpredicted: the reason for each law that does not.
+
+    Example: Plan.of(compose(["experiment=quickstart_bn"])).device
+    """
+
+    config: Config
+    device: torch.device
+    laws: Mapping[str, Law]
+    unpredicted: Mapping[str, str]
+
+    @classmethod
+    def of(cls, config: Config) -> "Plan":
+        """Error: UsageError for settings that this machine does not allow."""
+        device = select_device(config.device)
+        precision = config.precision
+        if precision is Precision.auto:
+            precision = Precision.tf32 if device.type == "cuda" else Precision.float32
+        if precision is Precision.tf32 and device.type != "cuda":
+            raise UsageError("precision=tf32 needs a CUDA GPU; on the CPU use precision=float32")
+        config = dataclasses.replace(config, precision=precision)
+        _require_capturable(config, device)
+        require_possible(config.track.sums, device)
+        return cls(config, device, *laws_of(config.optim))
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.config.task]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return torch.float64 if self.config.precision is Precision.float64 else torch.float32
+
+    def steps(self, steps_per_epoch: int) -> int:
+        train = self.config.train
+        return train.steps or train.epochs * steps_per_epoch
+
+    def set_up_torch(self) -> None:
+        """Set this process to the precision and determinism of the run, and the CPU's memory to
+        what steps need."""
+        set_precision(self.config.precision)
+        set_determinism(self.config.deterministic)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+
+def _require_capturable(config: Config, device: torch.device) -> None:
+    """Error: UsageError if train.cuda_graph is asked for where no graph can be captured."""
+    if not config.train.cuda_graph:
+        return
+    if device.type != "cuda":
+        raise UsageError("train.cuda_graph=true needs a CUDA GPU; leave it out on the CPU")
+    if not OPTIMIZERS[config.optim.name].capturable:
+        can = ", ".join(name for name, entry in OPTIMIZERS.items() if entry.capturable)
+        raise UsageError(f"train.cuda_graph=true needs optim={can}, got {config.optim.name}")
+    if config.precision is Precision.float64:
+        raise UsageError("train.cuda_graph=true needs float32 weights, got precision=float64")
