@@ -1,4 +1,4 @@
-"""What theory predicts for the conserved quantities: float64 recursions, one law a file."""
+"""What theory predicts for the conserved quantities: float64 matrices, one law a file."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from symrun.laws.conservation import gradient_flow
 
 if TYPE_CHECKING:
     from symrun.laws.discrete import DiscreteLaw
-    from symrun.laws.law import SGD, Drive, Law, MomentumDrive
+    from symrun.laws.law import SGD, Input, Law
     from symrun.laws.modified_flow import ModifiedFlow
     from symrun.laws.oscillator import Oscillator
     from symrun.laws.propagation import Propagation
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SGD",
     "DiscreteLaw",
-    "Drive",
+    "Input",
     "Law",
     "ModifiedFlow",
-    "MomentumDrive",
     "Oscillator",
     "Propagation",
     "gradient_flow",
@@ -30,10 +29,9 @@ __all__ = [
 _MODULES = {
     "SGD": "law",
     "DiscreteLaw": "discrete",
-    "Drive": "law",
+    "Input": "law",
     "Law": "law",
     "ModifiedFlow": "modified_flow",
-    "MomentumDrive": "law",
     "Oscillator": "oscillator",
     "Propagation": "propagation",
     "laws_of_sgd": "sgd",
