@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from symrun.laws.conservation import gradient_flow
+from symrun.laws.sgd import Kind, kinds_of_sgd, laws_of_sgd
 
 if TYPE_CHECKING:
     from symrun.laws.discrete import DiscreteLaw
@@ -11,17 +12,18 @@ if TYPE_CHECKING:
     from symrun.laws.modified_flow import ModifiedFlow
     from symrun.laws.oscillator import Oscillator
     from symrun.laws.propagation import Propagation
-    from symrun.laws.sgd import laws_of_sgd
 
 __all__ = [
     "SGD",
     "DiscreteLaw",
     "Input",
+    "Kind",
     "Law",
     "ModifiedFlow",
     "Oscillator",
     "Propagation",
     "gradient_flow",
+    "kinds_of_sgd",
     "laws_of_sgd",
 ]
 
@@ -34,7 +36,6 @@ _MODULES = {
     "ModifiedFlow": "modified_flow",
     "Oscillator": "oscillator",
     "Propagation": "propagation",
-    "laws_of_sgd": "sgd",
 }
 
 

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symrun.laws import SGD, DiscreteLaw, ModifiedFlow, Oscillator, gradient_flow
+from symrun.laws import (
+    SGD,
+    DiscreteLaw,
+    Input,
+    ModifiedFlow,
+    Oscillator,
+    gradient_flow,
+    kinds_of_sgd,
+    laws_of_sgd,
+)
 
 FLOAT = torch.float64
 
@@ -205,6 +214,18 @@ def test_gradient_flow_decays_exponentially():
     curves = gradient_flow(np.array([2.0, -3.0]), np.array([0.0, 5.0]), 2, 0.1)
     assert curves.shape == (2, 2)
     assert curves[1].tolist() == pytest.approx([2 / math.e, -3 / math.e], rel=1e-15)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_each_law_is_a_column_with_a_label_and_only_an_identity_sees_the_defect(momentum):
+    laws, _ = laws_of_sgd(SGD(1e-2, momentum))
+    kinds = kinds_of_sgd(momentum > 0)
+    assert list(kinds) == ["flow", "discrete", "exact"] and set(laws) == set(kinds)
+    assert len({kind.label for kind in kinds.values()}) == len(kinds)
+    for column, law in laws.items():
+        rows = len(law.start(torch.ones(1, dtype=FLOAT), torch.ones(1, dtype=FLOAT)))
+        of_defect = law.matrix(2, 0.1, first=False)[:, rows + Input.defect]
+        assert bool(of_defect.any()) == kinds[column].identity, column
 
 
 @pytest.mark.parametrize("degree", [0, 3])
