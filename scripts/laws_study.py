@@ -19,7 +19,6 @@ from symrun.launch import compose
 from symrun.laws import SGD, Law, ModifiedFlow, Oscillator, laws_of_sgd
 from symrun.optimizers import SgdConfig
 from symrun.runs.directory import RunDirectory
-from symrun.runs.tables import LAWS
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.loop import Update
@@ -110,7 +109,7 @@ def optimisers(steps: str) -> None:
             for network, groups in studied(settings, laws_of_sgd):
                 residuals = [
                     worst(group.residual(law).max() for group in groups if law in group.predicted)
-                    for law in reversed(LAWS)
+                    for law in ("exact", "discrete", "flow")
                 ]
                 motion = worst(error_of_motion(group, "flow") for group in groups)
                 cells = [name, f"{decay:g}", network, *residuals, motion]

@@ -55,7 +55,6 @@ from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
 from symrun.report.evidence import without_places
 from symrun.runs.directory import RunDirectory
-from symrun.runs.tables import LAWS
 from symrun.training.device import select_device
 from symrun.training.lifecycle import train_member
 from symrun.training.plan import Plan
@@ -71,6 +70,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "exact": {"linewidth": 0.9, "linestyle": ":", "marker": "x", "markersize": 4},
 }
 """Laws that coincide show as a ring around a square under a cross."""
+LAWS = tuple(LOOKS)
 CHANGE: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt"}
 GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.7, "linestyle": (0, (1, 2))}
 ROUNDINGS = (2.0**-53, 2.0**-24)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from symrun.laws.sgd import kinds_of_sgd, laws_of_sgd
 from symrun.typed import require
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _sgd(optim: SgdConfig, parameters: Sequence["nn.Parameter"]) -> "torch.optim
 
 
 def _laws_of_sgd(optim: SgdConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
-    from symrun.laws import SGD, laws_of_sgd
+    from symrun.laws.law import SGD
 
     return laws_of_sgd(SGD(optim.weight_decay, optim.momentum, optim.dampening, optim.nesterov))
 
@@ -224,10 +225,8 @@ def _rmsprop(optim: RmspropConfig, parameters: Sequence["nn.Parameter"]) -> "tor
 
 
 def _no_laws(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
-    from symrun.laws import LAWS
-
     reason = f"{optim.name} moves each parameter at a rate of its own, which breaks every symmetry"
-    return {}, dict.fromkeys(LAWS, reason)
+    return {}, dict.fromkeys(kinds_of_sgd(momentum=False), reason)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {

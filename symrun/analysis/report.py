@@ -17,7 +17,8 @@ def as_json(rows: Sequence[Agreement]) -> str:
 
 def as_table(rows: Sequence[Agreement]) -> str:
     """A line a group, the laws side by side."""
-    head = ["", "", "", "", ""] + ["residual", "", ""] + ["explained", "", ""]
+    more = [""] * (len(LAWS) - 1)
+    head = ["", "", "", "", "", "residual", *more, "explained", *more]
     names = ["symmetry", "group", "units", "moved", "drift", *LAWS, *LAWS]
     lines = [head, names]
     for start in range(0, len(rows), len(LAWS)):

@@ -127,12 +127,12 @@ class Step:
         }
 
     def _law_step(self) -> Work:
-        drive = self._measure.gradients().drive
+        inputs = self._measure.gradients().inputs
         rates = self._training.learning_rates
 
         def call() -> None:
             self._laws.prepare(rates[next(self._steps)], first=False)
-            self._laws.advance(drive)
+            self._laws.advance(inputs)
 
         return Work(call)
 

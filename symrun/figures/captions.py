@@ -7,6 +7,7 @@ from typing import Any
 
 from symrun.config import BN_EPS
 from symrun.errors import in_one_line
+from symrun.laws import kinds_of_sgd
 from symrun.runs.directory import planned_steps
 from symrun.runs.thinning import spacing
 
@@ -177,9 +178,7 @@ _DISTINCTIONS: tuple[Callable[[dict[str, Any], Path], str], ...] = (
 def law_label(infos: Iterable[dict[str, Any]]) -> str:
     """Which laws the column `flow` of these runs holds; empty if it is null in all of them."""
     laws = [
-        "law 2: driven damped oscillator"
-        if info["config"]["optim"].get("momentum")
-        else "law 1: modified gradient flow"
+        kinds_of_sgd(bool(info["config"]["optim"].get("momentum")))["flow"].label
         for info in infos
         if "flow" not in info["unpredicted"]
     ]

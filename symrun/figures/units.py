@@ -27,6 +27,8 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "discrete": {"color": "#AA3377", "linewidth": 1.1},
     "flow": PREDICTED | {"linewidth": 1.0},
 }
+_LOOK: dict[str, Any] = {"color": "#4477AA", "linewidth": 1.1}
+"""Of any other law."""
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":", "zorder": 0}
 _LEAST, _MOST = -6.0, 0.0
 """Powers of ten that the axis has at least, so that there is room for the names of the guides."""
@@ -80,7 +82,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         axes.set_title(title, pad=15)
         axes.set_xlabel("Unexplained at most, 1 − explained")
     places[0].set_ylabel("Share of the units that moved, %")
-    handles = [Line2D([], [], label=law, **_LOOKS[law]) for law in laws]
+    handles = [Line2D([], [], label=law, **_LOOKS.get(law, _LOOK)) for law in laws]
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
 
@@ -105,10 +107,10 @@ def _limits(shares: Sequence[Array]) -> tuple[float, float]:
 
 
 def _draw_panel(axes: Axes, by_law: dict[str, Array], limits: tuple[float, float]) -> None:
-    for law, look in _LOOKS.items():
-        if law in by_law:
-            x, percent = _distribution(by_law[law], limits)
-            axes.plot(x, percent, drawstyle="steps-post", clip_on=False, **look)
+    for law in reversed(by_law):
+        x, percent = _distribution(by_law[law], limits)
+        look = _LOOKS.get(law, _LOOK)
+        axes.plot(x, percent, drawstyle="steps-post", clip_on=False, **look)
     axes.set_xscale("log")
     axes.set_xlim(limits)
     axes.set_ylim(0, 100)

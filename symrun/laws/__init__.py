@@ -1,43 +1,41 @@
-"""What theory predicts for the conserved quantities: float64 recursions, one law a file."""
+"""What theory predicts for the conserved quantities: float64 matrices, one law a file."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from symrun.laws.conservation import gradient_flow
+from symrun.laws.sgd import Kind, kinds_of_sgd, laws_of_sgd
 
 if TYPE_CHECKING:
     from symrun.laws.discrete import DiscreteLaw
-    from symrun.laws.law import SGD, Drive, Law, MomentumDrive
+    from symrun.laws.law import SGD, Input, Law
     from symrun.laws.modified_flow import ModifiedFlow
     from symrun.laws.oscillator import Oscillator
     from symrun.laws.propagation import Propagation
-    from symrun.laws.sgd import laws_of_sgd
 
 __all__ = [
     "SGD",
     "DiscreteLaw",
-    "Drive",
+    "Input",
+    "Kind",
     "Law",
     "ModifiedFlow",
-    "MomentumDrive",
     "Oscillator",
     "Propagation",
     "gradient_flow",
+    "kinds_of_sgd",
     "laws_of_sgd",
 ]
 
 # Imported when first asked for: torch takes a second, and reading tables needs none of it.
-LAWS = ("flow", "discrete", "exact")  # TEMP
 _MODULES = {
     "SGD": "law",
     "DiscreteLaw": "discrete",
-    "Drive": "law",
+    "Input": "law",
     "Law": "law",
     "ModifiedFlow": "modified_flow",
-    "MomentumDrive": "law",
     "Oscillator": "oscillator",
     "Propagation": "propagation",
-    "laws_of_sgd": "sgd",
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symrun.laws.law import SGD, Drive
+from symrun.laws.law import SGD, require_forcing, unit_rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DiscreteLaw:
     Assumes: torch.optim.SGD; any schedule, momentum, dampening, Nesterov.
     Error: with the defect, rounding; without, the accumulated k eta D (BatchNorm's eps, precision).
     Source: symrun; algebra on torch.optim.SGD's definition.
-    Example: DiscreteLaw(SGD(weight_decay=1e-4), with_defect=True).advance(state, drive, lr=0.1)
+    Example: DiscreteLaw(SGD(weight_decay=1e-4), with_defect=True).matrix(2, lr=0.1, first=False)
     """
 
     sgd: SGD
@@ -42,25 +42,26 @@ class DiscreteLaw:
             return conserved[None].clone()
         return torch.stack([conserved, torch.zeros_like(conserved)])
 
-    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
-        sgd, degree = self.sgd, drive.degree
-        if sgd.momentum == 0:
-            shrink = 1 - lr * sgd.weight_decay
-            following = shrink**degree * state + lr**2 * drive.force
-            if self.with_defect:
-                following -= lr * degree * shrink ** (degree - 1) * drive.defect
-            return following
-        assert drive.momentum is not None, "SGD with momentum needs its drive"
-        conserved, projected = state
+    def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
+        require_forcing(degree)
+        if self.sgd.momentum:
+            return self._matrix_with_momentum(degree, lr, first)
+        conserved, force, defect = unit_rows(1, momentum=False)
+        shrink = 1 - lr * self.sgd.weight_decay
+        following = shrink**degree * conserved + lr**2 * force
+        if self.with_defect:
+            following -= lr * degree * shrink ** (degree - 1) * defect
+        return following[None]
+
+    def _matrix_with_momentum(self, degree: int, lr: float, first: bool) -> Tensor:
+        sgd = self.sgd
+        conserved, projected, _, defect, update_sq, cross = unit_rows(2, momentum=True)
         pull = sgd.weight_decay * conserved
         if self.with_defect:
-            pull = pull + drive.defect
-        dampening = 0.0 if drive.momentum.first else sgd.dampening
+            pull = pull + defect
+        dampening = 0.0 if first else sgd.dampening
         buffer = sgd.momentum * projected + (1 - dampening) * pull
         update = pull + sgd.momentum * buffer if sgd.nesterov else buffer
         return torch.stack(
-            [
-                conserved - lr * degree * update + lr**2 * drive.momentum.force,
-                buffer - lr * drive.momentum.cross,
-            ]
+            [conserved - lr * degree * update + lr**2 * update_sq, buffer - lr * cross]
         )

@@ -1,9 +1,9 @@
-"""What a law is: one float64 linear recursion for all units of all symmetries.
+"""What a law is: a float64 matrix that takes a unit's state over one update.
 
 Legend, here and in the other files of this folder:
 
     Q        conserved quantity of a unit: sum of theta, or B(theta, theta)
-    B(x, y)  the unit's reducer: sum of sign * x * y; in the forcing of a linear one 0
+    B(x, y)  the unit's reducer: sum of sign * x * y
     degree   k with Q(c theta) = c^k Q(theta): 1 for translation, 2 for scale and rescale
     g        gradient of the loss, without weight decay
     eta      learning rate                    lambda   weight decay
@@ -19,8 +19,10 @@ and of torch.optim.SGD, whose definition the laws take:
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -34,32 +36,22 @@ class SGD:
     nesterov: bool = False
 
 
-@dataclass(frozen=True)
-class MomentumDrive:
-    """What drives the laws where the update carries momentum; float64, each [units].
+class Input(IntEnum):
+    """What drives the laws over update n, measured before it: float64 rows [units] in this order.
 
-    force: B(u, u). cross: B(u, b). Both 0 for a linear reducer.
-    first: whether this is update 0, whose b is d.
+    force: B(g, g). defect: D = B(theta, g), or the sum of g for a linear reducer; a perfect
+    symmetry makes it 0. update_sq: B(u, u) and cross: B(u, b), with momentum only. For a linear
+    reducer, which has no terms of second order, all but the defect are 0.
     """
 
-    force: Tensor
-    cross: Tensor
-    first: bool
+    force = 0
+    defect = 1
+    update_sq = 2
+    cross = 3
 
-
-@dataclass(frozen=True)
-class Drive:
-    """What drives the laws over one update, measured before it; float64, each [units].
-
-    force: B(g, g); 0 for a linear reducer.
-    defect: D = B(theta, g), or the sum of g for a linear one; 0 if the symmetry is perfect.
-    momentum: None without momentum.
-    """
-
-    degree: Tensor
-    force: Tensor
-    defect: Tensor
-    momentum: MomentumDrive | None = None
+    @classmethod
+    def count(cls, momentum: bool) -> int:
+        return len(cls) if momentum else cls.update_sq.value
 
 
 class Law(Protocol):
@@ -70,9 +62,35 @@ class Law(Protocol):
     """
 
     def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
-        """The state at step 0, from Q_0 [units]."""
+        """The state at step 0, from Q_0 and the degrees, both [units]."""
         ...
 
-    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
-        """The state one update with learning rate `lr` later."""
+    def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
+        """Its product with the state above the inputs is the state one update later.
+
+        first: whether it is update 0, whose b is d. Returns float64 [rows, rows + inputs] on the
+        CPU. Error: ValueError for a degree for which the law does not hold.
+        """
         ...
+
+
+def unit_rows(rows: int, momentum: bool) -> tuple[Tensor, ...]:
+    """The unit matrix, row by row: first those of the state, then those of the inputs.
+
+    A law's matrix is written as sums of them, just as its equation is of state and inputs.
+    Example: conserved, force, defect = unit_rows(1, momentum=False)
+    """
+    return torch.eye(rows + Input.count(momentum), dtype=torch.float64).unbind()
+
+
+def require_forcing(degree: int) -> None:
+    """Refuse a quantity of a degree for which no input holds the forcing.
+
+    An update adds eta^2 / 2 times u H u to Q, H being the Hessian of Q. Of a linear Q this is 0,
+    of a quadratic one eta^2 B(u, u). From degree 3 on H depends on theta, and terms of higher
+    order in eta follow, which nobody measures: then there is no law.
+
+    Error: ValueError unless `degree` is 1 or 2.
+    """
+    if degree not in (1, 2):
+        raise ValueError(f"laws are known for quantities of degree 1 and 2, got degree {degree}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symrun.laws.law import Drive
+from symrun.laws.law import require_forcing, unit_rows
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ModifiedFlow:
     `corrected` leaves eta^2 lambda^3 t k / 3; relative to the forced motion eta lambda, in both.
     None at lambda = 0 beside rounding.
     Source: Kunin et al. 2021, section 5; `corrected`: the rate of their code's phase portrait.
-    Example: ModifiedFlow(weight_decay=1e-4).advance(state, drive, lr=0.1)
+    Example: ModifiedFlow(weight_decay=1e-4).matrix(degree=2, lr=0.1, first=False)
     """
 
     weight_decay: float
@@ -35,11 +35,15 @@ class ModifiedFlow:
     def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
         return conserved[None].clone()
 
-    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
+    def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
+        require_forcing(degree)
+        conserved, force, _ = unit_rows(1, momentum=False)
         decay = self.weight_decay
         if decay == 0:
-            return state + lr**2 * drive.force
-        rate = drive.degree * (decay + lr * decay**2 / 2 if self.corrected else decay)
+            return (conserved + lr**2 * force)[None]
+        if self.corrected:
+            decay += lr * decay**2 / 2
+        rate = torch.tensor(degree * decay, dtype=torch.float64)
         # expm1, since 1 - e^{-r eta} would cancel at the small decays that are in use
         duration = -torch.expm1(-rate * lr) / rate
-        return torch.exp(-rate * lr) * state + lr * duration * drive.force
+        return (torch.exp(-rate * lr) * conserved + lr * duration * force)[None]

@@ -1,12 +1,11 @@
 """Law 2, the paper's with momentum: a driven, damped harmonic oscillator."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from symrun.laws.law import SGD, Drive
+from symrun.laws.law import SGD, require_forcing, unit_rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Oscillator:
     theta in an update: k a / 2 without dampening, `corrected` O(a^2). Under steady forcing the lag
     above, 0.026 of an update at beta = 0.9; `corrected` less than 1 - beta of that.
     Source: Kunin et al. 2021, section 6 and appendix; `corrected`: symrun.
-    Example: Oscillator(SGD(weight_decay=1e-4, momentum=0.9)).advance(state, drive, lr=0.1)
+    Example: Oscillator(SGD(weight_decay=1e-4, momentum=0.9)).matrix(2, lr=0.1, first=False)
     """
 
     sgd: SGD
@@ -50,36 +49,26 @@ class Oscillator:
         share = (1 + sgd.dampening) / ((1 + sgd.momentum) * (1 - sgd.dampening))
         return torch.stack([conserved, -share * sgd.weight_decay * degree * conserved])
 
-    def advance(self, state: Tensor, drive: Drive, lr: float) -> Tensor:
-        assert drive.momentum is not None, "the oscillator is the law of SGD with momentum"
+    def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
+        require_forcing(degree)
         undamped = 1 - self.sgd.dampening
-        force = 2 * drive.momentum.force / undamped**2
-        linear, quadratic = (
-            self._propagated(degree, state, force, lr * undamped) for degree in (1, 2)
-        )
-        return torch.where(drive.degree == 1, linear, quadratic)
+        h = lr * undamped
+        conserved, velocity, _, _, update_sq, _ = unit_rows(2, momentum=True)
+        force = 2 * update_sq / undamped**2
+        scaled = torch.stack([conserved, h * velocity, h**2 * force])
+        conserved, velocity = self._propagator(degree, h) @ scaled
+        return torch.stack([conserved, velocity / h])
 
-    def _propagated(self, degree: int, state: Tensor, force: Tensor, h: float) -> Tensor:
-        (xx, xv, xf), (vx, vv, vf) = _propagator(self, degree, h)
-        conserved, velocity = state[0], h * state[1]
-        force = h**2 * force
-        return torch.stack(
-            [
-                xx * conserved + xv * velocity + xf * force,
-                (vx * conserved + vv * velocity + vf * force) / h,
-            ]
-        )
-
-
-@lru_cache(maxsize=64)
-def _propagator(law: Oscillator, degree: int, h: float) -> list[list[float]]:
-    """(Q, h Q') one step of length h later from (Q, h Q', h^2 F), F the constant forcing."""
-    sgd = law.sgd
-    spring = 2 * degree * sgd.weight_decay * h / (1 + sgd.momentum)  # (omega h)^2
-    friction = 2 * (1 - sgd.momentum) / (1 + sgd.momentum)  # 2 gamma h
-    generator = torch.tensor([[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]], dtype=torch.float64)
-    propagator = torch.matrix_exp(generator)[:2]
-    if law.corrected:  # what was forced earlier, by friction / 4 of h, has moved on unforced since
-        earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
-        propagator = torch.cat([propagator[:, :2], earlier @ propagator[:, 2:]], dim=1)
-    return propagator.tolist()
+    def _propagator(self, degree: int, h: float) -> Tensor:
+        """(Q, h Q') one step of length h later from (Q, h Q', h^2 F), F the constant forcing."""
+        sgd = self.sgd
+        spring = 2 * degree * sgd.weight_decay * h / (1 + sgd.momentum)  # (omega h)^2
+        friction = 2 * (1 - sgd.momentum) / (1 + sgd.momentum)  # 2 gamma h
+        rows = [[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]]
+        generator = torch.tensor(rows, dtype=torch.float64)
+        propagator = torch.matrix_exp(generator)[:2]
+        if self.corrected:
+            # Forced earlier, by friction / 4 of h, and moved on without force since then
+            earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
+            propagator[:, 2:] = earlier @ propagator[:, 2:]
+        return propagator

@@ -1,28 +1,26 @@
-"""All laws of a run at once: one update is one small matrix."""
+"""All laws of a run at once: one update is one matrix for each degree."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from symrun.laws.law import Drive, Law, MomentumDrive
+from symrun.laws.law import Input, Law
 
 
 class Propagation:
     """Takes the laws from update to update, all units and all laws in one matrix product.
 
-    A law is linear in its state and in its drive. For one learning rate and one degree an update
-    is therefore a matrix, whose columns are where the law's own `advance` sends the basis.
-
-    conserved, degree: float64 [units], Q_0 and k. momentum: whether the drives carry momentum.
+    conserved, degree: float64 [units], Q_0 and k. momentum: whether the optimiser has any, which
+    decides what inputs there are.
 
     Assumes: finite states. One law's overflow makes all of that unit NaN, once a run has diverged.
-    Error: against `advance`, rounding.
+    Error: rounding. From `prepare`, ValueError for a degree for which a law does not hold.
     Example:
         laws, _ = laws_of_sgd(SGD(weight_decay=1e-4))
         propagation = Propagation(laws, conserved, degree, momentum=False)
         propagation.prepare(lr=0.1, first=True)
-        propagation.advance(drive)
+        propagation.advance(inputs)
         propagation.predicted["exact"]
     """
 
@@ -30,7 +28,6 @@ class Propagation:
         self, laws: Mapping[str, Law], conserved: Tensor, degree: Tensor, momentum: bool
     ) -> None:
         self._laws = laws
-        self._linear = degree == 1
         starts = [law.start(conserved, degree) for law in laws.values()]
         self._state = torch.cat([*starts, conserved.new_empty(0, len(conserved))])
         rows = 0
@@ -38,8 +35,14 @@ class Propagation:
         for name, start in zip(laws, starts, strict=True):
             self._rows[name] = slice(rows, rows + len(start))
             rows += len(start)
-        inputs = 4 if momentum else 2
-        self._update = conserved.new_zeros(2, rows, rows + inputs)
+        degrees, which = torch.unique(degree, return_inverse=True)
+        self._degrees = [int(k) for k in degrees.tolist()]
+        size = self._state.numel()
+        places = torch.arange(size, device=which.device).view_as(self._state)
+        self._chosen = (places + size * which).flatten()
+        """Where each entry of the state stands among those of all degrees, one after the other."""
+        columns = rows + Input.count(momentum)
+        self._matrices = conserved.new_zeros(len(self._degrees), rows, columns)
         self._prepared: tuple[float, bool] | None = None
 
     @property
@@ -58,31 +61,21 @@ class Propagation:
         if (lr, first) == self._prepared:
             return
         self._prepared = lr, first
-        update = torch.zeros(self._update.shape, dtype=torch.float64)
-        for name, rows in self._rows.items():
-            for degree, matrix in enumerate(self._matrices(self._laws[name], rows, lr, first)):
+        matrices = torch.zeros(self._matrices.shape, dtype=torch.float64)
+        for place, degree in zip(matrices, self._degrees, strict=True):
+            for name, rows in self._rows.items():
+                matrix = self._laws[name].matrix(degree, lr, first)
                 height = len(matrix)
-                update[degree, rows, rows] = matrix[:, :height]
-                update[degree, rows, len(self._state) :] = matrix[:, height:]
-        if self._update.is_cuda:
-            update = update.pin_memory()
-        self._update.copy_(update, non_blocking=True)
+                place[rows, rows] = matrix[:, :height]
+                place[rows, len(self._state) :] = matrix[:, height:]
+        if self._matrices.is_cuda:
+            matrices = matrices.pin_memory()
+        self._matrices.copy_(matrices, non_blocking=True)
 
-    def advance(self, drive: Drive) -> None:
-        """Take all laws over one update: on the device alone, into the same memory each time."""
-        inputs = [drive.force, drive.defect]
-        if drive.momentum is not None:
-            inputs += [drive.momentum.force, drive.momentum.cross]
-        linear, quadratic = self._update @ torch.cat([self._state, torch.stack(inputs)])
-        torch.where(self._linear, linear, quadratic, out=self._state)
+    def advance(self, inputs: Tensor) -> None:
+        """Take all laws over one update: on the device alone, into the same memory each time.
 
-    def _matrices(self, law: Law, rows: slice, lr: float, first: bool) -> tuple[Tensor, Tensor]:
-        """From state and inputs to the next state, [rows, rows + inputs], for degree 1 and 2."""
-        height = rows.stop - rows.start
-        width = height + self._update.shape[2] - len(self._state)
-        basis = torch.eye(width, dtype=torch.float64).repeat(1, 2)
-        degree = torch.tensor([1.0, 2.0], dtype=torch.float64).repeat_interleave(width)
-        force, defect, *carried = basis[height:]
-        momentum = MomentumDrive(carried[0], carried[1], first) if carried else None
-        sent = law.advance(basis[:height], Drive(degree, force, defect, momentum), lr)
-        return sent[:, :width], sent[:, width:]
+        inputs: float64 [2 or 4, units], in the order of `Input`.
+        """
+        by_degree = self._matrices @ torch.cat([self._state, inputs])
+        torch.index_select(by_degree.flatten(), 0, self._chosen, out=self._state.view(-1))

@@ -11,6 +11,7 @@ from symrun.errors import UsageError
 from symrun.figures import FIGURES
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
+from symrun.laws import kinds_of_sgd
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_html
 from symrun.report.evidence import Evidence, Summary, evidence
 from symrun.runs.directory import RunDirectory, planned_steps
@@ -18,13 +19,12 @@ from symrun.runs.thinning import spacing
 
 Warn = Callable[[str], None]
 
-_LAWS = (
-    "`flow` is the paper's law, `discrete` the update itself projected on the symmetry, `exact` "
-    "the same with the measured imperfection. Explained is the share of the broken conservation "
-    "that a law accounts for, in percent and rounded down: the median over the units that moved; "
-    "what it is at least for 99 in 100 of them; the median of the worst layer. Residual is the "
-    "largest distance between measurement and prediction, over units and time, relative to the "
-    "unit's magnitude, and motion the largest of any unit, measured alike."
+_NUMBERS = (
+    "Explained is the share of the broken conservation that a law accounts for, in percent and "
+    "rounded down: the median over the units that moved; what it is at least for 99 in 100 of "
+    "them; the median of the worst layer. Residual is the largest distance between measurement and "
+    "prediction, over units and time, relative to the unit's magnitude, and motion the largest of "
+    "any unit, measured alike."
 )
 _BARS: tuple[tuple[str, str, str, float], ...] = (
     ("`flow` explains 99.9 % for the median unit", "flow", "explained", 0.999),
@@ -78,7 +78,7 @@ def section(told: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[B
     yield runs_table(told)
     yield machine(told)
     yield from pictures
-    yield Paragraph(_LAWS)
+    yield Paragraph(f"{_laws()}. {_NUMBERS}")
     yield laws_table(told)
     if bars := bars_table(told):
         yield bars
@@ -217,6 +217,16 @@ def circumstances(setup: dict[str, Any]) -> str:
         f"{setup['precision']} on {where}; {', '.join(named)}, "
         f"seed {config['seed']}; {', '.join(spacing(setup))}."
     )
+
+
+def _laws() -> str:
+    """What each column of the tables holds, in one sentence."""
+    columns, with_momentum = [], kinds_of_sgd(momentum=True)
+    for column, kind in kinds_of_sgd(momentum=False).items():
+        labels = dict.fromkeys([kind.label, with_momentum[column].label])
+        identity = ", an identity" if kind.identity else ""
+        columns.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
+    return "; ".join(columns)
 
 
 _VERSIONS = ("symrun", "torch", "cuda", "python")

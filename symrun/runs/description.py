@@ -12,6 +12,7 @@ from typing import Any
 
 from symrun.config import Config, Precision, flat, require
 from symrun.errors import UsageError, in_one_line
+from symrun.laws import kinds_of_sgd
 from symrun.symmetry import Symmetry
 
 MOST_BYTES = 2**22
@@ -97,7 +98,7 @@ _DESCRIPTION: dict[str, Spec] = {
             "layers": [_LINE, _LINE],
         }
     ],
-    "unpredicted": {"flow?": _LINE, "discrete?": _LINE, "exact?": _LINE},
+    "unpredicted": {f"{column}?": _LINE for column in kinds_of_sgd(momentum=False)},
     "diverged?": {"step": _STEP, "loss": _FLAG, "layers": [_LINE]},
     "resumed?": [{"step?": _STEP}],
     "thinned?": {"every": _whole(1, MOST_STEPS), "records": _POSITIVE, "of": _POSITIVE},

@@ -17,10 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
+from symrun.laws import kinds_of_sgd
 from symrun.runs.directory import SCHEMA, RunDirectory
 from symrun.runs.reading import SCHEMA_KEY, Rows, read_parts
 
-LAWS = ("flow", "discrete", "exact")
+LAWS = tuple(kinds_of_sgd(momentum=False))
 MEASUREMENTS = ("measured", "magnitude", *LAWS, "grad_norm_sq", "defect")
 
 _NAME = pa.dictionary(pa.int16(), pa.string())

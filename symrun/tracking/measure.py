@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from symrun.config import Sums
-from symrun.laws import Drive, MomentumDrive
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.slots import Slots
@@ -30,11 +29,11 @@ class WeightReductions:
 class GradientReductions:
     """grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs, float64 [units].
 
-    drive: what takes the laws over the coming update.
+    inputs: what drives the laws over the coming update, [2 or 4, units], in the order of `Input`.
     """
 
     grad_norm_sq: Tensor
-    drive: Drive
+    inputs: Tensor
 
 
 class Measure:
@@ -58,7 +57,8 @@ class Measure:
         self._momentum = momentum
         self.degree = self._slots.degree
         """Of each unit's quantity, float64 [units], on the parameters' device."""
-        self._quadratic = self.degree - 1
+        self._forced = (self.degree > 1).to(self.degree)
+        """0 for a linear quantity, which B(g, g) does not drive; else 1."""
 
     @property
     def units(self) -> int:
@@ -77,10 +77,6 @@ class Measure:
         sums = self._sums.gradients()
         defect, force, *carried = self._slots.signed(sums)
         (grad_norm_sq,) = self._slots.unsigned(sums[1:2])
-        momentum = None
-        if self._momentum is not None:
-            update_sq, cross = carried
-            momentum = MomentumDrive(update_sq, cross, self._momentum.first)
         return GradientReductions(
-            grad_norm_sq, Drive(self.degree, self._quadratic * force, defect, momentum)
+            grad_norm_sq, torch.stack([self._forced * force, defect, *carried])
         )

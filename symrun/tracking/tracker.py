@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from symrun.config import Sums
-from symrun.laws import Law, Propagation
+from symrun.laws import Input, Law, Propagation
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
@@ -99,11 +99,11 @@ class Tracker:
         gradients = self._measure.gradients()
         observation = None
         if due:
-            defect = gradients.drive.defect
+            defect = gradients.inputs[Input.defect]
             observation = self._observation(
                 {"grad_norm_sq": gradients.grad_norm_sq, "defect": defect}
             )
-        self._laws.advance(gradients.drive)
+        self._laws.advance(gradients.inputs)
         return observation
 
     def record(self, step: int, observation: Observation | None) -> None:

@@ -8,16 +8,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symrun.laws import SGD, DiscreteLaw, Drive, ModifiedFlow, gradient_flow
+from symrun.laws import (
+    SGD,
+    DiscreteLaw,
+    Input,
+    ModifiedFlow,
+    Oscillator,
+    gradient_flow,
+    kinds_of_sgd,
+    laws_of_sgd,
+)
+
+FLOAT = torch.float64
 
 
-def drive_of(theta, gradient, degree):
-    """Reductions of one unit, theta and gradient [entries]."""
+def advance(law, state, inputs, lr, degree=2):
+    """state [rows, 1], inputs [2, 1] -> [rows, 1]"""
+    return law.matrix(degree, lr, first=False) @ torch.cat([state, inputs])
+
+
+def inputs_of(theta, gradient, degree):
+    """B(g, g) and D of one unit, theta and gradient [entries] -> [2, 1]"""
     if degree == 1:
-        force, defect = torch.zeros(1, dtype=torch.float64), gradient.sum()[None]
-    else:
-        force, defect = gradient.square().sum()[None], (theta * gradient).sum()[None]
-    return Drive(torch.tensor([float(degree)], dtype=torch.float64), force, defect)
+        return torch.stack([torch.zeros((), dtype=FLOAT), gradient.sum()])[:, None]
+    return torch.stack([gradient @ gradient, theta @ gradient])[:, None]
 
 
 def conserved(theta, degree):
@@ -37,7 +51,7 @@ def sgd(law, lr, weight_decay, updates, gradient_of):
     measured, predicted = [conserved(theta, 2)], [state[0]]
     for _ in range(updates):
         gradient = gradient_of(theta)
-        state = law.advance(state, drive_of(theta, gradient, 2), lr)
+        state = advance(law, state, inputs_of(theta, gradient, 2), lr)
         predicted.append(state[0])
         theta = theta - lr * (gradient + weight_decay * theta)
         measured.append(conserved(theta, 2))
@@ -55,9 +69,9 @@ TARGET = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
 )
 def test_exact_law_is_an_identity_for_any_gradient(lr, weight_decay, degree, entries):
     theta, gradient = torch.tensor(entries, dtype=torch.float64).T
-    drive = drive_of(theta, gradient, degree)
     law = DiscreteLaw(SGD(weight_decay), with_defect=True)
-    (predicted,) = law.advance(law.start(conserved(theta, degree), drive.degree), drive, lr)
+    state = law.start(conserved(theta, degree), torch.tensor([degree], dtype=FLOAT))
+    (predicted,) = advance(law, state, inputs_of(theta, gradient, degree), lr, degree)
     updated = theta - lr * (gradient + weight_decay * theta)
     rounding = 50 * 2.0**-53 * (theta.abs().sum() + gradient.abs().sum() + 1) ** 2
     assert abs(predicted - conserved(updated, degree)) <= rounding
@@ -186,19 +200,37 @@ def test_modified_flow_meets_its_differential_equation():
             k2 = slope(q + h * k1 / 2)
             k3 = slope(q + h * k2 / 2)
             q += h * (k1 + 2 * k2 + 2 * k3 + slope(q + h * k3)) / 6
-        drive = Drive(*(torch.tensor([x], dtype=torch.float64) for x in (degree, force, 0.0)))
-        start = torch.tensor([[1.5]], dtype=torch.float64)
-        assert ModifiedFlow(decay).advance(start, drive, lr).item() == pytest.approx(q, rel=1e-12)
+        start, inputs = torch.tensor([[1.5], [force], [0.0]], dtype=FLOAT).split([1, 2])
+        predicted = advance(ModifiedFlow(decay), start, inputs, lr, degree)
+        assert predicted.item() == pytest.approx(q, rel=1e-12)
 
 
 def test_modified_flow_is_continuous_at_no_weight_decay():
-    drive = Drive(*(torch.tensor([x], dtype=torch.float64) for x in (2.0, 3.0, 0.0)))
-    start = torch.tensor([[1.0]], dtype=torch.float64)
-    tiny, none = (ModifiedFlow(decay).advance(start, drive, 0.1) for decay in (1e-14, 0.0))
-    assert abs(tiny - none) < 1e-14
+    tiny, none = (ModifiedFlow(decay).matrix(2, 0.1, first=False) for decay in (1e-14, 0.0))
+    assert (tiny - none).abs().max() < 1e-14
 
 
 def test_gradient_flow_decays_exponentially():
     curves = gradient_flow(np.array([2.0, -3.0]), np.array([0.0, 5.0]), 2, 0.1)
     assert curves.shape == (2, 2)
     assert curves[1].tolist() == pytest.approx([2 / math.e, -3 / math.e], rel=1e-15)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_each_law_is_a_column_with_a_label_and_only_an_identity_sees_the_defect(momentum):
+    laws, _ = laws_of_sgd(SGD(1e-2, momentum))
+    kinds = kinds_of_sgd(momentum > 0)
+    assert list(kinds) == ["flow", "discrete", "exact"] and set(laws) == set(kinds)
+    assert len({kind.label for kind in kinds.values()}) == len(kinds)
+    for column, law in laws.items():
+        rows = len(law.start(torch.ones(1, dtype=FLOAT), torch.ones(1, dtype=FLOAT)))
+        of_defect = law.matrix(2, 0.1, first=False)[:, rows + Input.defect]
+        assert bool(of_defect.any()) == kinds[column].identity, column
+
+
+@pytest.mark.parametrize("degree", [0, 3])
+def test_a_quantity_whose_forcing_is_unknown_is_refused(degree):
+    sgd = SGD(1e-2, momentum=0.9)
+    for law in (ModifiedFlow(1e-2), Oscillator(sgd), DiscreteLaw(sgd, True)):
+        with pytest.raises(ValueError, match=f"degree 1 and 2, got degree {degree}"):
+            law.matrix(degree, 0.1, first=False)

@@ -5,6 +5,7 @@ documentation, not read from the laws or the tracker.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -14,25 +15,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from symrun.laws import SGD, DiscreteLaw, Drive, MomentumDrive, Oscillator, laws_of_sgd
+from symrun.laws import SGD, DiscreteLaw, Oscillator, laws_of_sgd
 
 FLOAT = torch.float64
 ROUNDING = 2.0**-53
+
+
+@functools.lru_cache(maxsize=16)
+def matrix(law, degree, lr, first):
+    return law.matrix(degree, lr, first)
 
 
 def run(sgd, lrs, gradient_of, laws, start, linear=False):
     """torch.optim.SGD beside `laws`; Q measured [updates + 1], and predicted by name."""
     theta = torch.nn.Parameter(torch.tensor(start, dtype=FLOAT))
     optimizer = torch.optim.SGD([theta], lr=lrs[0], **dataclasses.asdict(sgd))
-    degree = torch.tensor([1.0 if linear else 2.0], dtype=FLOAT)
-    zero = torch.zeros(1, dtype=FLOAT)
+    degree = 1 if linear else 2
+    zero = torch.zeros((), dtype=FLOAT)
 
     def conserved():
         now = theta.detach()
         return (now.sum() if linear else now.square().sum())[None]
 
     measured = [conserved()]
-    states = {name: law.start(measured[0], degree) for name, law in laws.items()}
+    degrees = torch.tensor([degree], dtype=FLOAT)
+    states = {name: law.start(measured[0], degrees) for name, law in laws.items()}
     predicted = {name: [state[0]] for name, state in states.items()}
     buffer = None
     for step, lr in enumerate(lrs):
@@ -43,16 +50,13 @@ def run(sgd, lrs, gradient_of, laws, start, linear=False):
         new = (1 - sgd.dampening) * decayed
         buffer = decayed if buffer is None else sgd.momentum * buffer + new
         update = decayed + sgd.momentum * buffer if sgd.nesterov else buffer
-        if linear:
-            force, defect = zero, gradient.sum()[None]
-            momentum = MomentumDrive(zero, zero, step == 0)
-        else:
-            force, defect = gradient.square().sum()[None], (now * gradient).sum()[None]
-            products = update.square().sum()[None], (update * buffer).sum()[None]
-            momentum = MomentumDrive(*products, step == 0)
-        drive = Drive(degree, force, defect, momentum if sgd.momentum else None)
+        inputs = [zero, gradient.sum(), zero, zero]
+        if not linear:
+            inputs = [gradient @ gradient, now @ gradient, update @ update, update @ buffer]
+        inputs = torch.stack(inputs if sgd.momentum else inputs[:2])[:, None]
         for name, law in laws.items():
-            states[name] = law.advance(states[name], drive, lr)
+            following = matrix(law, degree, lr, step == 0)
+            states[name] = following @ torch.cat([states[name], inputs])
             predicted[name].append(states[name][0])
         theta.grad = gradient.clone()
         optimizer.step()
@@ -170,14 +174,13 @@ def test_oscillator_meets_its_differential_equation(regime, dampening, corrected
         return solved.y[:, -1]
 
     earlier = h * (1 - momentum) / (2 * (1 + momentum)) if corrected else 0.0
-    law, degree = Oscillator(sgd, corrected), torch.tensor([2.0], dtype=FLOAT)
-    state = law.start(torch.tensor([1.5], dtype=FLOAT), degree)
+    law = Oscillator(sgd, corrected)
+    state = law.start(torch.tensor([1.5], dtype=FLOAT), torch.tensor([2.0], dtype=FLOAT))
     expected = moved(state[:, 0].numpy(), -earlier)  # where the forcing begins
     for step in range(60):
         norm_sq = 1 + math.sin(step)
-        force = torch.tensor([norm_sq], dtype=FLOAT)
-        momentum_drive = MomentumDrive(force, force, step == 0)
-        state = law.advance(state, Drive(degree, force, force, momentum_drive), lr)
+        inputs = torch.full((4, 1), norm_sq, dtype=FLOAT)
+        state = law.matrix(2, lr, step == 0) @ torch.cat([state, inputs])
         expected = moved(expected, h, 2 * norm_sq / (1 - dampening) ** 2)
         now = moved(expected, earlier)
         # 120 integrations at 1e-13, and the law's own 60 propagations

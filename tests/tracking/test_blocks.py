@@ -62,8 +62,7 @@ def test_any_block_and_layout_gives_the_sums_over_parameters(name, layout, gradi
     measure = Measure(model, groups)
     measure._sums = BlockSums(measure._slots, None, block)
     weights, found = measure.weights(), measure.gradients()
-    drive = found.drive
-    of = [weights.measured, weights.magnitude, found.grad_norm_sq, drive.force, drive.defect]
+    of = [weights.measured, weights.magnitude, found.grad_norm_sq, *found.inputs]
     bound = 2 * 2**13 * 2.0**-53 * 2**13 * 40
     for ours, theirs in zip(of, expected(model, groups), strict=True):
         assert (ours - theirs).abs().max() <= bound
