@@ -1,0 +1,80 @@
+"""The examples in docstrings run as they stand, beside names that speak for themselves."""
+
+import ast
+import importlib
+import inspect
+import math
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import symrun
+from symrun.config import Config
+from symrun.data import Batches, load
+from symrun.launch import compose
+from symrun.runs.directory import RunDirectory
+from symrun.runs.writer import TableWriter
+from symrun.symmetry import find_structure
+from symrun.tracking import Tracker
+from symrun.training.lifecycle import train
+from symrun.training.metrics import Scores
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
+
+ROOT = Path(symrun.__file__).parent
+SMALL = ["model=vgg11_bn", "model.width=0.0625", "data=synthetic", "device=cpu"]
+SMALL += ["data.train_images=40", "data.val_images=20", "train.batch_size=16", "track.every=1"]
+
+
+def examples():
+    """Of every docstring, the lines behind "Example:", by module and line."""
+    for path in sorted(ROOT.rglob("*.py")):
+        module = ".".join(("symrun", *path.relative_to(ROOT).with_suffix("").parts))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            docstring = ast.get_docstring(node) or ""
+            found = re.search(r"^Example:(?: (.+)|\n((?: {4}.*\n?|\n)+))", docstring, re.M)
+            if found:
+                code = found[1] or textwrap.dedent(found[2])
+                yield pytest.param(module, code, id=f"{module}.{getattr(node, 'name', '')}")
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    return RunDirectory.open(
+        train(compose([*SMALL, "train.steps=4", f"run.dir={folder}/run"]), print)
+    )
+
+
+def names(run, folder):
+    """What examples take as given."""
+    config = compose([*SMALL, "train.steps=4"])
+    dataset, plan = load(config.data), Plan.of(config)
+    training = prepare(plan, dataset)
+    model, optimizer, structure = training.model, training.optimizer, training.structure
+    images, labels = next(training.batches.epoch(1))
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    made = RunDirectory.create(folder / "made", "")
+    return {
+        **{name: value for name, value in locals().items() if name != "folder"},
+        **{"Batches": Batches, "Config": Config, "Path": Path, "RunDirectory": RunDirectory},
+        **{"Scores": Scores, "TableWriter": TableWriter, "Tracker": Tracker, "compose": compose},
+        **{"find_structure": find_structure, "load": load, "math": math, "np": np, "torch": torch},
+        "laws": plan.laws,
+        "optim": config.optim,
+        "run": run,
+    }
+
+
+@pytest.mark.parametrize(("module", "code"), list(examples()))
+def test_an_example_runs(module, code, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = importlib.import_module(module)
+    here = {name: value for name, value in inspect.getmembers(loaded) if not name.startswith("__")}
+    exec(compile(code, f"<example in {module}>", "exec"), names(small_run, tmp_path) | here)
