@@ -28,18 +28,12 @@ __all__ = [
 ]
 
 # Imported when first asked for: torch takes a second, and reading tables needs none of it.
-_MODULES = {
-    "SGD": "law",
-    "DiscreteLaw": "discrete",
-    "Input": "law",
-    "Law": "law",
-    "ModifiedFlow": "modified_flow",
-    "Oscillator": "oscillator",
-    "Propagation": "propagation",
-}
+_WITH_TORCH = ("law", "discrete", "modified_flow", "oscillator", "propagation")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module in _WITH_TORCH if name in __all__ else ():
+        found = vars(importlib.import_module(f"{__name__}.{module}")).get(name)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -77,7 +77,7 @@ class Law(Protocol):
 def unit_rows(rows: int, momentum: bool) -> tuple[Tensor, ...]:
     """The unit matrix, row by row: first those of the state, then those of the inputs.
 
-    A law's matrix is written as sums of them, just as its equation is of state and inputs.
+    Sums of them make a law's matrix, just as sums of state and inputs make its equation.
     Example: conserved, force, defect = unit_rows(1, momentum=False)
     """
     return torch.eye(rows + Input.count(momentum), dtype=torch.float64).unbind()
@@ -86,11 +86,8 @@ def unit_rows(rows: int, momentum: bool) -> tuple[Tensor, ...]:
 def require_forcing(degree: int) -> None:
     """Refuse a quantity of a degree for which no input holds the forcing.
 
-    An update adds eta^2 / 2 times u H u to Q, H being the Hessian of Q. Of a linear Q this is 0,
-    of a quadratic one eta^2 B(u, u). From degree 3 on H depends on theta, and terms of higher
-    order in eta follow, which nobody measures: then there is no law.
-
-    Error: ValueError unless `degree` is 1 or 2.
+    An update adds eta^2 / 2 times u H u to Q, where H, the Hessian of Q, depends on theta from
+    degree 3 on; terms of higher order follow. Error: ValueError unless `degree` is 1 or 2.
     """
     if degree not in (1, 2):
         raise ValueError(f"laws are known for quantities of degree 1 and 2, got degree {degree}")

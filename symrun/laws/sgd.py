@@ -13,31 +13,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A law as tables, figures and reports name it.
+    """A law as figures and reports name it.
 
-    column: where the tables hold what it predicts; two laws may share it if no run has both.
-    label: its name in words. identity: whether it holds whatever the gradients are, so that it
-    audits the measurement; any other law is a prediction, which assumes a perfect symmetry.
+    identity: whether it holds for any gradients, and so audits the measurement; other laws are
+    predictions, which assume a perfect symmetry.
     """
 
-    column: str
     label: str
     identity: bool = False
 
 
-_MODIFIED_FLOW = Kind("flow", "law 1: modified gradient flow")
-_OSCILLATOR = Kind("flow", "law 2: driven damped oscillator")
-_DISCRETE = Kind("discrete", "law 3: the update itself projected on the symmetry")
-_EXACT = Kind("exact", "law 3 with the measured imperfection", identity=True)
-
-
 def kinds_of_sgd(momentum: bool) -> dict[str, Kind]:
-    """The laws of SGD with or without momentum by column, in the order of the tables.
+    """The laws of SGD with or without momentum by the column of the tables, in their order.
 
     Example: kinds_of_sgd(momentum=True)["flow"].label   # "law 2: driven damped oscillator"
     """
-    flow = _OSCILLATOR if momentum else _MODIFIED_FLOW
-    return {kind.column: kind for kind in (flow, _DISCRETE, _EXACT)}
+    flow = "law 2: driven damped oscillator" if momentum else "law 1: modified gradient flow"
+    return {
+        "flow": Kind(flow),
+        "discrete": Kind("law 3: the update itself projected on the symmetry"),
+        "exact": Kind("law 3 with the measured imperfection", identity=True),
+    }
 
 
 def laws_of_sgd(sgd: "SGD") -> tuple[dict[str, "Law"], dict[str, str]]:
@@ -50,11 +46,10 @@ def laws_of_sgd(sgd: "SGD") -> tuple[dict[str, "Law"], dict[str, str]]:
     from symrun.laws.oscillator import Oscillator
 
     laws: dict[str, Law] = {
-        _DISCRETE.column: DiscreteLaw(sgd, with_defect=False),
-        _EXACT.column: DiscreteLaw(sgd, with_defect=True),
+        "discrete": DiscreteLaw(sgd, with_defect=False),
+        "exact": DiscreteLaw(sgd, with_defect=True),
     }
     if sgd.nesterov:
-        reason = "the paper's oscillator does not describe Nesterov's look-ahead"
-        return laws, {_OSCILLATOR.column: reason}
+        return laws, {"flow": "the paper's oscillator does not describe Nesterov's look-ahead"}
     flow = Oscillator(sgd, corrected=True) if sgd.momentum else ModifiedFlow(sgd.weight_decay)
-    return {_OSCILLATOR.column: flow, **laws}, {}
+    return {"flow": flow, **laws}, {}

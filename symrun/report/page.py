@@ -221,12 +221,12 @@ def circumstances(setup: dict[str, Any]) -> str:
 
 def _laws() -> str:
     """What each column of the tables holds, in one sentence."""
-    columns, with_momentum = [], kinds_of_sgd(momentum=True)
+    said = []
     for column, kind in kinds_of_sgd(momentum=False).items():
-        labels = dict.fromkeys([kind.label, with_momentum[column].label])
+        labels = dict.fromkeys([kind.label, kinds_of_sgd(momentum=True)[column].label])
         identity = ", an identity" if kind.identity else ""
-        columns.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
-    return "; ".join(columns)
+        said.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
+    return "; ".join(said)
 
 
 _VERSIONS = ("symrun", "torch", "cuda", "python")
