@@ -130,8 +130,8 @@ def test_figures_never_train():
         ("symrun.laws", ["DiscreteLaw", "Drive", "Law", "ModifiedFlow", "MomentumDrive",
                          "Oscillator", "Propagation", "SGD", "gradient_flow", "laws_of_sgd"]),
         ("symrun.models", ["VGG", "vgg"]),
-        ("symrun.symmetry", ["Block", "Group", "Layer", "Structure", "Symmetry",
-                             "find_structure"]),
+        ("symrun.symmetry", ["Group", "Layer", "Members", "Structure", "Symmetry",
+                             "columns", "find_structure", "rows"]),
         ("symrun.tracking", ["Observation", "Tracker"]),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Symmetry, find_structure
 from symrun.tracking import Tracker
-from symrun.tracking.sums import require_possible
+from symrun.tracking.select import require_possible
 from symrun.training.compiled import compiled
 from symrun.training.graph import require_capturable
 from symrun.training.memory import keep_freed_memory
