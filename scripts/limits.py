@@ -47,7 +47,6 @@ from symrun.cli import exit_code
 from symrun.config import Config, flat
 from symrun.errors import Diverged
 from symrun.figures.captions import captions, power, settings_and_papers
-from symrun.figures.residual import HUES
 from symrun.figures.style import frame, save, styled
 from symrun.files import complete_or_absent
 from symrun.launch import compose, warn
@@ -55,6 +54,7 @@ from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
 from symrun.report.evidence import without_places
 from symrun.runs.directory import RunDirectory
+from symrun.symmetry import Symmetry
 from symrun.training.device import select_device
 from symrun.training.lifecycle import train_member
 from symrun.training.plan import Plan
@@ -203,7 +203,8 @@ def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
         usual = flat(base.to_dict())[effect.setting]
         draw_effect(axes, effect, [row for row in rows if row.effect == name], usual)
     panels.supylabel("Residual", fontsize="medium")
-    handles = [Line2D([], [], color=hue, label=name) for name, hue in HUES.items()]
+    shown = dict.fromkeys(row.symmetry for row in rows)
+    handles = [Line2D([], [], color=Symmetry(name).colour, label=name) for name in shown]
     handles.append(Line2D([], [], color="0.25", label="change since the start", **CHANGE))
     handles += [Line2D([], [], color="0.25", label=law, **LOOKS[law]) for law in LAWS]
     handles.append(Line2D([], [], label="the base; one rounding of float64, float32", **GUIDE))
@@ -225,7 +226,8 @@ def draw_effect(axes: Axes, effect: Effect, rows: Sequence[Row], usual: Value) -
     axes.axvline(places[usual], zorder=0, **GUIDE)
     for rounding in ROUNDINGS:
         axes.axhline(rounding, zorder=0, **GUIDE)
-    for symmetry, hue in HUES.items():
+    for symmetry in dict.fromkeys(row.symmetry for row in rows):
+        hue = Symmetry(symmetry).colour
         for law in LAWS:
             curve = [row for row in rows if (row.symmetry, row.law) == (symmetry, law)]
             x = [places[row.value] for row in curve]

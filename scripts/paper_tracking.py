@@ -43,6 +43,7 @@ from symrun.optimizers import SgdConfig
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Group
+from symrun.symmetry.lines import lines_of
 from symrun.tracking import Tracker
 from symrun.training.device import device_title
 from symrun.training.plan import Plan
@@ -126,15 +127,16 @@ def reduce_checkpoint(path: Path, groups: Sequence[Group], output: Path) -> dict
     for group in groups:
         of_weights: list[Tensor] = []
         of_integrals: list[Tensor] = []
-        for block in group.blocks:
-            name = block.parameter
+        for members in group.members:
+            name = members.parameter
+            unit_of = torch.tensor(members.units) % (group.units + 1)  # -1 stands last
             if group.symmetry.degree == 2 and name not in square_of:
                 square_of[name] = model[name].square()
             values = square_of[name] if group.symmetry.degree == 2 else model[name]
             for tensor, terms in ((values, of_weights), (integral_of[name], of_integrals)):
-                viewed = tensor.reshape(block.shape)
-                axes = block.summed_axes
-                terms.append(block.sign * (viewed.sum(axes) if axes else viewed))
+                of_lines = lines_of(members, tensor).sum(1)
+                of_units = of_lines.new_zeros(group.units + 1).index_add(0, unit_of, of_lines)
+                terms.append(members.sign * of_units[:-1])
         sums["weights"].append(torch.stack(of_weights).sum(0))
         sums["integrals"].append(torch.stack(of_integrals).sum(0))
     arrays = {name: torch.cat(tensors).cpu().numpy() for name, tensors in sums.items()}

@@ -132,8 +132,8 @@ def test_figures_never_train():
         ("symrun.laws", ["DiscreteLaw", "Input", "Kind", "Law", "ModifiedFlow", "Oscillator",
                          "Propagation", "SGD", "gradient_flow", "kinds_of_sgd", "laws_of_sgd"]),
         ("symrun.models", ["MODELS", "Model", "ModelConfig", "VggConfig"]),
-        ("symrun.symmetry", ["Block", "Group", "Layer", "Structure", "Symmetry",
-                             "find_structure"]),
+        ("symrun.symmetry", ["Group", "Layer", "Members", "Structure", "Symmetry",
+                             "columns", "find_structure", "rows"]),
         ("symrun.tracking", ["Observation", "Tracker"]),
     ],
 )  # fmt: skip

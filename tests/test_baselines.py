@@ -14,6 +14,7 @@ from PIL import Image
 
 from symrun.models.vgg import vgg
 from symrun.symmetry import find_structure
+from symrun.symmetry.lines import lines_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 LR, WEIGHT_DECAY, STEPS = 0.05, 1e-2, 5
@@ -105,11 +106,11 @@ def test_a_checkpoint_is_reduced_to_the_sums_of_every_unit(tmp_path, layout):
     for group in groups:
         for unit in range(group.units):
             parts = [
-                (block.sign, tensors[block.parameter].reshape(block.shape), block.unit_axis)
+                (one.sign, lines_of(one, tensors[one.parameter]), torch.tensor(one.units) == unit)
                 for tensors in (weights, integrals)
-                for block in group.blocks
+                for one in group.members
             ]
-            parts = [(sign, t.select(axis, unit).flatten().tolist()) for sign, t, axis in parts]
+            parts = [(sign, lines[here].flatten().tolist()) for sign, lines, here in parts]
             half = len(parts) // 2
             power = group.symmetry.degree
             for name, of, exponent in (

@@ -15,8 +15,8 @@ from symrun.runs.writer import Record
 from symrun.tracking import Tracker
 from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
-from symrun.tracking.slots import Slots
-from symrun.tracking.sums import choose
+from symrun.tracking.reductions import Reductions
+from symrun.tracking.select import select_sums
 from symrun.training.loop import Update
 from symrun.training.metrics import Scores
 from symrun.training.plan import Plan
@@ -46,9 +46,10 @@ class Step:
         self._eager = replace(self._training, forward=training.model, cuda_graph=False)
         self._compiled = config.train.compile
         groups = training.structure.groups
-        self._slots = Slots(training.model, groups)
+        self._reductions = Reductions(training.model, groups)
         self._momentum = momentum_of(training.optimizer)
-        self.sums = type(choose(config.track.sums, self._slots, self._momentum)).__name__
+        sums = select_sums(config.track.sums, self._reductions, self._momentum)
+        self.sums = type(sums).__name__
         self._measure = Measure(training.model, groups, self._momentum, config.track.sums)
         self._laws = Propagation(
             training.plan.laws,
@@ -84,15 +85,15 @@ class Step:
 
     def ways_to_sum(self) -> Works:
         """Each is first held against plain torch."""
-        slots, momentum = self._slots, self._momentum
+        reductions, momentum = self._reductions, self._momentum
         return {
-            name: partial(checked, making, slots, momentum)
-            for name, making in ways_to_sum(slots, momentum).items()
+            name: partial(checked, making, reductions, momentum)
+            for name, making in ways_to_sum(reductions, momentum).items()
         }
 
     def compiled_sums(self) -> Works:
-        making = partial(CompiledSums, self._slots, self._momentum)
-        return {"plain torch, compiled": partial(checked, making, self._slots, self._momentum)}
+        making = partial(CompiledSums, self._reductions, self._momentum)
+        return {"plain torch, compiled": partial(checked, making, self._reductions, self._momentum)}
 
     def compiled_parts(self) -> Works:
         """None unless train.compile is asked for."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from symrun.bench.clock import Work
 from symrun.errors import RunError
-from symrun.tracking.blocks import BlockSums
 from symrun.tracking.momentum import Momentum
-from symrun.tracking.slots import Slots, Source
-from symrun.tracking.sums import UnitSums, doubt_of
+from symrun.tracking.reductions import Reductions, Source
+from symrun.tracking.select import UnitSums, agree
 from symrun.tracking.tiles import TileShape
+from symrun.tracking.torch_sums import TorchSums
 
 SHAPES = (
     *(TileShape(rows, 128, warps) for rows in (32, 64, 128) for warps in (2, 4, 8)
@@ -30,42 +30,42 @@ SHAPES = (
 Making = Callable[[], UnitSums]
 
 
-def ways_to_sum(slots: Slots, momentum: Momentum | None) -> dict[str, Making]:
+def ways_to_sum(reductions: Reductions, momentum: Momentum | None) -> dict[str, Making]:
     """What makes the sums in plain torch, and on a GPU in kernels of several shapes, by name."""
-    ways: dict[str, Making] = {"plain torch": lambda: BlockSums(slots, momentum)}
-    if slots.device.type == "cuda":
+    ways: dict[str, Making] = {"plain torch": lambda: TorchSums(reductions, momentum)}
+    if reductions.device.type == "cuda":
         for shape in SHAPES:
             name = f"kernel, tiles of {shape.rows} x {shape.columns}, {shape.warps} warps"
-            ways[name] = partial(_kernel, slots, momentum, shape)
+            ways[name] = partial(_kernel, reductions, momentum, shape)
     return ways
 
 
-def _kernel(slots: Slots, momentum: Momentum | None, shape: TileShape) -> UnitSums:
+def _kernel(reductions: Reductions, momentum: Momentum | None, shape: TileShape) -> UnitSums:
     from symrun.tracking.kernel import KernelSums  # needs triton
 
-    return KernelSums(slots, momentum, shape)
+    return KernelSums(reductions, momentum, shape)
 
 
-def checked(making: Making, slots: Slots, momentum: Momentum | None) -> Work:
+def checked(making: Making, reductions: Reductions, momentum: Momentum | None) -> Work:
     """The sums of an update. Error: RunError if they are not those of plain torch."""
     sums = making()
-    if doubt_of(sums, BlockSums(slots, momentum), slots) is not None:
+    if not agree(sums, TorchSums(reductions, momentum), reductions):
         raise RunError("wrong: its sums are not those of plain torch")
     return Work(torch.no_grad()(sums.gradients))
 
 
 class CompiledSums:
-    """`BlockSums` without blocks, as torch.compile makes it: some kernels for each parameter.
+    """`TorchSums` without blocks, as torch.compile makes it: some kernels for each parameter.
 
     It is compiled here, which takes half a minute on a CPU.
 
     Assumes: all parameters have gradients, and momentum buffers if there is momentum.
     """
 
-    def __init__(self, slots: Slots, momentum: Momentum | None) -> None:
-        self._slots = slots
+    def __init__(self, reductions: Reductions, momentum: Momentum | None) -> None:
+        self._reductions = reductions
         self._momentum = momentum
-        self._weights = BlockSums(slots, momentum).weights
+        self._weights = TorchSums(reductions, momentum).weights
         self._planes = 2 if momentum is None else 4
         self._factors = (0.0, 0.0, 0.0) if momentum is None else momentum.factors
         self._nesterov = momentum is not None and momentum.nesterov
@@ -76,13 +76,13 @@ class CompiledSums:
             self.gradients()
 
     def weights(self) -> Tensor:
-        """As `BlockSums.weights`, and not compiled."""
+        """As `TorchSums.weights`, and not compiled."""
         return self._weights()
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
-        """As `BlockSums.gradients`: [2 or 4, slots]."""
-        return self._fast(list(map(self._read, self._slots.sources)))
+        """As `TorchSums.gradients`: [2 or 4, slots]."""
+        return self._fast(list(map(self._read, self._reductions.sources)))
 
     def _read(self, source: Source) -> list[Tensor]:
         read = [source.weights(), source.gradients()]
@@ -91,22 +91,21 @@ class CompiledSums:
         return read
 
     def _sums(self, read: list[list[Tensor]]) -> Tensor:
-        found: dict[int, Tensor] = {}
-        for source, matrices in zip(self._slots.sources, read, strict=True):
-            for linear in source.reducers:
-                planes = self._products(linear, *(matrix.double() for matrix in matrices))
-                if source.rows is not None and not linear:
-                    found[source.rows.start] = torch.stack([plane.sum(1) for plane in planes])
-                columns = torch.stack([plane.sum(0) for plane in planes])
-                for place in source.columns_of(linear):
-                    found[place.slots.start] = source.by_unit(columns, place)
-        nothing = torch.zeros(self._planes, 1, dtype=torch.float64, device=self._slots.device)
-        return torch.cat([*(found[first] for first in sorted(found)), nothing], 1)
+        found: list[Tensor] = []
+        for source, matrices in zip(self._reductions.sources, read, strict=True):
+            for degree, rows, columns in source.passes:
+                planes = self._products(degree, *(matrix.double() for matrix in matrices))
+                for axis, layouts in ((1, rows), (0, columns)):
+                    if layouts:
+                        sums = torch.stack([plane.sum(axis) for plane in planes])
+                        found += [layout.by_unit(sums) for layout in layouts]
+        nothing = torch.zeros(self._planes, 1, dtype=torch.float64, device=self._reductions.device)
+        return torch.cat([*found, nothing], 1)
 
     def _products(
-        self, linear: bool, theta: Tensor, gradient: Tensor, *last: Tensor
+        self, degree: int, theta: Tensor, gradient: Tensor, *last: Tensor
     ) -> list[Tensor]:
-        if linear:
+        if degree == 1:
             return [gradient, gradient.square(), *[torch.zeros_like(gradient)] * (self._planes - 2)]
         products = [theta * gradient, gradient.square()]
         if last:

@@ -68,8 +68,8 @@ def _cosines(run: RunDirectory, group: dict[str, Any]) -> NDArray[np.float64]:
     curves = unit_curves(run, group["symmetry"], name, columns)
     defect, grad_norm_sq, magnitude = (curves.values[column] for column in columns)
     # For translation `magnitude` is sum |theta|, and the generator is a vector of ones.
-    translation = Symmetry(group["symmetry"]) is Symmetry.translation
-    along_sq = np.full_like(magnitude, entries) if translation else magnitude
+    linear = Symmetry(group["symmetry"]).degree == 1
+    along_sq = np.full_like(magnitude, entries) if linear else magnitude
     known = np.isfinite(defect) & np.isfinite(grad_norm_sq) & np.isfinite(along_sq)
     known[known] = (grad_norm_sq[known] >= _SMALLEST) & (along_sq[known] > 0)
     cosines: NDArray[np.float64] = np.abs(defect[known])

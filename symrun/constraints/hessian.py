@@ -33,7 +33,7 @@ from symrun.constraints.generator import (
     signed,
     weighted,
 )
-from symrun.symmetry import Group, Symmetry
+from symrun.symmetry import Group
 
 _CROSS_ENTROPY = nn.CrossEntropyLoss()
 
@@ -141,11 +141,11 @@ def hessian_constraints(
 
 
 def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> float | None:
-    first = curvature.weights[group.blocks[0].parameter]
+    first = curvature.weights[group.members[0].parameter]
     factors = torch.randn(group.units, dtype=torch.float64, generator=draws).to(first)
     vector = weighted(group, generator(group, curvature.weights), factors)
     product = curvature.times(vector)
-    if group.symmetry is Symmetry.translation:
+    if group.symmetry.degree == 1:
         error = _norm(product)
         scale = _norm(curvature.times(asymmetric(group, vector, draws)))
     else:

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 
 from symrun.figures.captions import common_caption, law_label, optimiser, settings
 from symrun.figures.layers import (
-    QUANTITIES,
     LayerSums,
     depth_colours,
     depth_handles,
@@ -31,6 +30,7 @@ from symrun.figures.style import (
 )
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import unit_curves
+from symrun.symmetry import Symmetry
 
 Info = dict[str, Any]
 
@@ -91,7 +91,7 @@ class Grid:
             if place[0] == 0:
                 axes.set_title(f"$λ$ = {decays[place[1]]:g}")
             if place[1] == 0:
-                axes.set_ylabel(f"{rows[place[0]]}\n{QUANTITIES[symmetry]}")
+                axes.set_ylabel(f"{rows[place[0]]}\n{Symmetry(symmetry).label}")
             if place[0] == len(rows) - 1:
                 label_steps(axes, "Step $n$")
         middle = unit_colours(3)[1]

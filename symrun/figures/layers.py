@@ -14,13 +14,6 @@ from symrun.runs.tables import Curves, unit_curves
 
 Array = NDArray[np.float64]
 
-QUANTITIES = {
-    "scale": "Squared norm",
-    "rescale": "Squared norms, out − in",
-    "translation": "Sum of parameters",
-}
-"""Of a unit, by symmetry."""
-
 
 @dataclass(frozen=True)
 class LayerSums:

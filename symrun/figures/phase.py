@@ -13,7 +13,6 @@ from symrun.analysis.comparison import at_steps
 from symrun.config import SgdConfig, optim_config
 from symrun.figures.captions import captions, law_label, settings
 from symrun.figures.layers import (
-    QUANTITIES,
     depth_colours,
     depth_handles,
     layer_sums,
@@ -24,6 +23,7 @@ from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled,
 from symrun.runs.directory import RunDirectory, planned_steps
 from symrun.runs.tables import unit_curves
 from symrun.schedule import pace, times
+from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     left.set_title("Layers, sums over their units")
     right.set_title(f"{middle}: {len(units)} of {measured.shape[1]:,} units")
     for axes in (left, right):
-        axes.set_xlabel(f"{QUANTITIES[symmetry]} $Q$")
+        axes.set_xlabel(f"{Symmetry(symmetry).label} $Q$")
         axes.set_ylabel("Velocity $dQ/dt$")
     handles = depth_handles(sums.groups, linewidth=_WIDTH)
     if label := law_label([info]):

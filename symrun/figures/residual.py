@@ -17,10 +17,10 @@ from symrun.figures.selection import Roles
 from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
+from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
-HUES = {"scale": "#0072B2", "rescale": "#D55E00", "translation": "#009E73"}
 _ROUNDING = {"float64": 2.0**-53}
 _FLOAT32 = 2.0**-24
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
@@ -73,8 +73,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
     grid[1, 0].set_ylabel("1 − explained so far,\nmedian over units")
-    shown = [symmetry for symmetry in HUES if any(g.symmetry == symmetry for g in groups)]
-    handles = [Line2D([], [], color=HUES[symmetry], label=symmetry) for symmetry in shown]
+    shown = dict.fromkeys(group.symmetry for group in groups)
+    handles = [Line2D([], [], color=Symmetry(name).colour, label=name) for name in shown]
     weights = "float64" if rounding < _FLOAT32 else "float32"
     handles.append(Line2D([], [], label=f"one rounding of {weights} weights", **_GUIDE))
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -93,5 +93,5 @@ def _colours(groups: Sequence[Comparison]) -> list[Colour]:
     for number, group in enumerate(groups):
         alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
         depth = alike.index(number) / max(len(alike) - 1, 1)
-        colours.append(shaded(to_rgb(HUES[group.symmetry]), 0.45 * (2 * depth - 1)))
+        colours.append(shaded(to_rgb(Symmetry(group.symmetry).colour), 0.45 * (2 * depth - 1)))
     return colours

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 from symrun.errors import UsageError
 from symrun.figures.captions import common_caption, law_label, optimiser, settings, step_label
 from symrun.figures.layers import (
-    QUANTITIES,
     LayerSums,
     depth_colours,
     depth_handles,
@@ -23,6 +22,7 @@ from symrun.figures.layers import (
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
 from symrun.runs.directory import RunDirectory
+from symrun.symmetry import Symmetry
 
 _WIDTH = 1.2
 _BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
@@ -59,7 +59,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for axes, (symmetry, sums) in zip(places, curves.items(), strict=True):
         _draw_panel(axes, sums)
         axes.set_title(symmetry.capitalize())
-        axes.set_ylabel(f"{QUANTITIES[symmetry]},\nsum over a layer, change since the start")
+        axes.set_ylabel(f"{Symmetry(symmetry).label},\nsum over a layer, change since the start")
         label_steps(axes, step_label(info))
     groups = groups_of(info, symmetries[0])
     handles: list[Line2D | Patch] = [*depth_handles(groups, linewidth=_WIDTH)]

@@ -19,7 +19,6 @@ from symrun.runs.tables import LAWS
 
 Array = NDArray[np.float64]
 
-_SYMMETRIES = ("scale", "rescale", "translation")
 
 # Where a symmetry is nearly perfect, discrete lies on exact: a broad pale line below a narrow one
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -67,7 +66,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         raise UsageError(f"{run.path}: {nothing}")
     missed = {
         symmetry: {law: _pooled(found[symmetry], law) for law in laws}
-        for symmetry in _SYMMETRIES
+        for symmetry in counts
         if symmetry in found
     }
     heading = f"How well each law predicts each unit, on {settings([info])}"

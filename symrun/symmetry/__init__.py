@@ -3,12 +3,21 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from symrun.symmetry.groups import Block, Group, Symmetry
+from symrun.symmetry.groups import Group, Members, Symmetry, columns, rows
 
 if TYPE_CHECKING:
     from symrun.symmetry.graph import Layer, Structure, find_structure
 
-__all__ = ["Block", "Group", "Layer", "Structure", "Symmetry", "find_structure"]
+__all__ = [
+    "Group",
+    "Layer",
+    "Members",
+    "Structure",
+    "Symmetry",
+    "columns",
+    "find_structure",
+    "rows",
+]
 
 _OF_GRAPH = ("Layer", "Structure", "find_structure")
 

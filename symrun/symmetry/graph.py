@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from symrun.errors import UsageError
-from symrun.symmetry.groups import Block, Group, Symmetry
+from symrun.symmetry.groups import Group, Members, Symmetry, columns, rows
 from symrun.symmetry.homogeneous import UnitAxis, channel_axis, pass_through
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -156,27 +156,24 @@ class _Search:
         if not ends:
             return None
         name = str(node.target)
-        columns = [end for end in ends if end is not _ABSORBED]
-        if not columns:
+        takers = [end for end in ends if end is not _ABSORBED]
+        if not takers:
             return Group(Symmetry.scale, name, (name,), self._rows(name, sign=1))
-        consumers = [block.parameter.removesuffix(".weight") for block in columns]
+        consumers = [members.parameter.removesuffix(".weight") for members in takers]
         return Group(
             Symmetry.rescale,
             f"{name} -> {', '.join(consumers)}",
             (name, *consumers),
-            (*self._rows(name, sign=-1), *columns),
+            (*self._rows(name, sign=-1), *takers),
         )
 
-    def _rows(self, name: str, sign: int) -> tuple[Block, ...]:
+    def _rows(self, name: str, sign: int) -> tuple[Members, ...]:
         parameters = self.modules[name].named_parameters(recurse=False)
-        return tuple(
-            Block(f"{name}.{leaf}", tuple(parameter.shape), 0, sign)
-            for leaf, parameter in parameters
-        )
+        return tuple(rows(f"{name}.{leaf}", values.shape, sign) for leaf, values in parameters)
 
-    def _follow(self, node: fx.Node, units: UnitAxis) -> list[Block] | None:
-        """Where the units end: each a Block of columns, or _ABSORBED; None if not understood."""
-        ends: list[Block] = []
+    def _follow(self, node: fx.Node, units: UnitAxis) -> list[Members] | None:
+        """Where the units end: a layer's columns each, or _ABSORBED; None if not understood."""
+        ends: list[Members] = []
         shape = _shape(node)
         if shape is None or not node.users:
             return None
@@ -197,7 +194,7 @@ class _Search:
 
     def _end(
         self, name: str, module: nn.Module, shape: tuple[int, ...], units: UnitAxis
-    ) -> Block | None:
+    ) -> Members | None:
         if type(module) in _NORMALISATIONS:
             batch_statistics = module.training or module.running_mean is None
             return _ABSORBED if batch_statistics and units.axis == 1 else None
@@ -205,9 +202,7 @@ class _Search:
         if takes != units.axis or not self.owns_its_parameters(name):
             return None
         weight: Any = module.weight
-        spread = units.spread
-        split = (shape[units.axis] // spread, spread) if spread > 1 else (shape[units.axis],)
-        return Block(f"{name}.weight", (weight.shape[0], *split, *weight.shape[2:]), 1)
+        return columns(f"{name}.weight", weight.shape, shape[units.axis] // units.spread)
 
     def translations(self) -> list[Group]:
         """The columns, and the bias, of a linear layer whose outputs are the logits."""
@@ -220,10 +215,10 @@ class _Search:
             return []
         if not self.owns_its_parameters(name):
             return []
-        weight = Block(f"{name}.weight", tuple(module.weight.shape), 1)
+        weight = columns(f"{name}.weight", module.weight.shape, module.in_features)
         groups = [Group(Symmetry.translation, name, (name,), (weight,))]
         if module.bias is not None:
-            bias = Block(f"{name}.bias", (module.out_features, 1), 1)
+            bias = columns(f"{name}.bias", module.bias.shape, 1)
             groups.append(Group(Symmetry.translation, f"{name}.bias", (name,), (bias,)))
         return groups
 
@@ -239,7 +234,7 @@ def _is_altered(module: nn.Module) -> bool:
 
 
 # A normalisation takes the unit's scale away and needs nothing to compensate it.
-_ABSORBED = Block("", (0,), 0)
+_ABSORBED = rows("", (0,))
 
 
 def _output_axis(module: nn.Module, ndim: int) -> int | None:

@@ -13,39 +13,80 @@ Source: Kunin et al. 2021, section 3.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 
 class Symmetry(Enum):
-    """The three families of symmetry that the paper treats."""
+    """The families of symmetry that the paper treats, each with all that is particular to it.
 
-    translation = "translation"
-    scale = "scale"
-    rescale = "rescale"
+    degree: that of the conserved quantity in the parameters; 1 sums theta, 2 sums products.
+    label: the quantity of a unit, on the axis of a figure. colour: the symmetry's, in figures.
+    """
 
-    @property
-    def degree(self) -> int:
-        """Degree of the conserved quantity in the parameters."""
-        return 1 if self is Symmetry.translation else 2
+    translation = "translation", 1, "Sum of parameters", "#009E73"
+    scale = "scale", 2, "Squared norm", "#0072B2"
+    rescale = "rescale", 2, "Squared norms, out − in", "#D55E00"
+
+    degree: int
+    label: str
+    colour: str
+
+    # The defaults are for type checkers, to which Symmetry("scale") is a call of this.
+    def __new__(cls, value: str, degree: int = 0, label: str = "", colour: str = "") -> "Symmetry":
+        symmetry = object.__new__(cls)
+        symmetry._value_ = value
+        symmetry.degree, symmetry.label, symmetry.colour = degree, label, colour
+        return symmetry
 
 
 @dataclass(frozen=True)
-class Block:
-    """What one parameter contributes to a group: `shape` views it so that `unit_axis` counts units.
+class Members:
+    """What one parameter contributes to the units of a group: whole rows, or whole columns.
 
-    Rows of a weight [out, in]: shape (out, in), unit_axis 0; its columns: unit_axis 1. Columns
-    behind a flattened [channels, positions]: shape (out, channels, positions), unit_axis 1.
+    A parameter [n, ...] is seen as a matrix [n, all else], a vector as [n, 1]. Its lines are the
+    rows of that matrix if `axis` is 0, and its columns if `axis` is 1.
+
+    units: the unit of each line, counted from 0; -1 for a line in no unit.
+    length: entries in a line. sign: -1 for what enters a unit of rescale, 1 for all else.
+
+    Example: a convolution [8, 3, 3, 3] in front of a GroupNorm of 2 groups, and the 6 columns of a
+    linear layer [10, 6] behind 3 channels that were flattened with 2 positions each.
+        Members("conv.weight", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=27)
+        Members("conv.bias", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=1)
+        columns("linear.weight", (10, 6), 3) == Members("linear.weight", 1, (0, 0, 1, 1, 2, 2), 10)
     """
 
     parameter: str
-    shape: tuple[int, ...]
-    unit_axis: int
+    axis: int
+    units: tuple[int, ...]
+    length: int
     sign: int = 1
 
     @property
-    def summed_axes(self) -> tuple[int, ...]:
-        return tuple(axis for axis in range(len(self.shape)) if axis != self.unit_axis)
+    def count(self) -> int:
+        """How many units there are up to the highest that has a line here."""
+        return 1 + max(self.units, default=-1)
+
+
+def rows(parameter: str, shape: Sequence[int], sign: int = 1) -> Members:
+    """Each row of a parameter of `shape` is a unit."""
+    return Members(parameter, 0, tuple(range(shape[0])), math.prod(shape[1:]), sign)
+
+
+def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1) -> Members:
+    """The columns of a parameter of `shape` make `units` units, of as many neighbours each.
+
+    These are a convolution's input channels, whose kernels are flattened, or a linear layer's
+    inputs, each flattened from a channel's positions.
+    """
+    each, rest = divmod(math.prod(shape[1:]), units)
+    assert rest == 0, f"{parameter}: columns that make no whole units"
+    unit_of = tuple(column // each for column in range(units * each))
+    return Members(parameter, 1, unit_of, shape[0], sign)
 
 
 @dataclass(frozen=True)
@@ -58,16 +99,22 @@ class Group:
     symmetry: Symmetry
     name: str
     layers: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    members: tuple[Members, ...]
 
     def __post_init__(self) -> None:
-        assert len({block.shape[block.unit_axis] for block in self.blocks}) == 1, self
+        named = {unit for members in self.members for unit in members.units} - {-1}
+        assert named == set(range(self.units)), f"units without parameters: {self.name}"
 
-    @property
+    @cached_property
     def units(self) -> int:
-        return self.blocks[0].shape[self.blocks[0].unit_axis]
+        return max(members.count for members in self.members)
 
     @property
     def entries(self) -> int:
-        """Parameters in each unit: what a sum over it runs over."""
-        return sum(math.prod(block.shape) for block in self.blocks) // self.units
+        """Parameters in the largest unit: the most that a sum over a unit runs over."""
+        sizes: Counter[int] = Counter()
+        for members in self.members:
+            for unit, lines in Counter(members.units).items():
+                sizes[unit] += lines * members.length
+        del sizes[-1]
+        return max(sizes.values())

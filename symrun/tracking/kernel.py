@@ -8,9 +8,9 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from symrun.tracking.momentum import Momentum
-from symrun.tracking.slots import Slots
+from symrun.tracking.reductions import Reductions
 from symrun.tracking.tile_kernels import add_partials, sum_tiles
-from symrun.tracking.tiles import BLOCK, TileShape, parameters_of, tiles_of
+from symrun.tracking.tiles import BLOCK, TileShape, tiles_of
 
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _INTERPRETED = not isinstance(sum_tiles, triton.JITFunction)  # TRITON_INTERPRET=1: on the CPU
@@ -21,7 +21,7 @@ _GRAPHS = 16
 
 
 class KernelSums:
-    """What `BlockSums` gives, within the rounding of float64 sums, from memory read once.
+    """What `TorchSums` gives, within the rounding of float64 sums, from memory read once.
 
     The first kernel sums the rows and columns of tiles of all parameters, the second adds up, for
     each slot, what the tiles left. Nothing waits for the device, and the same input gives the same
@@ -38,29 +38,29 @@ class KernelSums:
 
     momentum: what the optimiser adds to the gradient, with its settings as they are now; None for
     an update along the gradient. shape: of the tiles.
-    Assumes: `KernelSums.fits(slots)`, and no weight changes its layout.
+    Assumes: `KernelSums.fits(reductions)`, and no weight changes its layout.
     """
 
     def __init__(
-        self, slots: Slots, momentum: Momentum | None, shape: TileShape | None = None
+        self, reductions: Reductions, momentum: Momentum | None, shape: TileShape | None = None
     ) -> None:
-        assert self.fits(slots), "parameters that the kernels cannot read"
-        self._slots = slots
+        assert self.fits(reductions), "parameters that the kernels cannot read"
+        self._reductions = reductions
         self._momentum = momentum
-        self._parameters = parameters_of(slots)
+        self._parameters = reductions.parameters
         self._type = _TYPES[self._parameters[0].dtype]
         self._tile = shape or TileShape()
-        table = tiles_of(slots, self._tile)
+        table = tiles_of(reductions, self._tile)
         self._tiles, self._terms, self._blocks = table.tiles, table.terms, table.blocks
         planes = 2 if momentum is None else 4
         # Triton rounds a Python float to float32 on its way to a kernel, but not a tensor.
         factors = (0.0, 0.0, 0.0) if momentum is None else momentum.factors
-        self._factors = torch.tensor(factors, dtype=torch.float64, device=slots.device)
+        self._factors = torch.tensor(factors, dtype=torch.float64, device=reductions.device)
         self._partials = torch.empty(
-            planes, table.partials, dtype=torch.float64, device=slots.device
+            planes, table.partials, dtype=torch.float64, device=reductions.device
         )
         self._pinned: list[Tensor] = []
-        if slots.device.type == "cuda":
+        if reductions.device.type == "cuda":
             places = (3, len(self._parameters))
             self._pinned = [
                 torch.empty(places, dtype=torch.int64, pin_memory=True) for _ in range(_GRAPHS)
@@ -68,30 +68,32 @@ class KernelSums:
         self._captured: list[Tensor] = []
 
     @staticmethod
-    def fits(slots: Slots) -> bool:
+    def fits(reductions: Reductions) -> bool:
         """Whether the kernels can read these parameters: each dense, all float32 or all float64,
         on a CUDA GPU, or on the CPU if Triton interprets (TRITON_INTERPRET=1)."""
-        parameters = parameters_of(slots)
+        parameters = reductions.parameters
         types = {parameter.dtype for parameter in parameters}
         devices = {parameter.device.type for parameter in parameters}
         return (
             len(types) == 1
             and types <= _TYPES.keys()
             and devices == {"cpu" if _INTERPRETED else "cuda"}
-            and all(source.dense for source in slots.sources)
+            and all(source.dense for source in reductions.sources)
         )
 
     def weights(self) -> Tensor:
-        """As `BlockSums.weights`: [2, slots]."""
+        """As `TorchSums.weights`: [2, slots]."""
         return self._sums(2, [self._parameters])
 
     def gradients(self) -> Tensor:
-        """As `BlockSums.gradients`: [2 or 4, slots].
+        """As `TorchSums.gradients`: [2 or 4, slots].
 
         Error: RunError if a parameter has no gradient.
         """
         gradients = [
-            gradient for source in self._slots.sources for gradient in source.single_gradients()
+            gradient
+            for source in self._reductions.sources
+            for gradient in source.single_gradients()
         ]
         read: list[Sequence[Tensor]] = [self._parameters, self._as_weights(gradients)]
         if self._momentum is None:
@@ -102,7 +104,7 @@ class KernelSums:
 
     def _sums(self, planes: int, read: Sequence[Sequence[Tensor]]) -> Tensor:
         """[planes, slots]; read: weights, gradients, momentum buffers, as far as needed."""
-        partials, count = self._partials.shape[1], self._slots.count
+        partials, count = self._partials.shape[1], self._reductions.count
         sums = self._partials.new_empty(planes, count)
         with torch.cuda.device_of(sums):  # type: ignore[no-untyped-call]
             sum_tiles[len(self._tiles),](

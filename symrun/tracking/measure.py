@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from symrun.config import Sums
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
-from symrun.tracking.slots import Slots
-from symrun.tracking.sums import choose
+from symrun.tracking.reductions import Reductions
+from symrun.tracking.select import select_sums
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Measure:
         momentum: Momentum | None = None,
         sums: Sums = Sums.auto,
     ) -> None:
-        self._slots = Slots(model, groups)
-        self._sums = choose(sums, self._slots, momentum)
+        self._reductions = Reductions(model, groups)
+        self._sums = select_sums(sums, self._reductions, momentum)
         self._momentum = momentum
-        self.degree = self._slots.degree
+        self.degree = self._reductions.degree
         """Of each unit's quantity, float64 [units], on the parameters' device."""
         self._forced = (self.degree > 1).to(self.degree)
         """0 for a linear quantity, which B(g, g) does not drive; else 1."""
@@ -67,16 +67,16 @@ class Measure:
     @torch.no_grad()
     def weights(self) -> WeightReductions:
         sums = self._sums.weights()
-        (measured,) = self._slots.signed(sums[:1])
-        (magnitude,) = self._slots.unsigned(sums[1:])
+        (measured,) = self._reductions.signed(sums[:1])
+        (magnitude,) = self._reductions.unsigned(sums[1:])
         return WeightReductions(measured, magnitude)
 
     @torch.no_grad()
     def gradients(self) -> GradientReductions:
         """Error: RunError if a parameter has no gradient."""
         sums = self._sums.gradients()
-        defect, force, *carried = self._slots.signed(sums)
-        (grad_norm_sq,) = self._slots.unsigned(sums[1:2])
+        defect, force, *carried = self._reductions.signed(sums)
+        (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
         return GradientReductions(
             grad_norm_sq, torch.stack([self._forced * force, defect, *carried])
         )

@@ -38,7 +38,7 @@ def sum_tiles(
     1 - dampening. partials: float64 [PLANES, partial_count].
     """
     tile = tiles + 8 * tl.program_id(0)
-    if tl.load(tile + 7) != 0:
+    if tl.load(tile + 7) == 1:
         _sum_tile(
             tile, addresses, parameters, settings, partials, partial_count,
             True, DTYPE, READ, PLANES, NESTEROV, WARPS, WIDTH,
@@ -110,10 +110,9 @@ def _sum_tile(
         first, second = _products(theta, gradient, LINEAR, READ)
         columns_0 += first
         columns_1 += second
-        if not LINEAR:
-            here = (lane == step)[None, :]
-            rows_0 = _keep(first, here, rows_0)
-            rows_1 = _keep(second, here, rows_1)
+        here = (lane == step)[None, :]
+        rows_0 = _keep(first, here, rows_0)
+        rows_1 = _keep(second, here, rows_1)
         if PLANES == 4 and not LINEAR:
             third, fourth = _carried(theta, gradient, last, settings, READ, NESTEROV)
             columns_2 += third
@@ -128,20 +127,19 @@ def _sum_tile(
     if PLANES == 4:
         tl.store(to + 2 * partial_count, tl.sum(columns_2, 1), mask=wanted)
         tl.store(to + 3 * partial_count, tl.sum(columns_3, 1), mask=wanted)
-    if not LINEAR:
-        rows = lane[None, :] * WARPS + warp[:, None]
-        to = partials + row_place + rows
-        wanted = (rows < height) & (row_place >= 0)
-        tl.store(to, rows_0, mask=wanted)
-        tl.store(to + partial_count, rows_1, mask=wanted)
-        if PLANES == 4:
-            tl.store(to + 2 * partial_count, rows_2, mask=wanted)
-            tl.store(to + 3 * partial_count, rows_3, mask=wanted)
+    rows = lane[None, :] * WARPS + warp[:, None]
+    to = partials + row_place + rows
+    wanted = (rows < height) & (row_place >= 0)
+    tl.store(to, rows_0, mask=wanted)
+    tl.store(to + partial_count, rows_1, mask=wanted)
+    if PLANES == 4:
+        tl.store(to + 2 * partial_count, rows_2, mask=wanted)
+        tl.store(to + 3 * partial_count, rows_3, mask=wanted)
 
 
 @triton.jit
 def _products(theta, gradient, LINEAR: tl.constexpr, READ: tl.constexpr):
-    """What is summed in the first two planes: as in `BlockSums`."""
+    """What is summed in the first two planes: as in `TorchSums`."""
     if READ == 1:
         if LINEAR:
             first, second = theta, tl.abs(theta)

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symrun.tracking.slots import Slots, Source
+from symrun.symmetry.lines import sorted_by_owner
+from symrun.tracking.reductions import Reductions
 
 LANES = 32
 """Threads of a warp."""
@@ -29,7 +30,7 @@ class TileShape:
 
     Each lane of a warp keeps the sum of one row, so a tile has at most 32 rows a warp.
 
-    Example: KernelSums(slots, momentum, TileShape(rows=128, warps=8))
+    Example: KernelSums(reductions, momentum, TileShape(rows=128, warps=8))
     """
 
     rows: int = 64
@@ -49,8 +50,8 @@ class Tiles:
 
     tiles: int64 [tiles, 8], for each: the number of its parameter; the offset of its first entry;
         entries from row to row; rows; columns; the place of its first row's partial sum, and that
-        of its first column's, the others follow, -1 for none; 1 if values are summed, for a linear
-        reducer, and 0 if products. Large tiles stand first: small ones fill the gaps at the end.
+        of its first column's, the others follow, -1 for none; the degree, 1 if values are
+        summed and 2 if products. Large tiles stand first: small ones fill the gaps at the end.
     partials: how many partial sums there are.
     terms: int32, places of partial sums. Those of BLOCK slots stand together: the first of each,
         then the second of each, and so on, filled up with -1.
@@ -65,23 +66,18 @@ class Tiles:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A parameter as [rows, columns]. Its sums over single rows belong to `row_slots`, int64
-    [rows], those over columns to each of `column_slots`, int64 [columns]."""
+    """A parameter as [rows, columns]. Its sums over single rows belong to each of `row_slots`,
+    int64 [rows], those over columns to each of `column_slots`, int64 [columns]; -1: to none."""
 
     number: int
     rows: int
     columns: int
-    linear: bool
+    degree: int
     row_slots: list[Tensor]
     column_slots: list[Tensor]
 
 
-def parameters_of(slots: Slots) -> list[nn.Parameter]:
-    """By the numbers that tiles give them."""
-    return [parameter for source in slots.sources for parameter in source.parameters.values()]
-
-
-def tiles_of(slots: Slots, shape: TileShape) -> Tiles:
+def tiles_of(reductions: Reductions, shape: TileShape) -> Tiles:
     """Assumes: all sources are dense."""
     tiles: list[tuple[int, ...]] = []
     owners: list[Tensor] = []
@@ -99,7 +95,7 @@ def tiles_of(slots: Slots, shape: TileShape) -> Tiles:
             places.append(torch.arange(start, partials))
         return start
 
-    for matrix in _matrices(slots):
+    for matrix in _matrices(reductions):
         for row in range(0, matrix.rows, shape.rows):
             for column in range(0, matrix.columns, shape.columns):
                 tiles.append(
@@ -111,57 +107,40 @@ def tiles_of(slots: Slots, shape: TileShape) -> Tiles:
                         min(shape.columns, matrix.columns - column),
                         place(matrix.row_slots, slice(row, row + shape.rows)),
                         place(matrix.column_slots, slice(column, column + shape.columns)),
-                        int(matrix.linear),
+                        matrix.degree,
                     )
                 )
     tiles.sort(key=lambda tile: tile[3] * tile[4], reverse=True)
-    terms, blocks = _terms(torch.cat(owners), torch.cat(places), slots.count)
-    device = slots.device
+    terms, blocks = _terms(torch.cat(owners), torch.cat(places), reductions.count)
+    device = reductions.device
     return Tiles(torch.tensor(tiles).to(device), partials, terms.to(device), blocks.to(device))
 
 
-def _matrices(slots: Slots) -> Iterator[_Matrix]:
+def _matrices(reductions: Reductions) -> Iterator[_Matrix]:
     number = 0
-    for source in slots.sources:
-        row_slots = [] if source.rows is None else [_numbers(source.rows)]
+    for source in reductions.sources:
         start = 0
         for parameter in source.parameters.values():
-            if parameter.dim() == 1 and row_slots:  # as a single row: its columns lie together
-                units = row_slots[0][start : start + len(parameter)]
-                start += len(parameter)
-                yield _Matrix(number, 1, len(parameter), False, [], [units])
-            else:
-                rows, columns = len(parameter), parameter.numel() // len(parameter)
-                for linear in source.reducers:
-                    column_slots = _column_slots(source, linear, columns)
-                    quadratic_rows = [] if linear else row_slots
-                    yield _Matrix(number, rows, columns, linear, quadratic_rows, column_slots)
+            rows, columns = len(parameter), parameter.numel() // len(parameter)
+            here = slice(start, start + rows)
+            start += rows
+            for degree, *layouts in source.passes:
+                row_slots, column_slots = ([one.slots for one in some] for some in layouts)
+                row_slots = [slots[here] for slots in row_slots]
+                if columns > 1 or column_slots:
+                    yield _Matrix(number, rows, columns, degree, row_slots, column_slots)
+                else:  # as a single row: its columns lie together
+                    yield _Matrix(number, 1, rows, degree, [], row_slots)
             number += 1
-
-
-def _column_slots(source: Source, linear: bool, columns: int) -> list[Tensor]:
-    found = []
-    for place in source.columns_of(linear):
-        by_unit = source.ordered_by_unit(torch.arange(columns)[None], place)[0]
-        slot = torch.empty(columns, dtype=torch.int64)
-        slot[by_unit] = _numbers(place.slots)[:, None]
-        found.append(slot)
-    return found
-
-
-def _numbers(slots: slice) -> Tensor:
-    return torch.arange(slots.start, slots.stop)
 
 
 def _terms(owners: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`terms` and `blocks` of `count` slots, where slot owners[i] needs partial sum places[i]."""
-    order = owners.argsort(stable=True)
-    owners, places = owners[order], places[order]
     blocks = -(-count // BLOCK)
-    counts = owners.bincount(minlength=blocks * BLOCK)
+    order, rank, counts = sorted_by_owner(owners, blocks * BLOCK)
+    owners, places = owners[order], places[order]
     lengths = counts.view(blocks, BLOCK).amax(1)
     starts = BLOCK * (lengths.cumsum(0) - lengths)
-    rank = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
     terms = torch.full((BLOCK * int(lengths.sum()),), -1, dtype=torch.int32)
     terms[starts[owners // BLOCK] + rank * BLOCK + owners % BLOCK] = places.int()
     return terms, torch.stack([starts, lengths], 1)

@@ -11,7 +11,7 @@ from symrun.errors import UsageError
 from symrun.laws import Law
 from symrun.optimizers import OPTIMIZERS, laws_of
 from symrun.tasks import TASKS, Task
-from symrun.tracking.sums import require_possible
+from symrun.tracking.select import require_possible
 from symrun.training.device import select_device, set_determinism, set_precision
 from symrun.training.memory import keep_freed_memory
 

@@ -145,7 +145,7 @@ def test_text_and_json_have_every_row_and_the_sum(no_clock):
         "launches": None,
         "failed": None,
     }
-    assert (found["model"], found["sums"], found["every"]) == ("vgg11_bn", "BlockSums", 20)
+    assert (found["model"], found["sums"], found["every"]) == ("vgg11_bn", "TorchSums", 20)
 
 
 def test_on_a_gpu_there_are_the_host_and_launches_too(no_clock):
@@ -188,14 +188,14 @@ def test_a_network_that_cannot_be_made_is_one_line(monkeypatch, no_clock):
 
 
 def test_sums_that_are_wrong_are_called_wrong(monkeypatch, no_clock):
-    class Twice(sums.BlockSums):
+    class Twice(sums.TorchSums):
         def gradients(self):
             return super().gradients() * (1 + 1e-8)
 
-    def ways(slots, momentum):
+    def ways(reductions, momentum):
         return {
-            "plain torch": lambda: sums.BlockSums(slots, momentum),
-            "wrong": lambda: Twice(slots, momentum),
+            "plain torch": lambda: sums.TorchSums(reductions, momentum),
+            "wrong": lambda: Twice(reductions, momentum),
             "none": lambda: 1 / 0,
         }
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from symrun.constraints.generator import asymmetric, generator, per_unit, weighted
-from symrun.symmetry import Block, Group, Symmetry
+from symrun.symmetry import Group, Symmetry, columns, rows
 
 # A hidden unit: rows of one weight with their bias, columns of the next, each behind 3 positions.
-BLOCKS = (
-    Block("enters.weight", (2, 5), 0, -1),
-    Block("enters.bias", (2,), 0, -1),
-    Block("leaves.weight", (4, 2, 3), 1, 1),
+MEMBERS = (
+    rows("enters.weight", (2, 5), -1),
+    rows("enters.bias", (2,), -1),
+    columns("leaves.weight", (4, 6), 2),
 )
 SHAPES = {"enters.weight": (2, 5), "enters.bias": (2,), "leaves.weight": (4, 6)}
 
@@ -35,7 +35,7 @@ def test_generators_entry_by_entry(theta):
         (Symmetry.rescale, lambda values: values),
         (Symmetry.translation, lambda values: [1.0] * len(values)),
     ):
-        group = Group(symmetry, "g", (), BLOCKS)
+        group = Group(symmetry, "g", (), MEMBERS)
         vector = weighted(group, generator(group, theta), factors)
         assert {name: values.shape for name, values in vector.items()} == SHAPES
         for unit, factor in enumerate((2, -3)):
@@ -47,7 +47,7 @@ def test_generators_entry_by_entry(theta):
 
 
 def test_inner_products_entry_by_entry(theta):
-    group = Group(Symmetry.rescale, "g", (), BLOCKS)
+    group = Group(Symmetry.rescale, "g", (), MEMBERS)
     other = {name: torch.randn_like(values) for name, values in theta.items()}
     for unit, product in enumerate(per_unit(group, theta, other).tolist()):
         pairs = zip(sum(entries(theta, unit), []), sum(entries(other, unit), []), strict=True)
@@ -56,7 +56,7 @@ def test_inner_products_entry_by_entry(theta):
 
 
 def test_what_is_no_symmetry_is_across_each_unit_and_as_long(theta):
-    group = Group(Symmetry.rescale, "g", (), BLOCKS)
+    group = Group(Symmetry.rescale, "g", (), MEMBERS)
     vector = generator(group, theta)
     across = asymmetric(group, vector, torch.Generator().manual_seed(0))
     for unit in range(2):

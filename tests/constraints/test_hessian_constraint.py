@@ -14,7 +14,8 @@ from torch import nn
 from symrun.constraints import hessian_constraints
 from symrun.constraints.hessian import Curvature
 from symrun.models.vgg import vgg
-from symrun.symmetry import Block, Group, Symmetry, find_structure
+from symrun.symmetry import Group, Symmetry, columns, find_structure
+from symrun.symmetry.lines import lines_of
 
 SEED = 3
 # Sums of up to 100 terms, in 4 layers, 3 passes: their roundings, each 2^-53 relative.
@@ -175,7 +176,7 @@ def test_a_violation_in_a_single_unit_shows(unit):
 def test_what_is_no_translation_symmetry_is_off_by_its_whole_size():
     """The scale of a constraint whose right side is 0: the columns of a hidden layer."""
     model, _, images, labels = network()
-    hidden = Group(Symmetry.translation, "4", ("4",), (Block("4.weight", (4, 48), 1),))
+    hidden = Group(Symmetry.translation, "4", ("4",), (columns("4.weight", (4, 48), 48),))
     (row,) = hessian_constraints(model, [hidden], images, labels, SEED)
     # H v beside H w for two directions, neither of them special: of one order of magnitude
     assert 0.1 < row.relative_error < 10 and row.largest_cosine > 0.1
@@ -247,13 +248,13 @@ def test_a_product_for_each_unit_says_the_same(name):
         for unit in range(group.units):
             slope = 0  # of the loss along v_u: its gradient is H v_u
             expected = {name: torch.zeros_like(parameter) for name, parameter in gradient.items()}
-            for block in group.blocks:
-                index = (slice(None),) * block.unit_axis + (unit,)
-                theta = model.get_parameter(block.parameter).detach().view(block.shape)[index]
-                g = block.sign * gradient[block.parameter].view(block.shape)[index]
+            for members in group.members:
+                name, lines = members.parameter, torch.tensor(members.units) == unit
+                theta = lines_of(members, model.get_parameter(name).detach())[lines]
+                g = members.sign * lines_of(members, gradient[name])[lines]
                 slope = slope + (g if translation else g * theta).sum()
                 if not translation:
-                    expected[block.parameter].view(block.shape)[index] = -g.detach()
+                    lines_of(members, expected[name])[lines] = -g.detach()
             product = torch.autograd.grad(
                 slope, parameters, retain_graph=True, materialize_grads=True
             )

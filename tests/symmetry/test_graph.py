@@ -7,7 +7,7 @@ from torch import nn
 
 from symrun.errors import UsageError
 from symrun.models.vgg import vgg
-from symrun.symmetry import Symmetry, find_structure
+from symrun.symmetry import Symmetry, columns, find_structure
 
 
 def units_by_symmetry(structure):
@@ -56,7 +56,8 @@ def test_flattened_channels_keep_their_positions_together():
     structure = find_structure(vgg("vgg11", 10, 64, 1.0, 0.5), torch.zeros(2, 3, 64, 64))
     (group,) = [group for group in structure.groups if group.name.endswith("-> classifier.0")]
     assert group.units == 512
-    assert group.blocks[-1].shape == (1024, 512, 4) and group.blocks[-1].unit_axis == 1
+    assert group.members[-1] == columns("classifier.0.weight", (1024, 2048), 512)
+    assert group.members[-1].units[:9] == (0, 0, 0, 0, 1, 1, 1, 1, 2)
 
 
 def test_search_changes_nothing():
@@ -160,7 +161,7 @@ def test_units_that_leave_by_two_layers_have_both_in_their_group():
     model = TwoBranches(lambda left, right, hidden: left + right)
     (group,) = find_structure(model, IMAGES).groups
     assert group.name == "one -> left, right"
-    assert [block.sign for block in group.blocks] == [-1, -1, 1, 1]
+    assert [members.sign for members in group.members] == [-1, -1, 1, 1]
 
 
 def test_a_residual_connection_ends_the_group():

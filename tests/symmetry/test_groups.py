@@ -28,22 +28,21 @@ def network(name, dtype):
     return model, images, labels
 
 
-def unit_by_unit(values, block):
+def unit_by_unit(values, members):
     """[units, entries of the unit]"""
-    units_first = values.view(block.shape).movedim(block.unit_axis, 0)
-    return units_first.reshape(len(units_first), -1)
+    lines = values.view(len(values), -1).movedim(members.axis, 0)
+    return lines.reshape(members.count, -1)
 
 
 def transform(model, group, factors):
     """Act on each unit with a factor of its own: + factor, or * factor on A1 and / factor on A2."""
-    for block in group.blocks:
-        entries = model.get_parameter(block.parameter).view(block.shape)
-        factor = factors.view(
-            [-1 if axis == block.unit_axis else 1 for axis in range(entries.ndim)]
-        )
+    for members in group.members:
+        values = model.get_parameter(members.parameter)
+        entries = values.view(len(values), -1).movedim(members.axis, 0)
+        factor = factors[list(members.units), None]
         if group.symmetry is Symmetry.translation:
             entries += factor
-        elif group.symmetry is Symmetry.scale or block.sign == -1:
+        elif group.symmetry is Symmetry.scale or members.sign == -1:
             entries *= factor
         else:
             entries /= factor
@@ -69,7 +68,7 @@ def test_what_is_no_symmetry_changes_the_loss(name):
     loss = F.cross_entropy(model(images), labels)
     groups = find_structure(model, images).groups
     group = next(group for group in groups if group.symmetry is Symmetry.rescale)
-    model.get_parameter(group.blocks[0].parameter).mul_(2)
+    model.get_parameter(group.members[0].parameter).mul_(2)
     assert abs(F.cross_entropy(model(images), labels) - loss) > 1e-6 * loss
 
 
@@ -88,13 +87,13 @@ def test_gradient_is_orthogonal_to_the_generator(name, dtype):
     F.cross_entropy(model(images), labels).backward()
     for group in find_structure(model, images).groups:
         constraint = norm_sq = grad_norm_sq = torch.zeros(group.units, dtype=torch.float64)
-        for block in group.blocks:
-            parameter = model.get_parameter(block.parameter)
-            generator = unit_by_unit(parameter.detach().double(), block)
+        for members in group.members:
+            parameter = model.get_parameter(members.parameter)
+            generator = unit_by_unit(parameter.detach().double(), members)
             if group.symmetry is Symmetry.translation:
                 generator = torch.ones_like(generator)
-            gradient = unit_by_unit(parameter.grad.double(), block)
-            constraint = constraint + block.sign * (generator * gradient).sum(1)
+            gradient = unit_by_unit(parameter.grad.double(), members)
+            constraint = constraint + members.sign * (generator * gradient).sum(1)
             norm_sq = norm_sq + generator.square().sum(1)
             grad_norm_sq = grad_norm_sq + gradient.square().sum(1)
         alive = grad_norm_sq > 0  # a dead ReLU has no gradient at all

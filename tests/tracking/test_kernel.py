@@ -1,7 +1,7 @@
 """The kernels against the sums in plain torch: on a GPU, or without one in Triton's interpreter.
 
 Triton decides when it is imported whether it interprets, so a process of its own runs this file
-once more with TRITON_INTERPRET=1, on the CPU.
+once more with TRITON_INTERPRET=1, on the CPU, and `test_unit_layouts.py` as well.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from torch import nn
 
 from symrun.bench.sums import SHAPES
 from symrun.models.vgg import vgg
-from symrun.symmetry import Block, Group, Symmetry, find_structure
-from symrun.tracking.blocks import BlockSums
+from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
 from symrun.tracking.momentum import momentum_of
-from symrun.tracking.slots import Slots
+from symrun.tracking.reductions import Reductions
 from symrun.tracking.tiles import TileShape
+from symrun.tracking.torch_sums import TorchSums
 
 triton = pytest.importorskip("triton")
 from symrun.tracking.kernel import KernelSums  # noqa: E402
@@ -57,7 +57,8 @@ def version(module):
     reason="Triton's interpreter before 3.7 cannot loop with NumPy from 2.4 on",
 )
 def test_everything_here_in_tritons_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    layouts = str(Path(__file__).with_name("test_unit_layouts.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, layouts]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"OMP_NUM_THREADS": "1"}  # no tensor here is worth a second thread
     ran = subprocess.run(
@@ -74,9 +75,9 @@ class Case:
         self.model = model.to(DEVICE, dtype, memory_format=layout)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01, **sgd)
         self.momentum = momentum_of(self.optimizer)
-        self.slots = Slots(self.model, groups)
-        self.kernel = KernelSums(self.slots, self.momentum)
-        self.reference = BlockSums(self.slots, self.momentum)
+        self.reductions = Reductions(self.model, groups)
+        self.kernel = KernelSums(self.reductions, self.momentum)
+        self.reference = TorchSums(self.reductions, self.momentum)
         self.draw()
 
     def draw(self):
@@ -152,15 +153,16 @@ def small_case(**settings):
 def linear_groups():
     """Rows, columns in two shapes, and columns of a linear reducer, all of one weight [67, 130]."""
 
-    def group(symmetry, *blocks):
-        return Group(symmetry, "", (), tuple(Block(*block) for block in blocks))
+    def group(symmetry, *members):
+        return Group(symmetry, "", (), members)
 
+    shape = (67, 130)
     return [
-        group(Symmetry.scale, ("weight", (67, 130), 0), ("bias", (67,), 0)),
-        group(Symmetry.rescale, ("weight", (67, 130), 1)),
-        group(Symmetry.rescale, ("weight", (67, 26, 5), 1, -1)),
-        group(Symmetry.translation, ("weight", (67, 130), 1)),
-        group(Symmetry.translation, ("bias", (67, 1), 1)),
+        group(Symmetry.scale, rows("weight", shape), rows("bias", shape[:1])),
+        group(Symmetry.rescale, columns("weight", shape, 130)),
+        group(Symmetry.rescale, columns("weight", shape, 26, -1)),
+        group(Symmetry.translation, columns("weight", shape, 130)),
+        group(Symmetry.translation, columns("bias", shape[:1], 1)),
     ]
 
 
@@ -228,15 +230,15 @@ def test_all_kinds_of_sums_over_one_parameter():
 def test_every_shape_of_tiles_that_bench_times(kind):
     """Over rows and columns of a weight that each shape cuts into whole tiles and narrow rests."""
     groups = [
-        Group(symmetry, "", (), (Block("weight", (129, 257), axis),))
-        for axis, symmetry in enumerate((Symmetry.scale, Symmetry.rescale))
+        Group(Symmetry.scale, "", (), (rows("weight", (129, 257)),)),
+        Group(Symmetry.rescale, "", (), (columns("weight", (129, 257), 257),)),
     ]
     case = Case(nn.Linear(257, 129), groups, **MOMENTUM[kind])
     case.optimizer.step()
     case.draw()
     assert TileShape() in SHAPES and len(set(SHAPES)) == len(SHAPES)
     for shape in SHAPES:
-        case.kernel = KernelSums(case.slots, case.momentum, shape)
+        case.kernel = KernelSums(case.reductions, case.momentum, shape)
         assert case.kernel._tiles[:, 3:5].amax(0).tolist() == [shape.rows, shape.columns]
         case.check(gradients)
 
@@ -264,8 +266,8 @@ def test_against_exact_sums_in_plain_python():
             ]
             for name in entries
         }
-        units = case.slots.signed(gradients(case.kernel)).T.tolist()
-        bounds = case.slots.unsigned(case.bound(gradients, case.reference)).T.tolist()
+        units = case.reductions.signed(gradients(case.kernel)).T.tolist()
+        bounds = case.reductions.unsigned(case.bound(gradients, case.reference)).T.tolist()
         for parts, found, bound in zip(python_units(), units, bounds, strict=True):
             terms = [[], [], [], []]
             for symmetry, sign, name, places in parts:
@@ -335,13 +337,13 @@ def test_memory_for_the_full_network():
 def test_what_fits():
     def fits(**parameters):
         model = nn.Module()
-        blocks = []
+        members = []
         for name, value in parameters.items():
             model.register_parameter(name, nn.Parameter(value.to(DEVICE)))
-            blocks.append(Block(name, tuple(value.shape), 0))
-        groups = [Group(Symmetry.scale, "", (), tuple(blocks))] if blocks else []
+            members.append(rows(name, value.shape))
+        groups = [Group(Symmetry.scale, "", (), tuple(members))] if members else []
         model.register_parameter("other", nn.Parameter(torch.ones(1, device=DEVICE)))
-        return KernelSums.fits(Slots(model, groups))
+        return KernelSums.fits(Reductions(model, groups))
 
     whole = torch.randn(6, 4, 3, 3)
     assert fits(a=whole) and fits(a=whole.double())
@@ -350,10 +352,10 @@ def test_what_fits():
     assert not fits(a=whole.half())
     assert not fits(a=whole, b=torch.randn(6).double())
     model = nn.Linear(4, 6, device=DEVICE)
-    groups = [Group(Symmetry.scale, "", (), (Block("weight", (6, 4), 0),))]
+    groups = [Group(Symmetry.scale, "", (), (rows("weight", (6, 4)),))]
     for gaps in (torch.randn(6, 8, device=DEVICE)[:, ::2], torch.randn(4, 6, device=DEVICE).T):
         model.weight.data = gaps
-        assert not KernelSums.fits(Slots(model, groups))
+        assert not KernelSums.fits(Reductions(model, groups))
 
 
 @pytest.mark.gpu
@@ -433,7 +435,7 @@ def test_no_shape_of_tiles_spills_on_an_h100(monkeypatch, tmp_path):
     pointers = dict.fromkeys(("tiles", "addresses"), "*i64") | {"parameters": "i32"}
     pointers |= {"settings": "*fp64", "partials": "*fp64", "partial_count": "i32"}
     constants = {"DTYPE": triton.language.float32, "READ": 3, "PLANES": 4, "NESTEROV": False}
-    for columns, warps in {(shape.columns, shape.warps) for shape in SHAPES}:
-        kernel = constants | {"WARPS": warps, "WIDTH": columns}
+    for width, warps in {(shape.columns, shape.warps) for shape in SHAPES}:
+        kernel = constants | {"WARPS": warps, "WIDTH": width}
         _, stack = registers_and_stack(sum_tiles, pointers, kernel, warps)
-        assert stack <= 16, (columns, warps)
+        assert stack <= 16, (width, warps)

@@ -6,10 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.models.vgg import vgg
 from symrun.symmetry import Symmetry, find_structure
-from symrun.tracking.blocks import BlockSums
 from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
-from symrun.tracking.slots import Slots
+from symrun.tracking.reductions import Reductions
+from symrun.tracking.torch_sums import TorchSums
 
 
 def a_model(
@@ -25,10 +25,11 @@ def a_model(
     return model, find_structure(model, torch.zeros(2, 3, 64, 64)).groups
 
 
-def over_units(block, values):
-    axes = block.summed_axes
-    values = values.contiguous().reshape(block.shape)
-    return values.sum(axes) if axes else values
+def over_units(members, values, units):
+    """By index_add_, which the measuring pass does without."""
+    matrix = values.reshape(len(values), -1)
+    sums = torch.zeros(units, dtype=values.dtype)
+    return sums.index_add_(0, torch.tensor(members.units), matrix.sum(1 - members.axis))
 
 
 def expected(model, groups):
@@ -37,16 +38,16 @@ def expected(model, groups):
     columns = [[], [], [], [], []]
     for group in groups:
         sums = [0, 0, 0, 0, 0]
-        for block in group.blocks:
-            theta = parameters[block.parameter].detach().double()
-            g = parameters[block.parameter].grad.double()
+        for members in group.members:
+            theta = parameters[members.parameter].detach().double()
+            g = parameters[members.parameter].grad.double()
             if group.symmetry is Symmetry.translation:
                 terms = [theta, theta.abs(), g * g, 0 * g, g]
             else:
                 terms = [theta * theta, theta * theta, g * g, g * g, theta * g]
-            signs = [block.sign, 1, 1, block.sign, block.sign]
+            signs = [members.sign, 1, 1, members.sign, members.sign]
             for i, (sign, term) in enumerate(zip(signs, terms, strict=True)):
-                sums[i] = sums[i] + sign * over_units(block, term)
+                sums[i] = sums[i] + sign * over_units(members, term, group.units)
         for column, values in zip(columns, sums, strict=True):
             column.append(values)
     return [torch.cat(column) for column in columns]
@@ -60,7 +61,7 @@ def test_any_block_and_layout_gives_the_sums_over_parameters(name, layout, gradi
     """Within the rounding of two float64 sums of at most 2^13 terms, none larger than 40."""
     model, groups = a_model(name, layout, gradients)
     measure = Measure(model, groups)
-    measure._sums = BlockSums(measure._slots, None, block)
+    measure._sums = TorchSums(measure._reductions, None, block)
     weights, found = measure.weights(), measure.gradients()
     of = [weights.measured, weights.magnitude, found.grad_norm_sq, *found.inputs]
     bound = 2 * 2**13 * 2.0**-53 * 2**13 * 40
@@ -74,7 +75,7 @@ def test_no_copy_of_a_network_is_made(momentum):
     model, groups = a_model(width=0.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     measure = Measure(model, groups, momentum_of(optimizer))
-    measure._sums = BlockSums(measure._slots, momentum_of(optimizer), block=2**14)
+    measure._sums = TorchSums(measure._reductions, momentum_of(optimizer), block=2**14)
     optimizer.step()
 
     class Largest(TorchDispatchMode):
@@ -96,7 +97,6 @@ def test_no_copy_of_a_network_is_made(momentum):
 @torch.no_grad()
 def test_the_last_slot_is_nothing():
     model, groups = a_model("vgg11")
-    slots = Slots(model, groups)
-    sums = BlockSums(slots, None)
+    sums = TorchSums(Reductions(model, groups), None)
     assert (sums.weights()[:, -1] == 0).all() and (sums.gradients()[:, -1] == 0).all()
     assert (sums.gradients()[1, :-1] > 0).all()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from symrun.tracking.momentum import Momentum
-from symrun.tracking.slots import Slots, Source
+from symrun.tracking.reductions import Reductions, Source
 
 _CPU_BLOCK = 2**16
 """Entries: few enough for float64 copies to stay in the cache, and enough to be worth the calls."""
@@ -27,35 +27,37 @@ class _Views(NamedTuple):
     """The first two of them."""
 
 
-class BlockSums:
+class TorchSums:
     """The reference that other ways to sum are held against; on the CPU also the fastest.
 
     momentum: what the optimiser adds to the gradient; None for an update along the gradient.
     block: entries at a time; by default what suits the device.
     """
 
-    def __init__(self, slots: Slots, momentum: Momentum | None, block: int | None = None) -> None:
-        self._slots = slots
+    def __init__(
+        self, reductions: Reductions, momentum: Momentum | None, block: int | None = None
+    ) -> None:
+        self._reductions = reductions
         self._momentum = momentum
-        self._block = block or (_CPU_BLOCK if slots.device.type == "cpu" else _GPU_BLOCK)
-        shapes = [source.weights().shape for source in slots.sources]
+        self._block = block or (_CPU_BLOCK if reductions.device.type == "cpu" else _GPU_BLOCK)
+        shapes = [source.weights().shape for source in reductions.sources]
         largest = max(
             (min(rows * wide, max(self._block, wide)) for rows, wide in shapes), default=0
         )
         # Without Nesterov's look-ahead u is b
         self._planes = 2 if momentum is None else 4 if momentum.nesterov else 3
         size = (2 + self._planes) * largest
-        self._scratch = torch.empty(size, dtype=torch.float64, device=slots.device)
+        self._scratch = torch.empty(size, dtype=torch.float64, device=reductions.device)
         self._views: dict[torch.Size, _Views] = {}
 
     def weights(self) -> Tensor:
-        """theta^2 twice, for linear reducers theta and |theta|: [2, slots]."""
+        """theta^2 twice, for degree 1 theta and |theta|: [2, slots]."""
         return self._sums(2, lambda source: [source.weights()], _weight_products)
 
     def gradients(self) -> Tensor:
         """theta g and g^2; with momentum also u^2 and u b: [2 or 4, slots].
 
-        For linear reducers g, g^2, 0 and 0.
+        For degree 1 g, g^2, 0 and 0.
 
         Error: RunError if a parameter has no gradient.
         """
@@ -69,10 +71,10 @@ class BlockSums:
         return found
 
     def _gradient_products(
-        self, linear: bool, theta: Tensor, gradient: Tensor, *last: Tensor
+        self, degree: int, theta: Tensor, gradient: Tensor, *last: Tensor
     ) -> Tensor:
         """Into the same memory each time: it is in the cache, and need not be asked for."""
-        if linear:
+        if degree == 1:
             g = gradient.double()
             return torch.stack([g, g.square(), *[torch.zeros_like(g)] * (self._planes - 2)])
         if theta.shape not in self._views:
@@ -100,33 +102,30 @@ class BlockSums:
     ) -> Tensor:
         """[planes, slots]
 
-        products(linear, *blocks of the matrices): float64 [planes, rows, columns].
+        products(degree, *blocks of the matrices): float64 [planes, rows, columns].
         """
-        slots = self._slots
-        sums = torch.zeros(planes, slots.count, dtype=torch.float64, device=slots.device)
-        for source in slots.sources:
+        nothing = torch.zeros(planes, 1, dtype=torch.float64, device=self._reductions.device)
+        found: list[Tensor] = []
+        for source in self._reductions.sources:
             whole = matrices(source)
             height = max(1, self._block // whole[0].shape[1])
             blocks = [torch.split(matrix, height) for matrix in whole]
-            for linear in source.reducers:
-                row_sums: Sequence[Tensor | None] = [None] * len(blocks[0])
-                if source.rows is not None and not linear:
-                    row_sums = torch.split(sums[:, source.rows], height, 1)
-                columns = source.columns_of(linear)
+            for degree, rows, columns in source.passes:
+                row_sums = nothing.new_empty(planes, len(whole[0]))
                 column_sums: Tensor | None = None
-                for row_sum, *block in zip(row_sums, *blocks, strict=True):
-                    found = products(linear, *block)
-                    if row_sum is not None:
-                        torch.sum(found, 2, out=row_sum)
+                for row_sum, *block in zip(torch.split(row_sums, height, 1), *blocks, strict=True):
+                    terms = products(degree, *block)
+                    if rows:
+                        torch.sum(terms, 2, out=row_sum)
                     if columns:
-                        more = found.sum(1)
+                        more = terms.sum(1)
                         column_sums = more if column_sums is None else column_sums.add_(more)
-                for place in columns:
-                    assert column_sums is not None, "a parameter without rows"
-                    sums[:, place.slots] = source.by_unit(column_sums, place)
-        return sums
+                found += [layout.by_unit(row_sums) for layout in rows]
+                if column_sums is not None:
+                    found += [layout.by_unit(column_sums) for layout in columns]
+        return torch.cat([*found, nothing], 1)
 
 
-def _weight_products(linear: bool, theta: Tensor) -> Tensor:
+def _weight_products(degree: int, theta: Tensor) -> Tensor:
     theta = theta.double()
-    return torch.stack([theta, theta.abs()]) if linear else theta.square().expand(2, -1, -1)
+    return torch.stack([theta, theta.abs()]) if degree == 1 else theta.square().expand(2, -1, -1)

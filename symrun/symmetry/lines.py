@@ -1,0 +1,42 @@
+"""Lines of a parameter, its rows or its columns, and which of them make up each unit.
+
+Apart from `groups.py`, which is read where nothing needs torch.
+"""
+
+import torch
+from torch import Tensor
+
+from symrun.symmetry.groups import Members
+
+
+def lines_of(members: Members, values: Tensor) -> Tensor:
+    """The lines that `members.units` counts, of a tensor shaped as the parameter is:
+    [lines, length]."""
+    matrix = values.reshape(len(values), -1)
+    return matrix if members.axis == 0 else matrix.T
+
+
+def lines_by_unit(units: Tensor, count: int) -> Tensor:
+    """The lines of each unit, one below the other in their order: int64 [most, count].
+
+    A unit with fewer lines than another is filled up with len(units), one past the last line.
+
+    units: int64 [lines], the unit of each line, of `count` units; -1: none.
+    Example: lines_by_unit(torch.tensor([0, 1, -1, 0]), 2).tolist() == [[0, 1], [3, 4]]
+    """
+    lines, ranks, sizes = sorted_by_owner(units, count)
+    table = torch.full((int(sizes.max()), count), len(units))
+    table[ranks, units[lines]] = lines
+    return table
+
+
+def sorted_by_owner(owners: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of `owners` that are not -1, sorted: first those of owner 0, then those of 1.
+
+    Returns: where each stands in `owners`; its rank, from 0, among those of its owner; and how
+    many each of `count` owners has. All int64.
+    """
+    places = owners.argsort(stable=True)[int((owners < 0).sum()) :]
+    sizes = owners[places].bincount(minlength=count)
+    starts = sizes.cumsum(0) - sizes
+    return places, torch.arange(len(places)) - starts[owners[places]], sizes

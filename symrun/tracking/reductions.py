@@ -1,0 +1,214 @@
+"""Which sums over rows and columns of parameters the units of groups are made of, and how."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from symrun.errors import RunError
+from symrun.symmetry import Group, Members
+from symrun.symmetry.lines import lines_by_unit
+
+
+class Lines(NamedTuple):
+    """Sums over lines of a parameter, rows (axis 0) or columns (axis 1), that units need.
+
+    units: the unit of each line, as in `Members`. degree: 1 sums theta, 2 sums products.
+    """
+
+    axis: int
+    units: tuple[int, ...]
+    degree: int
+
+
+class Layout:
+    """How sums over single lines of a matrix make up sums over units, which are slots.
+
+    units: int64 [lines], the unit of each line; -1: none. first: the slot of unit 0, which those of
+    the others follow. count: how many units there are.
+    """
+
+    def __init__(self, units: Tensor, first: int, device: torch.device) -> None:
+        self.count = int(units.max()) + 1
+        self.slots = torch.where(units < 0, -1, first + units)
+        """The slot of each line, int64 [lines], on the CPU; -1: none."""
+        table, in_order = lines_by_unit(units, self.count), torch.arange(len(units))
+        neighbours = torch.equal(table.T.flatten(), in_order)
+        self._single = len(table) == 1
+        self._summed, self._shape = (2, table.T.shape) if neighbours else (1, table.shape)
+        self._index: Tensor | None = None
+        if not neighbours and not torch.equal(table.flatten(), in_order):
+            self._index = table.flatten().to(device)
+
+    def by_unit(self, sums: Tensor) -> Tensor:
+        """Sums over single lines, [planes, lines], as sums over units, [planes, count].
+
+        Nothing is added by atomics: the bits are the same at every call, on a GPU too.
+        """
+        if self._index is not None:
+            sums = F.pad(sums, (0, 1)).index_select(1, self._index)
+        return sums if self._single else sums.view(-1, *self._shape).sum(self._summed)
+
+
+class Pass(NamedTuple):
+    """What one reading of a matrix sums: the layouts of its rows and columns of one degree."""
+
+    degree: int
+    rows: list[Layout]
+    columns: list[Layout]
+
+
+class Source:
+    """One parameter, or many vectors one after the other, as a matrix [rows, columns].
+
+    A weight's columns stand in the order in which they lie in memory, so that none is copied.
+
+    lines: the sums that units need. Their slots start at `first_slot`, and follow one another as
+    the layouts do in `passes`, rows before columns.
+    """
+
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], lines: Iterable[Lines], first_slot: int
+    ) -> None:
+        self.parameters = parameters
+        self.slots = 0
+        self.first_slots: dict[Lines, int] = {}
+        first = next(iter(parameters.values()))
+        self._shape = first.shape
+        self._order = sorted(range(1, first.dim()), key=first.stride, reverse=True)
+        passes: dict[int, Pass] = {}
+        for one in sorted(lines, key=lambda one: (-one.degree, one.axis)):
+            slot = self.first_slots[one] = first_slot + self.slots
+            layout = Layout(self._as_in_memory(one), slot, first.device)
+            self.slots += layout.count
+            here = passes.setdefault(one.degree, Pass(one.degree, [], []))
+            (here.columns if one.axis else here.rows).append(layout)
+        self.passes = list(passes.values())
+
+    def _as_in_memory(self, lines: Lines) -> Tensor:
+        """The unit of each row, or of each column of the matrix, int64."""
+        units = torch.tensor(lines.units)
+        if lines.axis == 0:
+            return units
+        return units.view(self._shape[1:]).permute([axis - 1 for axis in self._order]).flatten()
+
+    @property
+    def dense(self) -> bool:
+        """Whether a parameter's matrix is its memory as it lies, row after row, with no gaps."""
+        return all(
+            parameter.permute(0, *self._order).is_contiguous()
+            for parameter in self.parameters.values()
+        )
+
+    def weights(self) -> Tensor:
+        return self.matrix(self.parameters.values())
+
+    def gradients(self) -> Tensor:
+        """Error: RunError if a parameter has none."""
+        return self.matrix(self.single_gradients())
+
+    def single_gradients(self) -> list[Tensor]:
+        """As the parameters have them. Error: RunError if one has none."""
+        found = []
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                raise RunError(f"{name} has no gradient: the loss does not depend on it")
+            found.append(parameter.grad)
+        return found
+
+    def matrix(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Tensors shaped as the parameters are, such as gradients, as [rows, columns]."""
+        if len(self._shape) == 1:
+            return torch.cat(list(tensors))[:, None]
+        (tensor,) = tensors
+        return tensor.permute(0, *self._order).reshape(len(tensor), -1)
+
+
+class Reductions:
+    """All sums that the units of `groups` are made of, a slot each; the last slot holds 0.
+
+    A sum belongs to one unit and one parameter. Groups whose units are laid out alike over a
+    parameter share their sums, whatever their signs.
+
+    Tensors of slots are float64 [planes, slots], of units [planes, units], where a plane is one
+    summed quantity and the units of the groups lie one after the other.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
+        parameters = dict(model.named_parameters())
+        self.device = next(iter(parameters.values())).device
+        self.count = 0
+        self.sources: list[Source] = []
+        first_slots = self._add_sources(parameters, groups)
+
+        units = sum(group.units for group in groups)
+        most = max((len(group.members) for group in groups), default=0)
+        index = torch.full((most, units), self.count)
+        sign = torch.zeros(most, units, dtype=torch.float64)
+        degree = torch.empty(units, dtype=torch.float64)
+        start = 0
+        for group in groups:
+            degree[start : start + group.units] = group.symmetry.degree
+            for number, members in enumerate(group.members):
+                here = slice(start, start + members.count)
+                first = first_slots[members.parameter, _lines(group, members)]
+                index[number, here] = first + torch.arange(members.count)
+                sign[number, here] = members.sign
+            start += group.units
+        self.count += 1
+        self.degree = degree.to(self.device)
+        self._index, self._sign = index.to(self.device), sign.to(self.device)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of all sources, one after the other; the kernels number them so."""
+        return [parameter for source in self.sources for parameter in source.parameters.values()]
+
+    def signed(self, slots: Tensor) -> Tensor:
+        """What enters a unit counts against what leaves it: [planes, slots] -> [planes, units]."""
+        return (self._gathered(slots) * self._sign).sum(1)
+
+    def unsigned(self, slots: Tensor) -> Tensor:
+        return (self._gathered(slots) * self._sign.abs()).sum(1)
+
+    def _gathered(self, slots: Tensor) -> Tensor:
+        return slots.index_select(1, self._index.flatten()).view(-1, *self._index.shape)
+
+    def _add_sources(
+        self, parameters: dict[str, nn.Parameter], groups: Sequence[Group]
+    ) -> dict[tuple[str, Lines], int]:
+        """Vectors whose entries are units of their own lie in one source, as they are many and
+        small. Returns the slot of unit 0, by parameter and lines."""
+        joined: dict[int, dict[str, nn.Parameter]] = {}
+        matrices: dict[str, dict[Lines, None]] = {}
+        for group in groups:
+            for members in group.members:
+                name, lines = members.parameter, _lines(group, members)
+                own_units = members.units == tuple(range(members.count))
+                if own_units and members.axis == 0 and parameters[name].dim() == 1:
+                    joined.setdefault(lines.degree, {})[name] = parameters[name]
+                else:
+                    matrices.setdefault(name, {})[lines] = None
+        first_slots: dict[tuple[str, Lines], int] = {}
+        for degree, vectors in joined.items():
+            slot = self.count
+            for name, vector in vectors.items():
+                first_slots[name, Lines(0, tuple(range(len(vector))), degree)] = slot
+                slot += len(vector)
+            whole = Lines(0, tuple(range(slot - self.count)), degree)
+            self._add(Source(vectors, [whole], self.count))
+        for name, needed in matrices.items():
+            source = self._add(Source({name: parameters[name]}, needed, self.count))
+            first_slots |= {(name, lines): slot for lines, slot in source.first_slots.items()}
+        return first_slots
+
+    def _add(self, source: Source) -> Source:
+        self.sources.append(source)
+        self.count += source.slots
+        return source
+
+
+def _lines(group: Group, members: Members) -> Lines:
+    return Lines(members.axis, members.units, group.symmetry.degree)
