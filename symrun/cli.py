@@ -31,7 +31,7 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
     """What `act` returns; where it fails in a way that a user can mend, a line that begins with
     the name of the program, and the code for that.
 
-    Example: sys.exit(exit_code("publish", main))
+    Example: exit_code("publish", lambda: 0) == 0
     """
     try:
         return act()

@@ -1,21 +1,26 @@
 """The examples in docstrings run as they stand, beside names that speak for themselves."""
 
 import ast
+import contextlib
 import importlib
 import inspect
 import math
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import symrun
 from symrun.config import Config
 from symrun.data import Batches, load
+from symrun.data.source import open_source
 from symrun.launch import compose
+from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import find_structure
@@ -41,7 +46,9 @@ def examples():
             found = re.search(r"^Example:(?: (.+)|\n((?: {4}.*\n?|\n)+))", docstring, re.M)
             if found:
                 code = found[1] or textwrap.dedent(found[2])
-                yield pytest.param(module, code, id=f"{module}.{getattr(node, 'name', '')}")
+                slow = [pytest.mark.slow] if module.startswith("symrun.bench.") else []
+                name = f"{module}.{getattr(node, 'name', '')}"
+                yield pytest.param(module, code, id=name, marks=slow)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,7 @@ def small_run(tmp_path_factory):
     )
 
 
-def names(run, folder):
+def names(run, folder, source, new):
     """What examples take as given."""
     config = compose([*SMALL, "train.steps=4"])
     dataset, plan = load(config.data), Plan.of(config)
@@ -60,21 +67,36 @@ def names(run, folder):
     model, optimizer, structure = training.model, training.optimizer, training.structure
     images, labels = next(training.batches.epoch(1))
     torch.nn.functional.cross_entropy(model(images), labels).backward()
-    made = RunDirectory.create(folder / "made", "")
     return {
         **{name: value for name, value in locals().items() if name != "folder"},
+        "batches": list(training.batches.epoch(1)),
+        "closing": contextlib.closing,
+        "names": ["train/a/images/a_0.JPEG"],
+        "SGD": SGD,
         **{"Batches": Batches, "Config": Config, "Path": Path, "RunDirectory": RunDirectory},
         **{"Scores": Scores, "TableWriter": TableWriter, "Tracker": Tracker, "compose": compose},
         **{"find_structure": find_structure, "load": load, "math": math, "np": np, "torch": torch},
         "laws": plan.laws,
         "optim": config.optim,
-        "run": run,
+        "run": RunDirectory.create(folder / "new", "") if new else run,
+        "source": source,
     }
 
 
 @pytest.mark.parametrize(("module", "code"), list(examples()))
 def test_an_example_runs(module, code, small_run, tmp_path, monkeypatch):
+    """One that ends in a comparison holds."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_run.path, "outputs/mine")
     loaded = importlib.import_module(module)
     here = {name: value for name, value in inspect.getmembers(loaded) if not name.startswith("__")}
-    exec(compile(code, f"<example in {module}>", "exec"), names(small_run, tmp_path) | here)
+    tree = ast.parse(code)
+    if isinstance(tree.body[-1], ast.Expr) and isinstance(tree.body[-1].value, ast.Compare):
+        tree.body[-1] = ast.Assert(test=tree.body[-1].value)
+        ast.fix_missing_locations(tree)
+    new = "TableWriter(run)" in code
+    Path("train/a/images").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save("train/a/images/a_0.JPEG", "JPEG")
+    with open_source(tmp_path) as source:
+        given = names(small_run, tmp_path, source, new)
+        exec(compile(tree, f"<example in {module}>", "exec"), given | here)

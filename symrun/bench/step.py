@@ -35,7 +35,7 @@ class Step:
     Gradients and momentum buffers are there from the start, as from the second update on.
 
     Error: as in `prepare` and Tracker.
-    Example: Clock(device, repeats=9).cost(Step(config).parts()["forward"]())
+    Example: Step(config).parts()["forward"]().call()
     """
 
     def __init__(self, config: Config) -> None:

@@ -20,8 +20,8 @@ class Batches:
     on_device: whether the data set moves to the device once, as uint8, or image by image.
 
     Example:
-        batches = Batches(dataset, 256, 0, torch.device("cuda"), torch.float32)
-        for images, labels in batches.epoch(0): ...
+        batches = Batches(dataset, 16, seed=0, device=torch.device("cpu"), dtype=torch.float32)
+        images, labels = next(batches.epoch(1))
     """
 
     def __init__(

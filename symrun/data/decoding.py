@@ -53,7 +53,7 @@ def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, N
 
     Error: as `pixels`, for the first name that has one; RunError if a process is lost.
     Example:
-        with contextlib.closing(all_pixels(source, names)) as images:
+        with closing(all_pixels(source, names)) as images:
             for image in images: ...
     """
     with ExitStack() as stack:

@@ -17,10 +17,10 @@ class Propagation:
     Assumes: finite states. One law's overflow makes all of that unit NaN, once a run has diverged.
     Error: rounding. From `prepare`, ValueError for a degree for which a law does not hold.
     Example:
-        laws, _ = laws_of_sgd(SGD(weight_decay=1e-4))
+        conserved, degree = torch.ones(3).double(), torch.tensor([1.0, 2.0, 2.0])
         propagation = Propagation(laws, conserved, degree, momentum=False)
         propagation.prepare(lr=0.1, first=True)
-        propagation.advance(inputs)
+        propagation.advance(torch.zeros(2, 3).double())
         propagation.predicted["exact"]
     """
 

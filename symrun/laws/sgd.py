@@ -26,7 +26,7 @@ class Kind:
 def kinds_of_sgd(momentum: bool) -> dict[str, Kind]:
     """The laws of SGD with or without momentum by the column of the tables, in their order.
 
-    Example: kinds_of_sgd(momentum=True)["flow"].label   # "law 2: driven damped oscillator"
+    Example: kinds_of_sgd(momentum=True)["flow"].label == "law 2: driven damped oscillator"
     """
     flow = "law 2: driven damped oscillator" if momentum else "law 1: modified gradient flow"
     return {

@@ -60,7 +60,7 @@ def find_structure(
     without gradients: the trace does not show `torch.no_grad`.
     Error: UsageError if torch.fx cannot trace the model.
     Example:
-        structure = find_structure(vgg("vgg16_bn", 200, 64, 1.0, 0.5), torch.zeros(2, 3, 64, 64))
+        structure = find_structure(model, torch.zeros(2, 3, 32, 32))
         sum(group.units for group in structure.groups)
     """
     graph = _traced(model, example_input)

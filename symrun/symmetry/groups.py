@@ -53,8 +53,10 @@ class Members:
     units: the unit of each line, counted from 0; -1 for a line in no unit.
     length: entries in a line. sign: -1 for what enters a unit of rescale, 1 for all else.
 
-    Example: a convolution [8, 3, 3, 3] in front of a GroupNorm of 2 groups, and the 6 columns of a
-    linear layer [10, 6] behind 3 channels that were flattened with 2 positions each.
+    A convolution [8, 3, 3, 3] in front of a GroupNorm of 2 groups, and the 6 columns of a linear
+    layer [10, 6] behind 3 channels that were flattened with 2 positions each:
+
+    Example:
         Members("conv.weight", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=27)
         Members("conv.bias", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=1)
         columns("linear.weight", (10, 6), 3) == Members("linear.weight", 1, (0, 0, 1, 1, 2, 2), 10)

@@ -30,7 +30,7 @@ class TileShape:
 
     Each lane of a warp keeps the sum of one row, so a tile has at most 32 rows a warp.
 
-    Example: KernelSums(reductions, momentum, TileShape(rows=128, warps=8))
+    Example: TileShape(rows=128, warps=8)
     """
 
     rows: int = 64

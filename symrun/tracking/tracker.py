@@ -41,8 +41,8 @@ class Tracker:
             tracker = Tracker(model, optimizer, structure, laws, writer, 20, sample=100, seed=0)
             for step, (images, labels) in enumerate(batches):
                 optimizer.zero_grad()
-                cross_entropy(model(images), labels).backward()
-                tracker.before_update(step, lr)
+                torch.nn.functional.cross_entropy(model(images), labels).backward()
+                tracker.before_update(step, lr=0.1)
                 optimizer.step()
             tracker.finish(step + 1)
     """

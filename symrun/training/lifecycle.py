@@ -42,7 +42,7 @@ def train(config: Config, warn: Warn, stop: StopRequest | None = None) -> Path:
 
     Error: UsageError before anything was trained, leaving no folder behind; Diverged, RunError and
     Interrupted later, with the tables readable up to there.
-    Example: train(compose(["experiment=quickstart_bn"]), print)
+    Example: train(compose(["experiment=quickstart_bn", "train.steps=10"]), print)
     """
     plan = Plan.of(config)
     run = RunDirectory.create(config.run.dir, config.run.name)

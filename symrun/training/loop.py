@@ -53,7 +53,7 @@ class Update:
     """Makes updates, with a tracker looking on or without one, and adds up their scores.
 
     Example:
-        update = Update(training, tracker, Scores(training.device))
+        update = Update(training, None, Scores(training.device))
         for step, (images, labels) in enumerate(training.batches.epoch(1)):
             update(images, labels, step)
     """

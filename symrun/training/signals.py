@@ -20,8 +20,9 @@ class StopRequest:
 
     Example:
         with StopRequest() as stop, stop.deferred():
-            while stop.requested is None:
-                step()
+            for images, labels in batches:
+                if stop.requested is not None:
+                    break
     """
 
     def __init__(self) -> None:
