@@ -64,8 +64,7 @@ def tracked(
         training.batches.steps_per_epoch,
     )
     run = RunDirectory.create(config.run.dir, "")
-    info = describe(config, dataset, model, structure, device, epoch_steps)
-    run.write_info(info | {"unpredicted": dict(unpredicted)})
+    run.write_info(describe(config, dataset, model, structure, device, epoch_steps, unpredicted))
     with TableWriter(run) as writer:
         every = config.track.every
         tracker = Tracker(model, training.optimizer, structure, laws, writer, every, 0, config.seed)

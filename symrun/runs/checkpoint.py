@@ -15,7 +15,8 @@ from torch import Tensor
 
 from symrun.errors import RunError, UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import SCHEMA
 
 Content = dict[str, Any]
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import SCHEMA
 from symrun.runs.reading import SCHEMA_KEY, Rows, read_parts
 
 LAWS = ("flow", "discrete", "exact")

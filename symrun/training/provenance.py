@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +17,16 @@ import symrun
 from symrun.config import Config
 from symrun.data import Dataset
 from symrun.errors import in_one_line
-from symrun.runs.directory import SCHEMA
+from symrun.runs.info import (
+    DatasetInfo,
+    GroupInfo,
+    HardwareInfo,
+    LayerInfo,
+    ModelInfo,
+    RunInfo,
+    Status,
+)
+from symrun.runs.settings import RecordedConfig
 from symrun.symmetry import Structure
 from symrun.training.precision import device_title
 
@@ -35,61 +43,52 @@ def describe(
     structure: Structure,
     device: torch.device,
     steps_per_epoch: int,
-) -> dict[str, Any]:
-    """The content of run.json at the start of a run."""
+    unpredicted: Mapping[str, str],
+) -> RunInfo:
+    """The content of run.json at the start of a run. unpredicted: why a law is silent in it."""
     name = config.model.name
     depth, _, norm = name.removeprefix("vgg").partition("_")
-    return {
-        "schema": SCHEMA,
-        "status": "running",
-        "created": datetime.now().astimezone().isoformat(),
-        "last_step": 0,
-        "steps_per_epoch": steps_per_epoch,
-        "config": config.to_dict(),
-        "versions": {
+    return RunInfo(
+        status=Status.running,
+        created=datetime.now().astimezone().isoformat(),
+        last_step=0,
+        steps_per_epoch=steps_per_epoch,
+        config=RecordedConfig.of(config.to_dict()),
+        versions={
             "symrun": symrun.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
             **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         },
-        "revision": source_revision(),
-        "source": source_digest(),
-        "threads": torch.get_num_threads(),
-        "device": device_title(device),
-        "hardware": {"processor": processor()},
-        "precision": config.precision.value,
-        "cudnn_benchmark": device.type == "cuda" and torch.backends.cudnn.benchmark,
-        "seed": config.seed,
-        "dataset": {
-            "title": dataset.title,
-            "synthetic": dataset.synthetic,
-            "classes": dataset.classes,
-            "image_size": dataset.image_size,
-            "train_images": len(dataset.train.labels),
-            "val_images": len(dataset.val.labels),
-        },
-        "model": {
-            "name": name,
-            "title": f"VGG{depth} with BN" if norm else f"VGG{depth} without BN",
-            "width": config.model.width,
-            "batch_norm": bool(norm),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-        "layers": [
-            {"layer": layer.name, "kind": layer.kind, "block": layer.block}
-            for layer in structure.layers
-        ],
-        "groups": [
-            {
-                "symmetry": group.symmetry.value,
-                "group": group.name,
-                "units": group.units,
-                "entries": group.entries,
-                "layers": list(group.layers),
-            }
+        revision=source_revision(),
+        source=source_digest(),
+        threads=torch.get_num_threads(),
+        device=device_title(device),
+        hardware=HardwareInfo(processor()),
+        precision=config.precision,
+        cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
+        dataset=DatasetInfo(
+            dataset.title,
+            dataset.synthetic,
+            dataset.classes,
+            dataset.image_size,
+            train_images=len(dataset.train.labels),
+            val_images=len(dataset.val.labels),
+        ),
+        model=ModelInfo(
+            name,
+            title=f"VGG{depth} with BN" if norm else f"VGG{depth} without BN",
+            family=f"VGG{depth}",
+            width=config.model.width,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        ),
+        layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
+        groups=tuple(
+            GroupInfo(group.symmetry, group.name, group.units, group.layers, group.entries)
             for group in structure.groups
-        ],
-    }
+        ),
+        unpredicted=unpredicted,
+    )
 
 
 def processor() -> str:
@@ -112,13 +111,13 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def changed_code(info: Mapping[str, Any]) -> list[str]:
+def changed_code(info: RunInfo) -> list[str]:
     """What computes something else now than in the run of this run.json; empty if nothing does."""
     changed = []
-    if info.get("source") != source_digest():
-        then, now = info.get("revision"), source_revision()
+    if info.source != source_digest():
+        then, now = info.revision, source_revision()
         changed.append(f"symrun's own code (revision {then} then, {now} now)")
-    then, now = info.get("versions", {}).get("torch"), version("torch")
+    then, now = info.versions.get("torch"), version("torch")
     if then != now:
         changed.append(f"torch {then} -> {now}")
     return changed

@@ -1,5 +1,6 @@
 """A run that stopped goes on, or says why it does not."""
 
+import dataclasses
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from symrun.config import Config, OnDivergence
 from symrun.errors import Diverged, UsageError
 from symrun.runs.checkpoint import checkpoints
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.info import ResumptionInfo, Status
+from symrun.runs.settings import RecordedConfig
 from symrun.training.precision import device_title, select_device, with_precision
 from symrun.training.preparation import require_runnable
 from symrun.training.provenance import changed_code, source_digest, source_revision
@@ -35,12 +38,12 @@ def resume(
 
     Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
     written by another process, or would not be what it was; later as in `train`.
-    Example: resume(run, Config.from_mapping(run.info()["config"]), False, print)
+    Example: resume(run, Config.from_mapping(run.info().config.settings), False, print)
     """
-    if "thinned" in run.info():
+    if run.info().thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
     with run.locked():
-        if run.info()["status"] == "finished":
+        if run.info().status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
         _resume(run, config, anyway, warn, stop or StopRequest())
     return run.path
@@ -58,11 +61,11 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
         return train(config, warn, stop)
     with run.locked():
         info = run.info()
-        if info["status"] == "diverged":
+        if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
-        if info["status"] != "finished":
+        if info.status is not Status.finished:
             warn(f"{run.path} was started already, and goes on")
-            _resume(run, Config.from_mapping(info["config"]), False, warn, stop)
+            _resume(run, Config.from_mapping(info.config.settings), False, warn, stop)
         else:
             warn(f"{run.path} is finished already: run.again=true trains it again")
     return run.path
@@ -78,10 +81,10 @@ def earlier_run(config: Config) -> RunDirectory | None:
     folder = config.run.dir if config.run.dir is not None else OUTPUTS / config.run.name
     for run in runs_below(folder):
         info = run.info()
-        if "thinned" in info:
+        if info.thinned:
             continue
-        recorded = Config.from_mapping(info["config"])
-        same_code = not changed_code(info) and info["device"] == device_title(device)
+        recorded = Config.from_mapping(info.config.settings)
+        same_code = not changed_code(info) and info.device == device_title(device)
         if same_code and not recorded.differences(config, _SAME_MEMBER):
             return run
     return None
@@ -93,11 +96,11 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
     config = with_precision(config, device)
     require_runnable(config, device)
     checkpoint = _last_good(run, warn)
-    recorded = checkpoint["config"] if checkpoint is not None else info["config"]
+    recorded = checkpoint["config"] if checkpoint is not None else info.config.settings
     changed = Config.from_mapping(recorded).differences(config)
     reasons = [*changed, *changed_code(info)]
     goes_on = config.train.on_divergence is OnDivergence.go_on
-    if info["status"] == "diverged" and not goes_on:
+    if info.status is Status.diverged and not goes_on:
         reasons.append("it diverged, and the same updates would do so again")
     if reasons and not anyway:
         reason = "; ".join(reasons)
@@ -106,34 +109,35 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
         warn(f"goes on all the same: {reason}")
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # it lacks no more than its status
-        run.update_info(status="finished", last_step=step)
+        run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
         return
-    if device_title(device) != info["device"]:
-        warn(f"not the same bits: on {device_title(device)} now, on {info['device']} before")
+    if device_title(device) != info.device:
+        warn(f"not the same bits: on {device_title(device)} now, on {info.device} before")
     if device.type == "cpu":
         # Sums are split by the number of threads
-        torch.set_num_threads(info.get("threads", torch.get_num_threads()))
+        torch.set_num_threads(info.threads or torch.get_num_threads())
 
     training, described = prepared(config, device)
     for name in ("dataset", "model", "groups"):
-        if described[name] != info[name]:
+        if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
     require_space(run, training, config)
-    event = {
-        "step": step,
-        "at": datetime.now().astimezone().isoformat(),
-        "device": device_title(device),
-        "hardware": described["hardware"],
-        "revision": source_revision(),
-        "changed": reasons,
-    }
-    now = {
-        "status": "running",
-        "config": config.to_dict(),
-        "precision": config.precision.value,
-        "source": source_digest(),
-        "resumed": [*info.get("resumed", []), event],
-    }
+    event = ResumptionInfo(
+        step,
+        datetime.now().astimezone().isoformat(),
+        device_title(device),
+        described.hardware,
+        source_revision(),
+        tuple(reasons),
+    )
+    now = dataclasses.replace(
+        info,
+        status=Status.running,
+        config=RecordedConfig.of(config.to_dict()),
+        precision=config.precision,
+        source=source_digest(),
+        resumed=(*info.resumed, event),
+    )
     warn(f"{run.path} goes on from step {step}")
     go_on(run, config, training, warn, stop, Resumption(checkpoint, now))
 

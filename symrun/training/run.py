@@ -5,7 +5,6 @@ import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from symrun.config import Config
 from symrun.data import load
 from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError
 from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.info import DivergenceInfo, RunInfo, Status
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.graph import own_stream
@@ -21,7 +21,7 @@ from symrun.training.loop import fit
 from symrun.training.optimizers import laws_of
 from symrun.training.precision import device_title, select_device, with_precision
 from symrun.training.preparation import make_tracker, prepare, require_runnable
-from symrun.training.progress import Divergence, Progress
+from symrun.training.progress import Progress
 from symrun.training.provenance import describe
 from symrun.training.space import require_space, table_bytes
 from symrun.training.state import Content, State
@@ -58,7 +58,7 @@ def train(config: Config, warn: Warn, stop: StopRequest | None = None) -> Path:
     return run.path
 
 
-def prepared(config: Config, device: torch.device) -> tuple[Training, dict[str, Any]]:
+def prepared(config: Config, device: torch.device) -> tuple[Training, RunInfo]:
     """What the run trains, and its run.json. Error: RunError if the GPU is too small."""
     try:
         dataset = load(config.data)
@@ -67,8 +67,9 @@ def prepared(config: Config, device: torch.device) -> tuple[Training, dict[str, 
         raise RunError("the data set or the network does not fit into the GPU") from None
     _, unpredicted = laws_of(config.optim)
     model, structure, batches = training.model, training.structure, training.batches
-    info = describe(config, dataset, model, structure, device, batches.steps_per_epoch)
-    return training, info | {"unpredicted": unpredicted}
+    steps_per_epoch = batches.steps_per_epoch
+    info = describe(config, dataset, model, structure, device, steps_per_epoch, unpredicted)
+    return training, info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Resumption:
     """
 
     checkpoint: Content | None
-    info: dict[str, Any]
+    info: RunInfo
 
     @property
     def step(self) -> int:
@@ -117,7 +118,7 @@ def go_on(
                 tracker = make_tracker(training, config, writer, Tracker)
                 state = State(training, tracker, progress)
                 if resumption is not None:
-                    _go_back(run, state, resumption)
+                    _restore(run, state, resumption)
                 where = f"{config.precision.value} on {device_title(training.device)}"
                 size = table_bytes(training, config) / 1e6
                 progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
@@ -126,18 +127,13 @@ def go_on(
                     fit(training, config.track.every, progress, tracker, keeper)
                 keeper.finish()
             keeper.end_if_diverged()  # all rows have been seen now
-            diverged = {} if progress.diverged is None else _described(progress.diverged)
-            run.update_info(
-                status="finished", last_step=training.steps, seconds=progress.seconds, **diverged
-            )
+            _record_end(run, Status.finished, training.steps, progress)
     except UsageError:
         raise
     except BaseException as error:
         updates = progress.updates if progress is not None else 0
-        diverged = _described(progress.diverged) if progress and progress.diverged else {}
-        seconds = {"seconds": progress.seconds} if progress is not None else {}
         with contextlib.suppress(OSError, UsageError):  # the error under way tells more
-            run.update_info(status=_status(error), last_step=updates, **seconds, **diverged)
+            _record_end(run, _status(error), updates, progress)
         _explain(error, run, writer, updates)
         raise
     finally:
@@ -145,22 +141,30 @@ def go_on(
             progress.close()
 
 
-def _go_back(run: RunDirectory, state: State, resumption: Resumption) -> None:
+def _restore(run: RunDirectory, state: State, resumption: Resumption) -> None:
     """Error: UsageError, with nothing changed, if the checkpoint does not fit."""
     if resumption.checkpoint is not None:
         state.restore(resumption.checkpoint, str(run.checkpoint(resumption.step)))
-    run.go_back(resumption.parts, resumption.step)
-    run.update_info(**resumption.info)
+    run.truncate_to(resumption.parts, resumption.step)
+    run.write_info(resumption.info)
 
 
-def _described(diverged: Divergence) -> dict[str, Any]:
-    return {"diverged": dataclasses.asdict(diverged)}
+def _record_end(run: RunDirectory, status: Status, updates: int, progress: Progress | None) -> None:
+    """Error: OSError; UsageError if somebody has damaged run.json meanwhile."""
+    info = dataclasses.replace(run.info(), status=status, last_step=updates)
+    if progress is not None:
+        info = dataclasses.replace(info, seconds=progress.seconds)
+        if (found := progress.diverged) is not None:
+            diverged = DivergenceInfo(found.step, found.loss, found.layers)
+            info = dataclasses.replace(info, diverged=diverged)
+    run.write_info(info)
 
 
-def _status(error: BaseException) -> str:
+def _status(error: BaseException) -> Status:
     if isinstance(error, Diverged):
-        return "diverged"
-    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        return Status.diverged
+    interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+    return Status.interrupted if interrupted else Status.failed
 
 
 def _explain(
