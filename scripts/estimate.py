@@ -141,7 +141,7 @@ def main() -> int:
         name = f"{chosen[0]} ({plan.config.precision.value} on {device_title(plan.device)})"
         run, done = earlier_run(config), 0
         if run is not None:
-            status, done = run.info()["status"], max(run.checkpointed(), default=0)
+            status, done = run.info().status, max(run.checkpointed(), default=0)
             print(f"{name}: {status} already, in {run.path}", flush=True)
             if status in ("finished", "diverged"):
                 continue

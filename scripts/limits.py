@@ -52,7 +52,6 @@ from symrun.files import complete_or_absent
 from symrun.launch import compose, warn
 from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
-from symrun.report.evidence import without_places
 from symrun.runs.directory import RunDirectory
 from symrun.symmetry import Symmetry
 from symrun.training.device import select_device
@@ -192,7 +191,7 @@ def draw(rows: Sequence[Row], base: Config, run: RunDirectory) -> Figure:
     """A panel an effect: residuals, log, by law and symmetry. run: the base's."""
     info = run.info()
     network = settings_and_papers([info], 1e-4)
-    (caption,) = captions([(info, info["last_step"])])
+    (caption,) = captions([(info, info.last_step)])
     if getattr(base.model, "eps", BN_EPS) == BN_EPS:  # which captions pass over
         caption = f"{caption}, BN\N{NO-BREAK SPACE}eps\N{NO-BREAK SPACE}{label(BN_EPS)}"
     lines = [f"Each panel changes one setting of the base: {caption}."]
@@ -262,7 +261,7 @@ def table(rows: Sequence[Row]) -> Table:
 def write(rows: Sequence[Row], run: RunDirectory, out: Path) -> Path:
     """limits.json: what the base was, all numbers, and the table. run: the base's."""
     content = {
-        "base": without_places(run.info()),
+        "base": run.info().published().to_json(),
         "rows": [dataclasses.asdict(row) for row in rows],
         "table": dataclasses.asdict(table(rows)),
     }

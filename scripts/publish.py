@@ -25,6 +25,7 @@ from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import circumstances, draw, section
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import info_from
 
 LARGEST_BYTES = 2_000_000
 """Of a file that goes into git."""
@@ -85,7 +86,7 @@ def publish(folder: Path, runs: dict[str, RunDirectory], add: bool = False) -> N
 
 def alike(one: Evidence, other: Evidence) -> bool:
     """Whether two come from runs of one name and the same settings."""
-    return one.name == other.name and one.setup["config"] == other.setup["config"]
+    return one.name == other.name and one.setup.config.settings == other.setup.config.settings
 
 
 def page(results: Path) -> str:
@@ -125,9 +126,9 @@ def expected(path: Path, told: list[Evidence]) -> Table:
         found = f"**missing**, of {plan['epochs']} epochs"
         if name in there:
             setup = there[name].setup
-            epochs = setup["last_step"] / setup["steps_per_epoch"]
+            epochs = setup.last_step / setup.steps_per_epoch
             short = "" if epochs >= plan["epochs"] else f" of {plan['epochs']}: **shorter**"
-            found = f"{epochs:.3g} epochs{short}; {setup['precision']} on {setup['device']}"
+            found = f"{epochs:.3g} epochs{short}; {setup.precision.value} on {setup.device}"
         rows.append([f"`{name}`", what, found])
     return Table(["run", "what it is", "what is there"], rows)
 
@@ -135,10 +136,10 @@ def expected(path: Path, told: list[Evidence]) -> Table:
 def limits(folder: Path) -> Iterator[Block]:
     """Of scripts/limits.py."""
     found = json.loads((folder / "limits.json").read_text(encoding="utf-8"))
-    base = found["base"]
+    base = info_from(found["base"])
     yield Heading(f"{folder.name}: what limits the agreement, on {settings([base])}")
     yield Paragraph(LIMITS)
-    yield Paragraph(f"The base: {captions([(base, base['last_step'])])[0]}.")
+    yield Paragraph(f"The base: {captions([(base, base.last_step)])[0]}.")
     yield Paragraph(circumstances(base))
     yield Picture("What limits the agreement", f"{folder.name}/limits.png")
     yield Table(**found["table"])

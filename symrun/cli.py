@@ -9,10 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from symrun import __version__
 from symrun.errors import Interrupted, SymrunError, UsageError
+
+if TYPE_CHECKING:
+    from symrun.runs.directory import RunDirectory
 
 TRAIN_HELP = "train a network and record its conserved quantities (settings: symrun train --help)"
 
@@ -234,7 +237,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from symrun.config import require
+    from symrun.typed import require
 
     explained, residual = options.min_explained, options.max_residual
     allowed = explained is None or -math.inf < explained <= 1
@@ -251,7 +254,7 @@ def _check(options: argparse.Namespace) -> int:
     from symrun.runs.directory import RunDirectory
 
     run = RunDirectory.open(options.target)
-    _say_if_thinned(run.info(), run.path)
+    _say_if_thinned(run)
     with _warnings_in_one_line():
         rows = list(agreement(run))
     print(as_json(rows) if options.json else as_table(rows))
@@ -260,11 +263,10 @@ def _check(options: argparse.Namespace) -> int:
     return _verdict(short)
 
 
-def _say_if_thinned(info: dict[str, Any], path: Path) -> None:
-    from symrun.runs.thinning import spacing
-
-    if "thinned" in info:
-        print(f"symrun: {path}: {', '.join(spacing(info))}", file=sys.stderr)
+def _say_if_thinned(run: "RunDirectory") -> None:
+    info = run.info()
+    if info.thinned is not None:
+        print(f"symrun: {run.path}: {', '.join(info.spacing())}", file=sys.stderr)
 
 
 def _check_constraints(options: argparse.Namespace) -> int:
@@ -275,7 +277,7 @@ def _check_constraints(options: argparse.Namespace) -> int:
         raise UsageError("--min-explained is for laws: constraints have --max-residual alone")
     subject = constraints.run_or_overrides(options.target, options.overrides)
     if not isinstance(subject, list):
-        _say_if_thinned(subject.info(), subject.path)
+        _say_if_thinned(subject)
     found = (
         constraints.check_model(compose(subject), options.batch)
         if isinstance(subject, list)
@@ -306,7 +308,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _thin(options: argparse.Namespace) -> int:
     from symrun.runs.directory import RunDirectory
-    from symrun.runs.thinning import size_bytes, spacing, thin, thin_to_size
+    from symrun.runs.thinning import size_bytes, thin, thin_to_size
 
     every, most_mb = options.every, options.max_mb
     if (every is None) == (most_mb is None):
@@ -319,8 +321,8 @@ def _thin(options: argparse.Namespace) -> int:
         else thin_to_size(run, options.new, most_mb * 1e6)
     )
     info = new.info()
-    thinned = info["thinned"]
-    kept = f"{thinned['records']:,} of {thinned['of']:,} records, {', '.join(spacing(info))}"
+    assert info.thinned is not None
+    kept = f"{info.thinned.records:,} of {info.thinned.of:,} records, {', '.join(info.spacing())}"
     print(f"symrun: {kept}: {size_bytes(new.path) / 1e6:,.1f} MB", file=sys.stderr)
     print(new.path)
     return 0

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from symrun.data.registry import DATA_SETS, DataConfig
-from symrun.models.registry import BN_EPS as BN_EPS  # TEMP
 from symrun.models.registry import MODELS, ModelConfig
 from symrun.optimizers import OPTIMIZERS, OptimConfig
-from symrun.optimizers import SgdConfig as SgdConfig  # TEMP
 from symrun.tasks import TASKS
-from symrun.typed import build, build_named
-from symrun.typed import require as require
+from symrun.typed import build, build_named, require
 
 Chosen = TypeVar("Chosen", ModelConfig, DataConfig, OptimConfig, covariant=True)
 

@@ -4,8 +4,8 @@ import copy
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from symrun.config import Config
 from symrun.errors import Busy, Interrupted, SymrunError, UsageError
 from symrun.runs.directory import RunDirectory
+from symrun.symmetry import Symmetry
 from symrun.training.signals import StopRequest
 
 _PACKAGE = Path(__file__).parent
@@ -72,7 +73,7 @@ def launch(arguments: list[str]) -> None:
             if sweep:
                 raise KeyboardInterrupt from None
             return
-        _print_run(path, config)
+        _print_run(path)
         if stop.requested is not None:  # too late for that member, but not for the others
             raise KeyboardInterrupt
 
@@ -102,37 +103,37 @@ def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
     Error: UsageError for a run or an override that cannot be used; else what the run raised.
     """
     run = RunDirectory.open(folder)
-    config = Config.from_mapping(_overridden(run.info()["config"], overrides))
+    config = Config.from_mapping(_overridden(run.info().config.settings, overrides))
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
-        _print_run(resume(run, config, anyway, warn, stop), config)
+        _print_run(resume(run, config, anyway, warn, stop))
 
 
-def _overridden(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def _overridden(settings: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
     """`settings` with single values replaced, as Hydra would: optim.lr=0.1."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise UsageError(one_line(error)) from None
-    settings = copy.deepcopy(settings)
+    overridden = copy.deepcopy(dict(settings))
     for override in parsed:
         if override.is_add() or override.is_delete() or override.is_sweep_override():
             raise UsageError(f"{override.input_line}: resume takes settings such as device=cpu")
         *groups, name = override.key_or_group.split(".")
-        group: Any = settings
+        group: object = overridden
         for key in groups:
             group = group.get(key) if isinstance(group, dict) else None
         if not isinstance(group, dict) or name not in group:
             raise UsageError(f"{override.input_line}: the run has no such setting")
         group[name] = override.value()
-    return settings
+    return overridden
 
 
-def _print_run(path: Path, config: Config) -> None:
-    bn = config.model.name.endswith("_bn")
+def _print_run(path: Path) -> None:
     quoted = shlex.quote(str(path))
-    figure = f"fig1 {quoted}" if bn else f"fig5 {quoted} RUN_WITH_BN"
+    has_filters = RunDirectory(path).info().groups_of(Symmetry.scale)
+    figure = f"fig1 {quoted}" if has_filters else f"fig5 {quoted} RUN_WITH_BN"
     print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
     print(path, flush=True)
 

@@ -43,7 +43,3 @@ def times(optim: OptimConfig, steps: int) -> Array:
 def _updates(share: float, steps: int) -> int:
     """share * steps, rounded up; 0.07 of 100 is 7, where the product is 7.000000000000001."""
     return math.ceil(round(share * steps, 9))
-
-
-def pace(optim: OptimConfig) -> float:  # TEMP
-    return optim.flow_rate

@@ -1,4 +1,4 @@
-"""From plain values to frozen dataclasses, each field of the type that it claims."""
+"""From plain values to frozen dataclasses, each field of the type that it claims, and back."""
 
 import dataclasses
 import types
@@ -25,21 +25,47 @@ def require(setting: str, holds: bool, constraint: str, value: object) -> None:
         raise UsageError(f"{setting} must be {constraint}, got {value}")
 
 
-def build(kind: type[Settings], values: Mapping[str, Any], prefix: str) -> Settings:
+def build(
+    kind: type[Settings], values: Mapping[str, Any], prefix: str, recorded: bool = False
+) -> Settings:
     """A `kind` of these values; one that is not there may be one that has a default.
+
+    recorded: the values were written by a program, perhaps a newer one, and not by the user. Then
+    keys without a field are passed over, and `prefix` stands before what `kind` itself refuses.
 
     Error: UsageError for the first that is wrong, unknown or missing.
     """
-    require(prefix.rstrip("."), isinstance(values, Mapping), "a group of settings", repr(values))
+    what = "an object with names" if recorded else "a group of settings"
+    require(prefix.rstrip("."), isinstance(values, Mapping), what, repr(values))
     hints = typing.get_type_hints(kind)
     for key in values:
-        if key not in hints:
+        if not (recorded or key in hints):
             raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")
     for field in dataclasses.fields(kind):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise UsageError(f"the setting {prefix}{field.name} is missing")
-    given = {key: hint for key, hint in hints.items() if key in values}
-    return kind(**{key: _typed(values[key], hint, prefix + key) for key, hint in given.items()})
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in values:
+            raise UsageError(f"{'' if recorded else 'the setting '}{prefix}{field.name} is missing")
+    typed = {
+        key: _typed(values[key], hint, prefix + key, recorded)
+        for key, hint in hints.items()
+        if key in values
+    }
+    try:
+        return kind(**typed)
+    except UsageError as error:
+        raise UsageError(f"{prefix}{error}" if recorded else str(error)) from None
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it, without fields that have their default; `build` reads it back."""
+    if dataclasses.is_dataclass(value):
+        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {field.name: plain(item) for field, item in fields if item != field.default}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def build_named(
@@ -58,25 +84,45 @@ def build_named(
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
 
-def _typed(value: Any, hint: Any, setting: str) -> Any:
+def _typed(value: Any, hint: Any, setting: str, recorded: bool) -> Any:
     """`value` as `hint`, losslessly (2 serves as a float, 2.5 does not serve as an int)."""
+    if hint is object:
+        return value
     if isinstance(hint, types.UnionType):
         if value is None and type(None) in hint.__args__:
             return None
         hint = next(kind for kind in hint.__args__ if kind is not type(None))
-    if typing.get_origin(hint) is tuple:
-        require(setting, isinstance(value, list | tuple), "a list such as [0.5,0.75]", repr(value))
-        return tuple(_typed(item, typing.get_args(hint)[0], setting) for item in value)
+    container, inner = typing.get_origin(hint), typing.get_args(hint)
+    if container is tuple:
+        example = " such as [0.5,0.75]" if inner[0] is float else ""
+        require(setting, isinstance(value, list | tuple), f"a list{example}", repr(value))
+        places = (f"{setting}[{place}]" for place in range(len(value)))
+        return tuple(
+            _typed(item, inner[0], place, recorded)
+            for item, place in zip(value, places, strict=True)
+        )
+    if container is Mapping:
+        require(setting, isinstance(value, Mapping), "an object with names", repr(value))
+        return {
+            key: _typed(item, inner[1], f"{setting}.{key}", recorded) for key, item in value.items()
+        }
     if dataclasses.is_dataclass(hint):
-        built_already = dataclasses.is_dataclass(value)
-        return value if built_already else build(typing.cast(type, hint), value, setting + ".")
-    if isinstance(hint, type) and issubclass(hint, Enum):
+        if dataclasses.is_dataclass(value):  # built already
+            return value
+        return build(typing.cast(type, hint), value, setting + ".", recorded)
+    return _single(value, hint, setting)
+
+
+def _single(value: Any, hint: Any, setting: str) -> Any:
+    if issubclass(hint, Enum):
         names = [member.value for member in hint]
         require(setting, value in names, f"one of {', '.join(names)}", value)
         return hint(value)
     allowed = {float: (int, float), Path: (str, Path)}.get(hint, (hint,))
     fits = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     require(setting, fits, _KINDS[hint], repr(value))
+    if hint is float:
+        require(setting, not isinstance(value, int) or abs(value) < 2**63, "< 2^63", repr(value))
     if hint is not Path:
         return hint(value)
     try:

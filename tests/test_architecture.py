@@ -64,7 +64,7 @@ def test_imports_run_downwards(path):
     here = layer_of(module_name(path))
     for imported in imports_of(path):
         there = layer_of(imported) if imported.split(".")[0] == "symrun" else None
-        if there is not None and there != here:
+        if None not in (here, there) and there != here:
             assert LAYERS.index(here) < LAYERS.index(there), f"{path.name} imports {imported}"
 
 
@@ -110,9 +110,15 @@ def test_reading_tables_imports_none_of_what_is_slow_to_import():
     """What `symrun --help`, check and plot need; a process of its own, since tests import torch."""
     slow = ["torch", "pandas", "scipy", "hydra"]
     code = "import sys, symrun.cli, symrun.analysis, symrun.figures, symrun.figures.residual;"
+    code += "symrun.open_run, symrun.RunInfo, symrun.UsageError;"
     code += f"print([name for name in {slow} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_the_package_says_that_it_is_typed():
+    """Hatch packs every file of the package that git does not ignore."""
+    assert (ROOT / "py.typed").exists()
 
 
 def test_figures_never_train():
@@ -123,6 +129,8 @@ def test_figures_never_train():
 @pytest.mark.parametrize(
     ("module", "names"),
     [
+        ("symrun", ["RunInfo", "SymrunError", "Tracker", "UsageError", "find_structure",
+                    "open_run"]),
         ("symrun.analysis", ["Agreement", "Comparison", "agreement", "as_json", "as_table",
                              "comparisons", "shortcomings"]),
         ("symrun.bench", ["Report", "as_json", "as_text", "measure"]),

@@ -83,7 +83,7 @@ def test_refused_in_one_line(override, message):
         (["optim.milestones=[1]", "optim.gamma=0.1"], "rising shares of the run"),
         (["optim.milestones=[]", "optim.gamma=0.1"], "rising shares of the run"),
         (["optim.milestones=0.5", "optim.gamma=0.1"], "a list such as [0.5,0.75], got 0.5"),
-        (["optim.milestones=[a]", "optim.gamma=0.1"], "optim.milestones must be a number"),
+        (["optim.milestones=[a]", "optim.gamma=0.1"], "optim.milestones[0] must be a number"),
         (["optim.milestones=[0.5]"], "optim.gamma must be given"),
         (["optim.gamma=0.1", "optim.schedule=cosine", "optim.milestones=[0.5]"], "got [0.5]"),
         (["optim.milestones=[0.5]", "optim.gamma=0"], "optim.gamma must be in (0, 1], got 0.0"),

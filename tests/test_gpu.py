@@ -100,8 +100,8 @@ def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim,
 def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision):
     path = train(compose([*SMALL, f"precision={precision}", f"run.dir={tmp_path}/run"]), print)
     run = RunDirectory.open(path)
-    assert run.info()["device"] == torch.cuda.get_device_name()
-    assert run.info()["cudnn_benchmark"] is False  # it would take other algorithms each time
+    assert run.info().device == torch.cuda.get_device_name()
+    assert run.info().cudnn_benchmark is False  # it would take other algorithms each time
     # Each of 40 updates rounds a weight by 2^-24 of it and so its square by 2^-23, the table once
     # more; sums of up to 4096 entries are made in float64. How gradients were made plays no part.
     unit = 2.0**-53 if precision == "float64" else 2.0**-24
@@ -134,7 +134,7 @@ def test_a_run_that_need_not_be_deterministic_takes_the_fastest_algorithms(tmp_p
     settings = ["deterministic=false", "precision=bf16", "train.steps=100", *how]
     path = train(compose([*SMALL, *settings, f"run.dir={tmp_path}/run"]), print)
     run = RunDirectory.open(path)
-    assert run.info()["cudnn_benchmark"] is True and run.info()["status"] == "finished"
+    assert run.info().cudnn_benchmark is True and run.info().status == "finished"
     assert all(row.residual <= 2 * 101 * 2.0**-24 for row in agreement(run) if row.law == "exact")
 
 
@@ -173,6 +173,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
         with pytest.raises(Stopped):
             train(compose([*settings, f"run.dir={tmp_path}/run"]), print, stop)
     run = RunDirectory.open(tmp_path / "run")
-    resume(run, Config.from_mapping(run.info()["config"]), False, print)
+    resume(run, Config.from_mapping(run.info().config.settings), False, print)
     for name, frame in tables(whole).items():
         pd.testing.assert_frame_equal(frame, tables(run.path)[name], check_exact=True)

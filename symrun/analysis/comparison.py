@@ -21,13 +21,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.config import SgdConfig, optim_config
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow
-from symrun.runs.directory import RunDirectory, planned_steps
+from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS, unit_curves
-from symrun.schedule import pace, times
-from symrun.symmetry import Symmetry
+from symrun.schedule import times
 
 Array = NDArray[np.float64]
 
@@ -110,14 +108,13 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     Example: worst = max(one.residual("exact").max() for one in comparisons(run))
     """
     info = run.info()
-    optim = optim_config(info["config"])
-    flow_times = pace(optim) * times(optim, planned_steps(info))
-    weight_decay = optim.weight_decay if isinstance(optim, SgdConfig) else 0.0
-    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    optim = info.config.optim
+    flow_times = optim.flow_rate * times(optim, info.planned_steps)
+    laws = [law for law in LAWS if law not in info.unpredicted]
     warned = False
-    for group in info["groups"]:
+    for group in info.groups:
         columns = ["measured", "magnitude", *laws]
-        curves = unit_curves(run, group["symmetry"], group["group"], columns)
+        curves = unit_curves(run, group.symmetry.value, group.group, columns)
         if len(curves.steps) < 2:
             raise UsageError(f"{run.path} has a single record so far: nothing can have moved")
         finite = np.isfinite(curves.values["measured"]).min(axis=1)
@@ -127,18 +124,18 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             raise UsageError(f"{run.path} diverged before its second record: nothing to compare")
         if diverged and not warned:
             warned = True
-            where = f"{group['group']} is not finite after step {curves.steps[records - 1]}"
+            where = f"{group.group} is not finite after step {curves.steps[records - 1]}"
             warnings.warn(f"{run.path} diverged: {where}; compared up to there", stacklevel=2)
         values = {name: curves.values[name][:records] for name in columns}
         steps, measured = curves.steps[:records], values["measured"]
-        degree = Symmetry(group["symmetry"]).degree
+        recorded = at_steps(flow_times, steps, run)
         yield Comparison(
-            group["symmetry"],
-            group["group"],
+            group.symmetry.value,
+            group.group,
             steps,
             measured,
             values["magnitude"],
-            gradient_flow(measured[0], at_steps(flow_times, steps, run), degree, weight_decay),
+            gradient_flow(measured[0], recorded, group.symmetry.degree, optim.flow_decay),
             {law: values[law] for law in laws},
             diverged,
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from symrun.bench import parts_report, report
 from symrun.bench.parts import measure_parts
-from symrun.config import require
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
+from symrun.typed import require
 
 _PAIRS, _REPEATS = 40, 9
 _WITH_PARTS, _WITHOUT = ("repeats", "profile", "compile_sums"), ("pairs", "tables")

@@ -6,6 +6,7 @@
 The keys, run.json, order and parts are those of a real run; the values are smooth random curves.
 """
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -22,6 +23,7 @@ from symrun.config import Config
 from symrun.data import load
 from symrun.errors import RunError
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import Status
 from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
 from symrun.training.plan import Plan
@@ -56,8 +58,8 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     run = RunDirectory.create(folder, "")
     dataset = load(config.data)
     training = prepare(Plan.of(config), dataset)
-    steps = training.steps
-    run.write_info(describe(training, dataset) | {"status": "finished", "last_step": steps})
+    steps, info = training.steps, describe(training, dataset)
+    run.write_info(dataclasses.replace(info, status=Status.finished, last_step=steps))
     recorded = [*range(0, steps, config.track.every), steps]
     firsts = [0, *range(1, len(recorded), records_per_part)]
     initial = _initial_rows(training)

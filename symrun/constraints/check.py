@@ -65,8 +65,8 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     too small.
     """
     info, saved = run.info(), latest_weights(run)
-    config = Config.from_mapping(info["config"])
-    precision, device = config.precision.value, str(info.get("device", "an unknown device"))
+    config = Config.from_mapping(info.config.settings)
+    precision, device = config.precision.value, info.device
     title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
     yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
 
@@ -74,7 +74,7 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     device_now = config.device if torch.cuda.is_available() else Device.cpu
     dataset = load(config.data)
     for key in ("classes", "image_size"):
-        recorded, found = info["dataset"].get(key), getattr(dataset, key)
+        recorded, found = getattr(info.dataset, key), getattr(dataset, key)
         if recorded != found:
             raise UsageError(f"{run.path} had {key} = {recorded}, its data has {found} now")
     network = _Network(dataclasses.replace(config, device=device_now), dataset, batch)

@@ -13,15 +13,14 @@ Source: Kunin et al. 2021, section 3.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import GroupInfo
 from symrun.runs.tables import unit_curves
-from symrun.symmetry import Symmetry
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 # A float32 table holds smaller numbers with fewer and fewer digits, down to none.
@@ -49,27 +48,26 @@ def gradient_constraints(run: RunDirectory) -> Iterator[GradientConstraint]:
     unreadable.
     Example: worst = max(row.largest_cosine for row in gradient_constraints(run))
     """
-    for group in run.info()["groups"]:
+    for group in run.info().groups:
         cosines = _cosines(run, group)
         median, largest = (
             (float(np.median(cosines)), float(cosines.max())) if cosines.size else (None, None)
         )
-        yield GradientConstraint(group["symmetry"], group["group"], group["units"], median, largest)
+        yield GradientConstraint(group.symmetry.value, group.group, group.units, median, largest)
 
 
-def _cosines(run: RunDirectory, group: dict[str, Any]) -> NDArray[np.float64]:
+def _cosines(run: RunDirectory, group: GroupInfo) -> NDArray[np.float64]:
     """|defect| / (|g| |v|) of each unit and record that has one: [cosines]."""
-    name = group["group"]
-    entries = group.get("entries")
-    if not isinstance(entries, int) or entries < 1:
+    if group.entries is None:
+        lacking = f"does not say how many entries {group.group} has"
         remedy = "the gradient constraint needs it: train again with this symrun"
-        raise UsageError(f"{run.run_json} does not say how many entries {name} has; {remedy}")
+        raise UsageError(f"{run.run_json} {lacking}; {remedy}")
     columns = ["defect", "grad_norm_sq", "magnitude"]
-    curves = unit_curves(run, group["symmetry"], name, columns)
+    curves = unit_curves(run, group.symmetry.value, group.group, columns)
     defect, grad_norm_sq, magnitude = (curves.values[column] for column in columns)
     # For translation `magnitude` is sum |theta|, and the generator is a vector of ones.
-    linear = Symmetry(group["symmetry"]).degree == 1
-    along_sq = np.full_like(magnitude, entries) if linear else magnitude
+    linear = group.symmetry.degree == 1
+    along_sq = np.full_like(magnitude, group.entries) if linear else magnitude
     known = np.isfinite(defect) & np.isfinite(grad_norm_sq) & np.isfinite(along_sq)
     known[known] = (grad_norm_sq[known] >= _SMALLEST) & (along_sq[known] > 0)
     cosines: NDArray[np.float64] = np.abs(defect[known])

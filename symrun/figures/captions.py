@@ -3,18 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from symrun.config import BN_EPS
 from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
-from symrun.runs.directory import planned_steps
-from symrun.runs.thinning import spacing
+from symrun.models.registry import BN_EPS
+from symrun.optimizers import OPTIMIZERS, Schedule, SgdConfig
+from symrun.runs.info import RunInfo
 
 _MODEL = "<model>"
 
 
-def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> str:
+def title(number: int, weight_decay: float, infos: Sequence[RunInfo]) -> str:
     """Figure `number` of the paper, data and model, and whether they are the paper's.
 
     `weight_decay`: the paper's, for this figure.
@@ -22,63 +21,63 @@ def title(number: int, weight_decay: float, infos: Sequence[dict[str, Any]]) -> 
     return f"Fig. {number} on {settings_and_papers(infos, weight_decay)}"
 
 
-def settings_and_papers(infos: Sequence[dict[str, Any]], *weight_decays: float) -> str:
+def settings_and_papers(infos: Sequence[RunInfo], *weight_decays: float) -> str:
     """As `settings`, and whether they are not the paper's, with one of its `weight_decays`."""
     papers = all(any(_is_the_papers(info, decay) for decay in weight_decays) for info in infos)
     return settings(infos) + ("" if papers else ": not the paper's setting")
 
 
-def settings(infos: Iterable[dict[str, Any]]) -> str:
+def settings(infos: Iterable[RunInfo]) -> str:
     """Data, model and width of runs, each combination once."""
     return "; ".join(dict.fromkeys(_setting(info) for info in infos))
 
 
-def _setting(info: dict[str, Any]) -> str:
-    data, model = info["dataset"], info["model"]
-    part = "" if data["synthetic"] or data["classes"] == 200 else f"{data['classes']} classes of "
-    width = "" if model["width"] == 1 else f" at width {_fraction(model['width'])}"
-    return f"{part}{data['title']}, {model['name'].removesuffix('_bn').upper()}{width}"
+def _setting(info: RunInfo) -> str:
+    data, width = info.dataset, info.model.width
+    part = "" if data.synthetic or data.classes == 200 else f"{data.classes} classes of "
+    at_width = "" if width in (None, 1) else f" at {_width(info)}"
+    return f"{part}{data.title}, {info.model.family}{at_width}"
 
 
-def _is_the_papers(info: dict[str, Any], weight_decay: float) -> bool:
+def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
     """Whether a run is the paper's in all but its precision and its seed."""
-    data, model, config = info["dataset"], info["model"], info["config"]
-    optim = {"name": "sgd", "lr": 0.1, "weight_decay": weight_decay}
-    optim |= {"momentum": 0, "schedule": "constant"}
+    data, model, config, optim = info.dataset, info.model, info.config, info.config.optim
     return (
-        not data["synthetic"]
-        and data["classes"] == 200
-        and model["name"] in ("vgg16", "vgg16_bn")
-        and model["width"] == 1
-        and _eps(info) == BN_EPS
-        and optim.items() <= config["optim"].items()
-        and config["train"]["batch_size"] == 256
-        and planned_steps(info) >= 100 * info["steps_per_epoch"]
+        not data.synthetic
+        and data.classes == 200
+        and model.family == "VGG16"
+        and model.width == 1
+        and config.model.eps == BN_EPS
+        and isinstance(optim, SgdConfig)
+        and (optim.lr, optim.weight_decay, optim.momentum) == (0.1, weight_decay, 0)
+        and optim.schedule is Schedule.constant
+        and config.train.batch_size == 256
+        and info.planned_steps >= 100 * info.steps_per_epoch
     )
 
 
-def captions(drawn: Iterable[tuple[dict[str, Any], int]]) -> list[str]:
+def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
     """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
 
     Runs that differ in nothing but the model's title share one.
     """
     titles: dict[str, list[str]] = {}
     for info, last_step in drawn:
-        titles.setdefault(_caption(info, last_step), []).append(info["model"]["title"])
+        titles.setdefault(_caption(info, last_step), []).append(info.model.title)
     return [
         text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
         for text, models in titles.items()
     ]
 
 
-def _caption(info: dict[str, Any], last_step: int) -> str:
+def _caption(info: RunInfo, last_step: int) -> str:
     parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
     return _joined(parts)
 
 
-def common_caption(infos: Sequence[dict[str, Any]], last_step: int, varied: Sequence[str]) -> str:
+def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
     """One caption for runs that differ in settings which `varied` tells, each in words."""
-    (model,) = {info["model"]["title"] for info in infos}
+    (model,) = {info.model.title for info in infos}
     parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
 
@@ -87,71 +86,65 @@ def _joined(parts: Iterable[str]) -> str:
     return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts if part)
 
 
-def _network(info: dict[str, Any]) -> list[str]:
-    data = info["dataset"]
+def _network(info: RunInfo) -> list[str]:
+    data, eps = info.dataset, info.config.model.eps
     return [
-        f"{data['title']} ({data['classes']} classes, {data['image_size']}×{data['image_size']})",
-        f"{_MODEL}, width {_fraction(info['model']['width'])}",
-        "" if _eps(info) == BN_EPS else f"BN eps {power(_eps(info))}",
+        f"{data.title} ({data.classes} classes, {data.image_size}×{data.image_size})",
+        ", ".join(filter(None, [_MODEL, _width(info)])),
+        "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]
 
 
-def _eps(info: dict[str, Any]) -> float:
-    """BatchNorm's; of runs that were recorded before it was a setting, torch's."""
-    return float(info["config"]["model"].get("eps", BN_EPS))
-
-
-def _length(info: dict[str, Any], last_step: int) -> list[str]:
-    planned = planned_steps(info)
+def _length(info: RunInfo, last_step: int) -> list[str]:
+    planned = info.planned_steps
     length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
     return [
-        f"batch {info['config']['train']['batch_size']}",
-        f"{length} steps (epoch {round(last_step / info['steps_per_epoch'], 1):,g})",
-        info["precision"],
+        f"batch {info.config.train.batch_size}",
+        f"{length} steps (epoch {round(last_step / info.steps_per_epoch, 1):,g})",
+        info.precision.value,
     ]
 
 
-def _thinning(infos: Sequence[dict[str, Any]]) -> list[str]:
+def _thinning(infos: Sequence[RunInfo]) -> list[str]:
     """How far apart the records of runs are, if one of them was thinned; else nothing."""
-    if not any("thinned" in info for info in infos):
+    if not any(info.thinned for info in infos):
         return []
-    return list(dict.fromkeys(part for info in infos for part in spacing(info)))
+    return list(dict.fromkeys(part for info in infos for part in info.spacing()))
 
 
-_OPTIMISERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
-
-
-def optimiser(info: dict[str, Any]) -> list[str]:
+def optimiser(info: RunInfo) -> list[str]:
     """The optimiser of a run, its learning rate, its weight decay, and what else is switched on."""
-    optim = info["config"]["optim"]
-    schedule = optim["schedule"].replace("_", " ")
+    optim = info.config.optim
     switches = [
-        "" if schedule == "constant" else f"{schedule} schedule",
-        f"momentum {optim['momentum']:g}" if optim.get("momentum") else "",
-        f"dampening {optim['dampening']:g}" if optim.get("dampening") else "",
-        "Nesterov" if optim.get("nesterov") else "",
+        "" if optim.schedule is Schedule.constant else f"{optim.schedule.value} schedule",
+        *(
+            f"{name} {getattr(optim, name):g}"
+            for name in ("momentum", "dampening")
+            if getattr(optim, name, 0)
+        ),
+        "Nesterov" if getattr(optim, "nesterov", False) else "",
     ]
-    name, lr, decay = _OPTIMISERS[optim["name"]], optim["lr"], optim["weight_decay"]
-    return [name, f"η = {lr:g}", f"λ = {decay:g}", *filter(None, switches)]
+    words = [OPTIMIZERS[optim.name].title, f"η = {optim.lr:g}", f"λ = {optim.weight_decay:g}"]
+    return [*words, *(switch.replace("_", " ") for switch in switches if switch)]
 
 
-def labels(runs: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
+def labels(runs: Sequence[tuple[RunInfo, Path]]) -> list[str]:
     """Model and weight decay of each run; where runs agree in that, what tells them apart.
 
     runs: what run.json says, and the folder; no folder is there twice.
     Example: labels([(run.info(), run.path)])   # ["VGG16 with BN, λ = 0.0001"]
     """
-    told = [f"{info['model']['title']}, {optimiser(info)[2]}" for info, _ in runs]
-    for words in _DISTINCTIONS:
-        also = [words(info, folder) for info, folder in runs]
-        kinds: dict[str, set[str]] = {}
-        for label, word in zip(told, also, strict=True):
-            kinds.setdefault(label, set()).add(word)
-        told = [
-            f"{label}, {word}" if word and len(kinds[label]) > 1 else label
-            for label, word in zip(told, also, strict=True)
+    labels = [f"{info.model.title}, {optimiser(info)[2]}" for info, _ in runs]
+    for distinction in _DISTINCTIONS:
+        words = [distinction(info, folder) for info, folder in runs]
+        words_of: dict[str, set[str]] = {}
+        for label, word in zip(labels, words, strict=True):
+            words_of.setdefault(label, set()).add(word)
+        labels = [
+            f"{label}, {word}" if word and len(words_of[label]) > 1 else label
+            for label, word in zip(labels, words, strict=True)
         ]
-    return told
+    return labels
 
 
 def _folder(path: Path | str) -> str:
@@ -159,37 +152,37 @@ def _folder(path: Path | str) -> str:
     return in_one_line(path).replace("$", r"\$")
 
 
-_DISTINCTIONS: tuple[Callable[[dict[str, Any], Path], str], ...] = (
-    lambda info, _: str(info["dataset"]["title"]),
-    lambda info, _: f"width {_fraction(info['model']['width'])}",
-    lambda info, _: f"BN eps {power(_eps(info))}",
+_DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
+    lambda info, _: info.dataset.title,
+    lambda info, _: _width(info),
+    lambda info, _: f"BN eps {power(info.config.model.eps)}",
     lambda info, _: optimiser(info)[0],
     lambda info, _: optimiser(info)[1],
     lambda info, _: ", ".join(optimiser(info)[3:]),
-    lambda info, _: f"batch {info['config']['train']['batch_size']}",
-    lambda info, _: str(info["precision"]),
-    lambda info, _: f"seed {info['config']['seed']}",
+    lambda info, _: f"batch {info.config.train.batch_size}",
+    lambda info, _: info.precision.value,
+    lambda info, _: f"seed {info.config.seed}",
     lambda _, path: _folder(path.name),
     lambda _, path: _folder(path),
 )
 """Words in which runs may differ, those that say most first."""
 
 
-def law_label(infos: Iterable[dict[str, Any]]) -> str:
+def law_label(infos: Iterable[RunInfo]) -> str:
     """Which laws the column `flow` of these runs holds; empty if it is null in all of them."""
     laws = [
-        kinds_of_sgd(bool(info["config"]["optim"].get("momentum")))["flow"].label
+        kinds_of_sgd(getattr(info.config.optim, "momentum", 0) > 0)["flow"].label
         for info in infos
-        if "flow" not in info["unpredicted"]
+        if "flow" not in info.unpredicted
     ]
     return f"predicted ({'; '.join(sorted(set(laws)))})" if laws else ""
 
 
-def step_label(info: dict[str, Any]) -> str:
+def step_label(info: RunInfo) -> str:
     """Of an x axis of steps: how time follows from them."""
-    optim = info["config"]["optim"]
-    if optim["schedule"] == "constant":
-        return f"Step $n$  (time $t = ηn$, $η$ = {optim['lr']:g})"
+    optim = info.config.optim
+    if optim.schedule is Schedule.constant:
+        return f"Step $n$  (time $t = ηn$, $η$ = {optim.lr:g})"
     return "Step $n$"
 
 
@@ -199,6 +192,10 @@ def power(number: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
-def _fraction(width: float) -> str:
+def _width(info: RunInfo) -> str:
+    """ "width 1/8"; empty for a model without a width."""
+    width = info.model.width
+    if width is None:
+        return ""
     fraction = Fraction(width).limit_denominator(100)
-    return str(fraction) if abs(fraction - width) < 1e-9 else f"{width:g}"
+    return f"width {fraction if abs(fraction - width) < 1e-9 else f'{width:g}'}"

@@ -1,7 +1,6 @@
 """Fig. 1: single parameters are noisy, the norms of filters are smooth."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -21,14 +20,16 @@ from symrun.figures.style import (
     styled,
 )
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import parameter_curves, unit_curves
+from symrun.symmetry import Symmetry
 
 # From Okabe and Ito's and Tol's palettes; the shades of the first five stay apart under each kind
 # of colour blindness, which orange and vermilion do not
 _HUES = ("#0072B2", "#DDAA33", "#009E73", "#CC79A7", "#AA3311", "#56B4E9", "#777777")
 
 
-def _role(info: dict[str, Any]) -> str | None:
+def _role(info: RunInfo) -> str | None:
     return "with BN" if _filter_groups(info) else None
 
 
@@ -45,7 +46,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     (run,) = runs
     info = run.info()
-    if info["config"]["track"]["parameters"] == 0:
+    if info.config.track.parameters == 0:
         raise UsageError(f"{run.path} sampled no parameters: train one with track.parameters > 0")
     blocks = _blocks(info)
     colours = _colours(blocks)
@@ -74,20 +75,15 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _filter_groups(info: dict[str, Any]) -> dict[str, str]:
+def _filter_groups(info: RunInfo) -> dict[str, str]:
     """Convolution -> its scale group, in the order of the forward pass."""
-    groups = {
-        group["layers"][0]: group["group"]
-        for group in info["groups"]
-        if group["symmetry"] == "scale"
-    }
+    groups = {group.layers[0]: group.group for group in info.groups_of(Symmetry.scale)}
     return {layer: groups[layer] for layer in _blocks(info) if layer in groups}
 
 
-def _blocks(info: dict[str, Any]) -> dict[str, int]:
+def _blocks(info: RunInfo) -> dict[str, int]:
     """Convolution -> index of its block, in the order of the forward pass."""
-    layers = info["layers"]
-    return {row["layer"]: row["block"] for row in layers if row["kind"] == "convolution"}
+    return {row.layer: row.block for row in info.convolutions if row.block is not None}
 
 
 def _colours(blocks: dict[str, int]) -> dict[str, Colour]:

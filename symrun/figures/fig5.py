@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ from symrun.figures.style import (
     unit_colours,
 )
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import GroupInfo, RunInfo
 from symrun.runs.tables import Curves, unit_curves
 
 _NEEDS = {"without BN": "fig5_plain", "with BN": "fig5_bn"}
@@ -48,7 +48,7 @@ _MOST_UNITS = 16
 _WIDTH = 1.8
 
 
-def _role(info: dict[str, Any]) -> str | None:
+def _role(info: RunInfo) -> str | None:
     for need in _NEEDS:
         if all(_group(info, panel.symmetry) for panel in PANELS if panel.need == need):
             return need
@@ -58,19 +58,17 @@ def _role(info: dict[str, Any]) -> str | None:
 RUNS = Roles(_NEEDS, _role)
 
 
-def _group(info: dict[str, Any], symmetry: str) -> dict[str, Any] | None:
+def _group(info: RunInfo, symmetry: str) -> GroupInfo | None:
     """The group of that symmetry which the paper shows; None if this run has none."""
-    rows = info["layers"]
-    convolutions = [row["layer"] for row in rows if row["kind"] == "convolution"]
-    for group in info["groups"]:
-        layers = group["layers"]
+    convolutions = tuple(row.layer for row in info.convolutions)
+    for group in info.groups_of(symmetry):
         shown = {
-            "translation": group["units"] > 1,
-            "scale": layers[:1] == convolutions[1:2],
-            "rescale": layers == convolutions[3:5],
+            "translation": group.units > 1,
+            "scale": group.layers[:1] == convolutions[1:2],
+            "rescale": group.layers == convolutions[3:5],
         }
-        if group["symmetry"] == symmetry and shown[symmetry]:
-            return dict(group)
+        if shown[symmetry]:
+            return group
     return None
 
 
@@ -103,16 +101,16 @@ def _curves(run: RunDirectory, panel: Panel) -> Curves:
     group = _group(run.info(), panel.symmetry)
     assert group is not None, f"{run.path} was not chosen by role"
     columns = ["measured", "flow"]
-    return drawable(run, unit_curves(run, panel.symmetry, group["group"], columns))
+    return drawable(run, unit_curves(run, panel.symmetry, group.group, columns))
 
 
-def _draw_panel(axes: Axes, panel: Panel, info: dict[str, Any], curves: Curves) -> None:
+def _draw_panel(axes: Axes, panel: Panel, info: RunInfo, curves: Curves) -> None:
     measured, flow = curves.values["measured"], curves.values["flow"]
     shown = _evenly_by_rank(measured[-1])
     colours = unit_colours(len(shown))
     add_lines(axes, curves.steps, measured[:, shown], colors=colours, linewidths=_WIDTH)
-    if "flow" in info["unpredicted"]:
-        reason = textwrap.fill(info["unpredicted"]["flow"], 24)
+    if "flow" in info.unpredicted:
+        reason = textwrap.fill(info.unpredicted["flow"], 24)
         text = f"theory: not predicted\n{reason}"
         axes.text(0.04, 0.98, text, transform=axes.transAxes, va="top", fontsize=7)
         low, high = axes.get_ylim()

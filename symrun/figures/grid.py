@@ -29,10 +29,9 @@ from symrun.figures.style import (
     unit_colours,
 )
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import unit_curves
 from symrun.symmetry import Symmetry
-
-Info = dict[str, Any]
 
 _COLUMNS_SHOWN = 10
 _WIDTH = 1.8
@@ -57,7 +56,7 @@ class Grid:
         preset = f"symrun train experiment=grid_{self.symmetry or 'scale'}"
         return Family("optim", lambda info: self._shown(info) is not None, 1, preset)
 
-    def _shown(self, info: Info) -> str | None:
+    def _shown(self, info: RunInfo) -> str | None:
         if self.symmetry is None:
             return next(iter(with_layers(info)), None)
         drawn = _last_layer(info) if self.symmetry == _LAST else groups_of(info, self.symmetry)
@@ -108,38 +107,44 @@ class Grid:
         return figure
 
 
-def _places(infos: Sequence[Info]) -> tuple[list[tuple[int, int]], list[str], list[float]]:
+def _places(infos: Sequence[RunInfo]) -> tuple[list[tuple[int, int]], list[str], list[float]]:
     """Row and column of each run; the rows in words, highest learning rate first; the columns.
 
     A row tells all settings of the optimiser in which runs differ, but for weight decay.
     """
-    optims = [info["config"]["optim"] for info in infos]
+    optims = [info.config.optim for info in infos]
     varied = [
         name
         for name in _SELDOM_VARIED
         # by repr, since a list has no hash; an optimiser without the setting does not count
-        if len({repr(optim[name]) for optim in optims if optim.get(name) is not None}) > 1
+        if len({repr(value) for info in infos if (value := _setting(info, name)) is not None}) > 1
     ]
     labels = []
-    for info, optim in zip(infos, optims, strict=True):
+    for info in infos:
         name, rate, _, *switches = optimiser(info)
-        others = [f"{key} {optim[key]}" for key in varied if optim.get(key) is not None]
+        values = ((key, _setting(info, key)) for key in varied)
+        others = [f"{key} {value}" for key, value in values if value is not None]
         labels.append("\n".join([*([name] if name != "SGD" else []), rate, *switches, *others]))
-    rates = {label: float(optim["lr"]) for label, optim in zip(labels, optims, strict=True)}
+    rates = {label: optim.lr for label, optim in zip(labels, optims, strict=True)}
     rows = sorted(rates, key=lambda label: (rates[label], label), reverse=True)
-    decays = sorted({float(optim["weight_decay"]) for optim in optims})
+    decays = sorted({optim.weight_decay for optim in optims})
     places = [
-        (rows.index(label), decays.index(float(optim["weight_decay"])))
+        (rows.index(label), decays.index(optim.weight_decay))
         for label, optim in zip(labels, optims, strict=True)
     ]
     return places, rows, decays
 
 
-def _draw_panel(axes: Axes, info: Info, curves: LayerSums, symmetry: str) -> None:
+def _setting(info: RunInfo, name: str) -> object:
+    """Of the optimiser, as recorded; None where it has no such setting."""
+    return info.config.by_name.get(f"optim.{name}")
+
+
+def _draw_panel(axes: Axes, info: RunInfo, curves: LayerSums, symmetry: str) -> None:
     count = curves.measured.shape[1]
     colours = unit_colours(count) if symmetry == _LAST else depth_colours(count)
     add_lines(axes, curves.steps, curves.measured, colors=colours, linewidths=_WIDTH)
-    if "flow" in info["unpredicted"]:
+    if "flow" in info.unpredicted:
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
         place: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "bbox": box}
         axes.text(0.04, 0.96, "not predicted", fontsize=7, **place)
@@ -155,7 +160,6 @@ def _columns(run: RunDirectory) -> LayerSums:
     return LayerSums([group] * measured.shape[1], curves.steps, measured, flow)
 
 
-def _last_layer(info: Info) -> list[str]:
+def _last_layer(info: RunInfo) -> list[str]:
     """The group of its columns, if there is one; a bias is a group of a single unit."""
-    groups = info["groups"]
-    return [row["group"] for row in groups if row["symmetry"] == _LAST and row["units"] > 1]
+    return [group.group for group in info.groups_of(_LAST) if group.units > 1]

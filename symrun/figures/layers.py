@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from symrun.figures.style import drawable
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import Curves, unit_curves
 
 Array = NDArray[np.float64]
@@ -25,12 +26,12 @@ class LayerSums:
     flow: Array
 
 
-def groups_of(info: dict[str, Any], symmetry: str) -> list[str]:
-    """Groups of `symmetry` in the order of the forward pass."""
-    return [group["group"] for group in info["groups"] if group["symmetry"] == symmetry]
+def groups_of(info: RunInfo, symmetry: str) -> list[str]:
+    """Names of the groups of `symmetry` in the order of the forward pass."""
+    return [group.group for group in info.groups_of(symmetry)]
 
 
-def with_layers(info: dict[str, Any]) -> list[str]:
+def with_layers(info: RunInfo) -> list[str]:
     """Symmetries that this run has in more than its last layer."""
     return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
 

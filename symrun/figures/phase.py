@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from symrun.analysis.comparison import at_steps
-from symrun.config import SgdConfig, optim_config
 from symrun.figures.captions import captions, law_label, settings
 from symrun.figures.layers import (
     depth_colours,
@@ -20,9 +19,10 @@ from symrun.figures.layers import (
 )
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled, unit_colours
-from symrun.runs.directory import RunDirectory, planned_steps
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import unit_curves
-from symrun.schedule import pace, times
+from symrun.schedule import times
 from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
@@ -34,7 +34,7 @@ _DECAY: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 _FIXED: dict[str, Any] = {"color": "0.5", "linewidth": 0.8}
 
 
-def _role(info: dict[str, Any]) -> str | None:
+def _role(info: RunInfo) -> str | None:
     return "with scale or rescale symmetry" if with_layers(info) else None
 
 
@@ -87,11 +87,10 @@ class _Clock:
 
     def __init__(self, run: RunDirectory) -> None:
         info = run.info()
-        optim = optim_config(info["config"])
+        optim = info.config.optim
         self._run = run
-        self._times = times(optim, planned_steps(info))
-        is_sgd = isinstance(optim, SgdConfig)
-        self.decay = 2 * optim.weight_decay * pace(optim) if is_sgd else 0.0
+        self._times = times(optim, info.planned_steps)
+        self.decay = 2 * optim.flow_decay * optim.flow_rate
 
     def draw(
         self, axes: Axes, steps: NDArray[np.int64], measured: Array, flow: Array, colours: Array

@@ -73,7 +73,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         _draw(left, history, "loss", 1, colour)
         _draw(right, history, "top5", 100, colour, **_TOP5)
         _draw(right, history, "top1", 100, colour)
-    classes = sorted({info["dataset"]["classes"] for info in infos})
+    classes = sorted({info.dataset.classes for info in infos})
     for count in classes:
         left.axhline(math.log(count), zorder=0, **_GUIDE)
     chance_loss = max(math.log(classes[-1]), 1.0)
@@ -109,7 +109,7 @@ def _history(run: RunDirectory) -> _History:
     kept = np.linspace(0, len(training.steps) - 1, min(len(training.steps), _MOST_POINTS))
     places = kept.round().astype(int)
     thinned = {name: values[places] for name, values in training.values.items()}
-    steps_per_epoch = int(run.info()["steps_per_epoch"])
+    steps_per_epoch = run.info().steps_per_epoch
     return _History(Curves(training.steps[places], thinned), validation, steps_per_epoch)
 
 

@@ -16,6 +16,7 @@ from symrun.figures.captions import captions, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS
 from symrun.symmetry import Symmetry
 
@@ -26,8 +27,8 @@ _FLOAT32 = 2.0**-24
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 
 
-def _role(info: dict[str, Any]) -> str | None:
-    return "with a symmetry" if info["groups"] else None
+def _role(info: RunInfo) -> str | None:
+    return "with a symmetry" if info.groups else None
 
 
 RUNS = Roles({"with a symmetry": "fig1"}, _role)
@@ -45,15 +46,15 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     (run,) = runs
     info = run.info()
-    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    laws = [law for law in LAWS if law not in info.unpredicted]
     if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info['unpredicted'][LAWS[0]]}")
+        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
     groups = list(comparisons(run))
     heading = f"How far each law is off, by layer (dark: near the input), on {settings([info])}"
     last_step = max(int(group.steps[-1]) for group in groups)
     figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
-    rounding = _ROUNDING.get(info["precision"], _FLOAT32)
+    rounding = _ROUNDING.get(info.precision.value, _FLOAT32)
     for column, law in enumerate(laws):
         above, below = grid[:, column]
         above.set_title(law)

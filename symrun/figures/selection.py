@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from symrun.config import BN_EPS, WITHOUT_EFFECT, flat
+from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
+from symrun.models.registry import BN_EPS
 from symrun.runs.directory import OUTPUTS, RunDirectory
+from symrun.runs.info import RunInfo
 
 Runs = list[RunDirectory]
-Info = dict[str, Any]
 
 
 class Selection(Protocol):
@@ -66,14 +67,13 @@ class Roles:
     """
 
     needs: dict[str, str]
-    role: Callable[[Info], str | None]
+    role: Callable[[RunInfo], str | None]
 
     def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
         wanted = " and ".join(f"a run {need}" for need in self.needs)
         chosen: dict[str, RunDirectory] = {}
         for run in given or found():
-            info = run.info()
-            role = self.role(info) if "groups" in info else None
+            role = self.role(run.info())
             if given and role is None:
                 raise UsageError(f"{figure} needs {wanted}; {run.path} does not fit")
             if given and role in chosen:
@@ -100,7 +100,7 @@ class Family:
     """
 
     varied: str
-    fits: Callable[[Info], bool]
+    fits: Callable[[RunInfo], bool]
     least: int
     preset: str
 
@@ -122,15 +122,15 @@ class Family:
         raise UsageError(f"{figure} needs {count} {alike}; {most} {where}: {remedy}")
 
     def _families(
-        self, runs: Sequence[RunDirectory], same_name: Callable[[Info, Info], bool]
+        self, runs: Sequence[RunDirectory], same_name: Callable[[RunInfo, RunInfo], bool]
     ) -> list[dict[str, RunDirectory]]:
         """Those that fit, by what they have in common; in a family by their value of `varied`."""
-        families: list[tuple[Info, dict[str, RunDirectory]]] = []
+        families: list[tuple[RunInfo, dict[str, RunDirectory]]] = []
         for run in runs:
             info = run.info()
-            if "groups" not in info or not self.fits(info):
+            if not self.fits(info):
                 continue
-            value = repr(flat({self.varied: info["config"][self.varied]}))
+            value = repr(flat({self.varied: info.config.settings[self.varied]}))
             for first, members in families:
                 if self._difference(first, info) is None and same_name(first, info):
                     members.setdefault(value, run)
@@ -153,7 +153,7 @@ class Family:
                 alike = f"{figure} needs runs that differ in {self.varied} alone"
                 raise UsageError(f"{alike}; {run.path} differs in {other}")
 
-    def _difference(self, one: Info, other: Info) -> str | None:
+    def _difference(self, one: RunInfo, other: RunInfo) -> str | None:
         """A setting in which two runs differ and may not."""
         settings, others = _settings(one), _settings(other)
         for name in sorted(settings.keys() | others.keys()):
@@ -161,7 +161,7 @@ class Family:
             if not free and settings.get(name) != others.get(name):
                 return name
         for part, what in _ALIKE.items():
-            if one[part] != other[part]:
+            if getattr(one, part) != getattr(other, part):
                 return what
         return None
 
@@ -176,11 +176,11 @@ _ALIKE = {
 """What else is the same in runs that belong together."""
 
 
-def _settings(info: Info) -> dict[str, Any]:
+def _settings(info: RunInfo) -> dict[str, object]:
     """By name, also of runs that were recorded before `model.eps` was a setting."""
-    return {"model.eps": BN_EPS, **flat(info["config"])}
+    return {"model.eps": BN_EPS, **info.config.by_name}
 
 
-def _same_name(one: Info, other: Info) -> bool:
+def _same_name(one: RunInfo, other: RunInfo) -> bool:
     """Whether two runs come from experiments of one name: not all in outputs/ belong together."""
-    return bool(one["config"]["run"]["name"] == other["config"]["run"]["name"])
+    return one.config.run.name == other.config.run.name

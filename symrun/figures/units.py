@@ -15,6 +15,7 @@ from symrun.figures.captions import captions, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS
 
 Array = NDArray[np.float64]
@@ -33,8 +34,8 @@ _LEAST, _MOST = -6.0, 0.0
 """Powers of ten that the axis has at least, so that there is room for the names of the guides."""
 
 
-def _role(info: dict[str, Any]) -> str | None:
-    return "with a symmetry" if info["groups"] else None
+def _role(info: RunInfo) -> str | None:
+    return "with a symmetry" if info.groups else None
 
 
 RUNS = Roles({"with a symmetry": "fig1"}, _role)
@@ -52,9 +53,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     (run,) = runs
     info = run.info()
-    laws = [law for law in LAWS if law not in info["unpredicted"]]
+    laws = [law for law in LAWS if law not in info.unpredicted]
     if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info['unpredicted'][LAWS[0]]}")
+        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from symrun.analysis import Comparison, agreement, as_json, comparisons
-from symrun.config import WITHOUT_EFFECT
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo, read_info
 from symrun.runs.tables import LAWS, progress_curves
 
 _SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv", "progress.csv"
@@ -47,7 +47,7 @@ class Evidence:
     `symrun check --json`; summary: a row a symmetry and law; progress: the rows of that table."""
 
     name: str
-    setup: dict[str, Any]
+    setup: RunInfo
     check: list[dict[str, Any]]
     summary: list[Summary]
     progress: list[dict[str, Any]]
@@ -55,7 +55,7 @@ class Evidence:
     def save(self, folder: Path) -> None:
         """Write it into `folder`/`name`. Error: OSError."""
         with complete_or_absent(folder / self.name / _SETUP) as path:
-            path.write_text(json.dumps(self.setup, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self.setup.to_json(), indent=1) + "\n", encoding="utf-8")
         with complete_or_absent(folder / self.name / _CHECK) as path:
             path.write_text(json.dumps({"rows": self.check}, indent=1) + "\n", encoding="utf-8")
         with complete_or_absent(folder / self.name / _SUMMARY) as path:
@@ -67,7 +67,7 @@ class Evidence:
     def load(cls, folder: Path) -> "Evidence":
         """What `save` wrote. Error: UsageError if it cannot be read."""
         try:
-            setup = json.loads((folder / _SETUP).read_text(encoding="utf-8"))
+            setup = read_info((folder / _SETUP).read_bytes())
             check = json.loads((folder / _CHECK).read_text(encoding="utf-8"))["rows"]
             summary = [Summary(**row) for row in _read_csv(folder / _SUMMARY)]
             return cls(folder.name, setup, check, summary, _read_csv(folder / _PROGRESS))
@@ -85,22 +85,7 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     """
     rows = json.loads(as_json(list(agreement(run))))["rows"]
     summary = list(_summaries(comparisons(run)))
-    return Evidence(name, without_places(run.info()), rows, summary, _progress(run))
-
-
-def without_places(info: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without the settings that say where things lie on a machine."""
-    config = {
-        group: {
-            key: value
-            for key, value in settings.items()
-            if not f"{group}.{key}".startswith(WITHOUT_EFFECT)
-        }
-        if isinstance(settings, Mapping)
-        else settings
-        for group, settings in info["config"].items()
-    }
-    return {**info, "config": {group: kept for group, kept in config.items() if kept != {}}}
+    return Evidence(name, run.info().published(), rows, summary, _progress(run))
 
 
 def _progress(run: RunDirectory) -> list[dict[str, Any]]:

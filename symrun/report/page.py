@@ -14,8 +14,8 @@ from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_html
 from symrun.report.evidence import Evidence, Summary, evidence
-from symrun.runs.directory import RunDirectory, planned_steps
-from symrun.runs.thinning import spacing
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo, Status
 
 Warn = Callable[[str], None]
 
@@ -112,7 +112,7 @@ def _figures(
     """Title, figure, name of its file and runs: Figs. 1 and 5 of the first that fit."""
     singles = [[run] for run in runs.values()]
     pairs = [[one, other] for one in runs.values() for other in runs.values()]
-    alike = [pair for pair in pairs if len({str(r.info()["config"]["optim"]) for r in pair}) == 1]
+    alike = [pair for pair in pairs if len({r.info().config.optim for r in pair}) == 1]
     for figure, candidates in (("fig1", singles), ("fig5", alike)):
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
@@ -142,33 +142,38 @@ def _run_row(one: Evidence) -> list[str]:
     training = [row for row in one.progress if row["split"] == "train"]
     validation = [row for row in one.progress if row["split"] == "val"]
     # run.json tells the last step of runs that have ended alone
-    last = max([setup["last_step"], *(row["step"] for row in one.progress)])
+    last = max([setup.last_step, *(row["step"] for row in one.progress)])
     speeds = [row["images_per_second"] for row in training]
     speed = statistics.median(speeds) if speeds else None
     return [
         f"`{one.name}`",
-        f"{setup['model']['title']}, width {setup['model']['width']:g}",
-        ", ".join(optimiser(setup)) + f", batch {setup['config']['train']['batch_size']}",
-        f"{last / setup['steps_per_epoch']:.3g}",
+        _network(setup),
+        ", ".join(optimiser(setup)) + f", batch {setup.config.train.batch_size}",
+        f"{last / setup.steps_per_epoch:.3g}",
         _updates(setup, last),
         _shown(training[-1]["loss"] if training else None, ".3f"),
         *(_shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
-        _chance(training, setup["dataset"]["classes"]),
-        _time(setup.get("seconds")),
+        _chance(training, setup.dataset.classes),
+        _time(setup.seconds),
         _shown(speed, ",.0f"),
     ]
 
 
-def _updates(setup: dict[str, Any], last: int) -> str:
+def _network(setup: RunInfo) -> str:
+    width = setup.model.width
+    return setup.model.title + ("" if width is None else f", width {width:g}")
+
+
+def _updates(setup: RunInfo, last: int) -> str:
     """How many a run made, and what befell it."""
     words = [f"{last:,}"]
-    if setup["status"] != "finished":
-        words = [f"{last:,} of {planned_steps(setup):,}", setup["status"]]
-    if diverged := setup.get("diverged"):
-        words.append(f"not finite from {diverged['step']:,}")
-    if resumed := setup.get("resumed"):
-        steps = ", ".join(f"{event.get('step', 0):,}" for event in resumed)
-        anyway = any(event.get("changed") for event in resumed)
+    if setup.status is not Status.finished:
+        words = [f"{last:,} of {setup.planned_steps:,}", setup.status]
+    if setup.diverged:
+        words.append(f"not finite from {setup.diverged.step:,}")
+    if setup.resumed:
+        steps = ", ".join(f"{event.step:,}" for event in setup.resumed)
+        anyway = any(event.changed for event in setup.resumed)
         words.append(f"resumed at {steps}" + (", changed" if anyway else ""))
     return "; ".join(words)
 
@@ -202,20 +207,20 @@ def machine(told: Sequence[Evidence]) -> Paragraph:
     return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
 
 
-def circumstances(setup: dict[str, Any]) -> str:
+def circumstances(setup: RunInfo) -> str:
     """Of a run: data, precision, hardware, versions, seed and how often it was recorded."""
-    data, config, versions = setup["dataset"], setup["config"], setup.get("versions", {})
-    processor = setup.get("hardware", {}).get("processor", "CPU")
-    cpu = f"{processor}, {setup.get('threads', '?')} threads"
-    where = cpu if setup["device"] == "cpu" else f"{setup['device']} ({cpu})"
+    data, versions = setup.dataset, setup.versions
+    processor = setup.hardware.processor if setup.hardware else "CPU"
+    cpu = f"{processor}, {setup.threads or '?'} threads"
+    where = cpu if setup.device == "cpu" else f"{setup.device} ({cpu})"
     named = [f"{name} {versions[name]}" for name in _VERSIONS if name in versions]
-    named += [f"revision {setup['revision']}"] if setup.get("revision") else []
-    images = f"{data.get('train_images', 0):,} + {data.get('val_images', 0):,} images"
-    size = f"{data['image_size']}×{data['image_size']}"
+    named += [f"revision {setup.revision}"] if setup.revision else []
+    images = f"{data.train_images:,} + {data.val_images:,} images"
+    size = f"{data.image_size}×{data.image_size}"
     return (
-        f"{data['title']}, {images} of {data['classes']} classes, {size}; "
-        f"{setup['precision']} on {where}; {', '.join(named)}, "
-        f"seed {config['seed']}; {', '.join(spacing(setup))}."
+        f"{data.title}, {images} of {data.classes} classes, {size}; "
+        f"{setup.precision.value} on {where}; {', '.join(named)}, "
+        f"seed {setup.config.seed}; {', '.join(setup.spacing())}."
     )
 
 
@@ -260,19 +265,19 @@ def bars_table(told: Sequence[Evidence]) -> Table | None:
         for what, law, key, bar in _BARS
         for row in one.summary
         if row.law == law
-        and law not in one.setup["unpredicted"]
+        and law not in one.setup.unpredicted
         and (key == "residual" or row.symmetry != "translation")
     ]
     return Table(["run", "symmetry", "bar", "measured", "cleared"], rows) if rows else None
 
 
-def _verdict(setup: dict[str, Any], value: float | None, key: str, bar: float) -> list[str]:
+def _verdict(setup: RunInfo, value: float | None, key: str, bar: float) -> list[str]:
     """The number, and whether it clears the bar: "yes", "no", or why that cannot be said."""
     if value is None:
         return ["-", "no unit moved"]
     shown = _shown(value, ".1e") if key == "residual" else f"{_percent(value)} %"
     cleared = value <= bar if key == "residual" else value >= bar
-    if "diverged" in setup:
+    if setup.diverged:
         return [shown, "no, it diverged"]
-    so_far = "" if setup["status"] == "finished" else ", so far"
+    so_far = "" if setup.status is Status.finished else ", so far"
     return [shown, ("yes" if cleared else "no") + so_far]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from symrun.errors import RunError, UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.directory import SCHEMA, TABLES, RunDirectory
+from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.info import SCHEMA
 
 Content = dict[str, Any]
 

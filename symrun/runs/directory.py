@@ -7,16 +7,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from symrun.errors import Busy, UsageError
 from symrun.files import complete_or_absent, locked, sweep_drafts
-from symrun.runs.description import MOST_BYTES, described, require_complete
+from symrun.runs.info import MOST_BYTES, RunInfo, read_info
 
 OUTPUTS = Path("outputs")
-SCHEMA = 3
-"""Version of run.json and the tables."""
-
 TABLES = ("units", "parameters", "progress")
 _PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 _CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
@@ -27,7 +23,7 @@ class RunDirectory:
 
     Example:
         run = RunDirectory.open("outputs/fig1/2026-01-31_12-00-00")
-        run.info()["config"]["optim"]["lr"]
+        run.info().config.optim.lr
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,7 +96,7 @@ class RunDirectory:
                 raise UsageError(f"{self.path} cannot be written: {error.strerror}") from None
             yield
 
-    def go_back(self, parts: Mapping[str, int], step: int) -> None:
+    def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
         """Remove what was written after the checkpoint of `step`: all but so many parts of each
         table, later checkpoints, and what a kill left of files that were never whole.
 
@@ -131,11 +127,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run that lies in `path`. Error: UsageError if none does that this symrun can read."""
         run = cls(Path(path))
-        info = run.info()
-        try:
-            require_complete(info)
-        except UsageError as error:
-            raise UsageError(f"{run.run_json} {error}") from None
+        run.info()
         return run
 
     def discard(self) -> None:
@@ -148,14 +140,14 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
-    def info(self) -> dict[str, Any]:
-        """run.json, of which all that is there can be relied on; after `open`, nothing is missing.
+    def info(self) -> RunInfo:
+        """What run.json says by now; a run under way rewrites it.
 
         Error: UsageError if it is missing, unreadable, or something in it is not as it must be.
         """
         try:
             with open(self.run_json, "rb") as file:
-                return described(file.read(MOST_BYTES + 1), SCHEMA)
+                return read_info(file.read(MOST_BYTES + 1))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{self.path} is not a run folder: it has no run.json") from None
         except OSError as error:
@@ -163,19 +155,10 @@ class RunDirectory:
         except UsageError as error:
             raise UsageError(f"{self.run_json} {error}") from None
 
-    def write_info(self, info: dict[str, Any]) -> None:
+    def write_info(self, info: RunInfo) -> None:
         """Replace run.json at once: a reader sees the old or the new one, never a half."""
         with complete_or_absent(self.run_json) as draft:
-            draft.write_text(json.dumps(info, indent=2))
-
-    def update_info(self, **fields: Any) -> None:
-        self.write_info({**self.info(), **fields})
-
-
-def planned_steps(info: dict[str, Any]) -> int:
-    """Updates that the run of this run.json was to make."""
-    train = info["config"]["train"]
-    return int(train["steps"] or train["epochs"] * info["steps_per_epoch"])
+            draft.write_text(json.dumps(info.to_json(), indent=2))
 
 
 def runs_below(outputs: Path) -> list[RunDirectory]:
@@ -191,7 +174,7 @@ def runs_below(outputs: Path) -> list[RunDirectory]:
         with contextlib.suppress(UsageError):
             run = RunDirectory.open(run_json.parent)
             info = run.info()
-            ranks[run] = (info["created"], -info.get("thinned", {}).get("every", 0))
+            ranks[run] = (info.created, -info.thinned.every if info.thinned else 0)
     return sorted(ranks, key=ranks.__getitem__, reverse=True)
 
 

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.runs.description import require_schema
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import require_schema
 
 SCHEMA_KEY = b"symrun.schema"
 """Of the version, among the key-value metadata of a part."""
@@ -111,12 +111,17 @@ def read_parts(
     version, or lacks a column.
     Example: read_parts(run, "units", ["step", "measured"], symmetry="scale", group="features.0")
     """
+    for part in _existing_parts(run, name):
+        yield read_part(part, columns, **equal)
+
+
+def _existing_parts(run: RunDirectory, name: str) -> list[Path]:
+    """Error: UsageError if there are none."""
     parts = parts_of(run, name)
     if not parts:
         where = f"{run.table(name)} holds no part-*.parquet"
         raise UsageError(f"{run.path} has no records yet: {where}")
-    for part in parts:
-        yield read_part(part, columns, **equal)
+    return parts
 
 
 def parts_of(run: RunDirectory, name: str) -> list[Path]:
@@ -142,6 +147,17 @@ def read_whole_part(part: Path) -> pa.Table:
         footer = _checked_footer(part)
         with pq.ParquetFile(part, metadata=footer.metadata) as file:
             return file.read()
+
+
+def read_table(run: RunDirectory, name: str, **equal: str) -> pa.Table:
+    """All columns of the rows of a table in which each column named in `equal` has that value.
+
+    What is null stays null. A run that went on in another precision has the wider one throughout.
+
+    Error: UsageError as in `read_parts`.
+    """
+    rows = [_whole_rows(part, equal) for part in _existing_parts(run, name)]
+    return pa.concat_tables(rows, promote_options="permissive").unify_dictionaries()
 
 
 @contextlib.contextmanager
@@ -176,6 +192,17 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
     for column, value in equal.items():
         wanted &= _is(table[column], value)
     return {column: values[wanted] for column, values in rows.items()}
+
+
+def _whole_rows(part: Path, equal: Mapping[str, str]) -> pa.Table:
+    with _damage_in_one_line(part):
+        footer = _checked_footer(part)
+        footer.require(list(equal))
+        with pq.ParquetFile(part, metadata=footer.metadata) as file:
+            table = file.read_row_groups(footer.row_groups(equal)[0])
+        for column, value in equal.items():
+            table = table.filter(pa.array(_is(table[column], value)))
+        return table
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -230,7 +257,7 @@ def _footer(part: Path, state: _State) -> _Footer:
     """Error: ValueError if another version wrote the part."""
     metadata = pq.read_metadata(part)
     version = (metadata.metadata or {}).get(SCHEMA_KEY, b"none")
-    require_schema(int(version) if version.isdigit() else version.decode(), SCHEMA)
+    require_schema(int(version) if version.isdigit() else version.decode())
     types = {field.name: field.type for field in metadata.schema.to_arrow_schema()}
     places = [
         place

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from symrun.errors import UsageError
 from symrun.laws import kinds_of_sgd
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import SCHEMA
 from symrun.runs.reading import SCHEMA_KEY, Rows, read_parts
 
 LAWS = tuple(kinds_of_sgd(momentum=False))

@@ -8,6 +8,7 @@ the bits that it had. `progress` stays whole; checkpoints and figures are not co
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -15,19 +16,19 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from symrun.config import require
 from symrun.errors import RunError, UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.description import MOST_STEPS
 from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.info import RunInfo, Status, ThinningInfo
 from symrun.runs.reading import parts_of, read_part, read_whole_part
+from symrun.runs.settings import MOST_STEPS
 from symrun.runs.writer import MOST_ROWS, write_part, write_records
+from symrun.typed import require
 
 Steps = NDArray[np.int64]
 
@@ -43,7 +44,7 @@ def thin(run: RunDirectory, target: Path, every: int) -> RunDirectory:
     """
     _require_new(target, run)
     original = _Original.of(run)
-    between = updates_between_records(original.info)
+    between = original.info.updates_between_records
     require("--every", 1 <= every <= MOST_STEPS, f"in [1, {MOST_STEPS}]", every)
     what = f"a multiple of {between}, the updates between the run's records"
     require("--every", every % between == 0, what, every)
@@ -65,23 +66,6 @@ def thin_to_size(run: RunDirectory, target: Path, most_bytes: float) -> RunDirec
     with _draft_of(target) as draft:
         _largest_that_fits(original, draft.parent, most_bytes).rename(draft)
     return RunDirectory(target)
-
-
-def updates_between_records(info: dict[str, Any]) -> int:
-    """Of the run of this run.json as it is now, thinned or not."""
-    return int(info.get("thinned", info["config"]["track"])["every"])
-
-
-def spacing(info: dict[str, Any]) -> list[str]:
-    """How far apart the records of a run are, in words; of a thinned one also how far they were.
-
-    Example: ", ".join(spacing(info))   # "a record every 400 updates, thinned from every 20"
-    """
-    now, before = updates_between_records(info), info["config"]["track"]["every"]
-    words = ["a record every update" if now == 1 else f"a record every {now:,} updates"]
-    if now != before:
-        words.append(f"thinned from every {'update' if before == 1 else f'{before:,}'}")
-    return words
 
 
 def size_bytes(folder: Path) -> int:
@@ -108,7 +92,7 @@ class _Original:
     parts: of the tables of records. steps: of the records that all of these tables hold, rising.
     """
 
-    info: dict[str, Any]
+    info: RunInfo
     parts: dict[str, list[_Part]]
     progress: list[Path]
     steps: Steps
@@ -160,13 +144,14 @@ class _Original:
             elif np.isin(part.steps, kept).any():
                 yield from _records_of(read_whole_part(part.path), kept)
 
-    def _description(self, every: int, kept: Steps) -> dict[str, Any]:
+    def _description(self, every: int, kept: Steps) -> RunInfo:
         """run.json of the copy. Nobody goes on writing to it, so it is not running."""
-        of = self.info.get("thinned", {}).get("of", len(self.steps))
-        thinned = {"thinned": {"every": every, "records": len(kept), "of": of}}
-        under_way = self.info["status"] == "running"
-        ended = {"status": "interrupted", "last_step": int(self.steps[-1])} if under_way else {}
-        return self.info | ended | thinned
+        info = self.info
+        if info.status is Status.running:
+            last_step = int(self.steps[-1])
+            info = dataclasses.replace(info, status=Status.interrupted, last_step=last_step)
+        of = info.thinned.of if info.thinned else len(self.steps)
+        return dataclasses.replace(info, thinned=ThinningInfo(every, len(kept), of))
 
 
 _RECORDS = ("units", "parameters")
@@ -250,7 +235,7 @@ def _largest_that_fits(original: _Original, scratch: Path, most_bytes: float) ->
 def _candidates(original: _Original) -> tuple[Steps, Steps]:
     """Multiples of the run's spacing, rising, and how many records each keeps: of those that keep
     as many the least, up to that which keeps the first and the last alone."""
-    between = updates_between_records(original.info)
+    between = original.info.updates_between_records
     gaps = max(-(-int(original.steps[-1]) // between), 1)
     multiples = np.unique(-(-gaps // np.arange(1, gaps + 1)))
     return between * multiples, -(-gaps // multiples) + 1

@@ -36,7 +36,9 @@ class Symmetry(Enum):
     colour: str
 
     # The defaults are for type checkers, to which Symmetry("scale") is a call of this.
-    def __new__(cls, value: str, degree: int = 0, label: str = "", colour: str = "") -> "Symmetry":
+    def __new__(
+        cls, value: object, degree: int = 0, label: str = "", colour: str = ""
+    ) -> "Symmetry":
         symmetry = object.__new__(cls)
         symmetry._value_ = value
         symmetry.degree, symmetry.label, symmetry.colour = degree, label, colour

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from symrun.data import Dataset, load
 from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError
 from symrun.runs.checkpoint import last_whole_checkpoint
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.info import ResumptionInfo, RunInfo, Status
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training.checkpointing import Checkpointer
@@ -24,7 +24,7 @@ from symrun.training.disk_space import require_space, table_bytes
 from symrun.training.loop import fit
 from symrun.training.plan import Plan
 from symrun.training.progress import Progress
-from symrun.training.provenance import changed_code, describe, source_digest, source_revision
+from symrun.training.provenance import changed_code, describe, source_revision
 from symrun.training.setup import Training, make_tracker, prepare
 from symrun.training.signals import StopRequest
 from symrun.training.state import Content, State
@@ -74,12 +74,12 @@ def resume(
 
     Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
     written by another process, or would not be what it was; later as in `train`.
-    Example: resume(run, Config.from_mapping(run.info()["config"]), False, print)
+    Example: resume(stopped, Config.from_mapping(stopped.info().config.settings), False, print)
     """
-    if "thinned" in run.info():
+    if run.info().thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
     with run.locked():
-        if run.info()["status"] == "finished":
+        if run.info().status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
         _resume(run, config, anyway, warn, stop or StopRequest())
     return run.path
@@ -98,11 +98,11 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
         return train(config, warn, stop)
     with run.locked():
         info = run.info()
-        if info["status"] == "diverged":
+        if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
-        if info["status"] != "finished":
+        if info.status is not Status.finished:
             warn(f"{run.path} was started already, and goes on")
-            _resume(run, Config.from_mapping(info["config"]), False, warn, stop)
+            _resume(run, Config.from_mapping(info.config.settings), False, warn, stop)
         else:
             warn(f"{run.path} is finished already: run.again=true trains it again")
     return run.path
@@ -116,9 +116,9 @@ def earlier_run(config: Config) -> RunDirectory | None:
     plan = Plan.of(config)
     for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
         info = run.info()
-        if "thinned" in info or info["device"] != device_title(plan.device):
+        if info.thinned or info.device != device_title(plan.device):
             continue
-        recorded = Config.from_mapping(info["config"])
+        recorded = Config.from_mapping(info.config.settings)
         if not recorded.differences(plan.config, _SAME_MEMBER) and not changed_code(info):
             return run
     return None
@@ -136,10 +136,10 @@ def _prepared(plan: Plan) -> tuple[Training, Dataset]:
 def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: StopRequest) -> None:
     info, plan = run.info(), Plan.of(config)
     checkpoint = last_whole_checkpoint(run, warn)
-    recorded = checkpoint["config"] if checkpoint is not None else info["config"]
+    recorded = checkpoint["config"] if checkpoint is not None else info.config.settings
     reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
     goes_on = config.train.on_divergence is OnDivergence.go_on
-    if info["status"] == "diverged" and not goes_on:
+    if info.status is Status.diverged and not goes_on:
         reasons.append("it diverged, and the same updates would do so again")
     if reasons and not anyway:
         reason = "; ".join(reasons)
@@ -148,36 +148,37 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
         warn(f"goes on all the same: {reason}")
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
-        run.update_info(status="finished", last_step=step)
+        run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
         return
     device = device_title(plan.device)
-    if device != info["device"]:
-        warn(f"not the same bits: on {device} now, on {info['device']} before")
+    if device != info.device:
+        warn(f"not the same bits: on {device} now, on {info.device} before")
     if plan.device.type == "cpu":
         # Sums are split by the number of threads
-        torch.set_num_threads(info.get("threads", torch.get_num_threads()))
+        torch.set_num_threads(info.threads or torch.get_num_threads())
 
     training, dataset = _prepared(plan)
     described = describe(training, dataset)
     for name in ("dataset", "model", "groups"):
-        if described[name] != info[name]:
+        if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
     require_space(run, training)
-    event = {
-        "step": step,
-        "at": datetime.now().astimezone().isoformat(),
-        "device": device,
-        "hardware": described["hardware"],
-        "revision": source_revision(),
-        "changed": reasons,
-    }
-    now = {
-        "status": "running",
-        "config": plan.config.to_dict(),
-        "precision": plan.config.precision.value,
-        "source": source_digest(),
-        "resumed": [*info.get("resumed", []), event],
-    }
+    event = ResumptionInfo(
+        step,
+        datetime.now().astimezone().isoformat(),
+        device,
+        described.hardware,
+        source_revision(),
+        tuple(reasons),
+    )
+    now = dataclasses.replace(
+        info,
+        status=Status.running,
+        config=described.config,
+        precision=described.precision,
+        source=described.source,
+        resumed=(*info.resumed, event),
+    )
     warn(f"{run.path} goes on from step {step}")
     _Life(run, training, warn, stop).to_the_end(Resumption(checkpoint, now))
 
@@ -190,7 +191,7 @@ class Resumption:
     """
 
     checkpoint: Content | None
-    info: dict[str, Any]
+    info: RunInfo
 
     @property
     def parts(self) -> dict[str, int]:
@@ -204,8 +205,8 @@ class Resumption:
         if self.checkpoint is not None:
             step = self.checkpoint["step"]
             state.restore(self.checkpoint, str(run.checkpoint(step)))
-        run.go_back(self.parts, step)
-        run.update_info(**self.info)
+        run.truncate_to(self.parts, step)
+        run.write_info(self.info)
 
 
 class _Life:
@@ -245,26 +246,29 @@ class _Life:
                         fit(training, progress, tracker, checkpointer)
                     checkpointer.finish()
                 checkpointer.end_if_diverged()  # all rows have been seen now
-                self._close("finished", progress)
+                self._record_end(Status.finished, progress)
         except UsageError:
             raise
         except BaseException as error:
             with contextlib.suppress(OSError, UsageError):  # the error under way tells more
-                self._close(_status(error), progress)
+                self._record_end(_status(error), progress)
             self._explain(error, writer, progress.updates if progress is not None else 0)
             raise
         finally:
             if progress is not None:
                 progress.close()
 
-    def _close(self, status: str, progress: Progress | None) -> None:
-        """What run.json says of the end."""
-        fields: dict[str, Any] = {"status": status, "last_step": 0}
+    def _record_end(self, status: Status, progress: Progress | None) -> None:
+        """Error: OSError; UsageError if somebody has damaged run.json meanwhile."""
+        info = dataclasses.replace(self._run.info(), status=status, last_step=0)
         if progress is not None:
-            fields |= {"last_step": progress.updates, "seconds": progress.seconds}
-            if progress.diverged is not None:
-                fields |= {"diverged": dataclasses.asdict(progress.diverged)}
-        self._run.update_info(**fields)
+            info = dataclasses.replace(
+                info,
+                last_step=progress.updates,
+                seconds=progress.seconds,
+                diverged=progress.diverged or info.diverged,
+            )
+        self._run.write_info(info)
 
     def _explain(self, error: BaseException, writer: TableWriter | None, updates: int) -> None:
         """Error: what the user sees in place of `error`, if that can be said better."""
@@ -288,7 +292,8 @@ class _Life:
             raise RunError(f"{error}; {written}; once that is mended: {resume}") from None
 
 
-def _status(error: BaseException) -> str:
+def _status(error: BaseException) -> Status:
     if isinstance(error, Diverged):
-        return "diverged"
-    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        return Status.diverged
+    interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+    return Status.interrupted if interrupted else Status.failed

@@ -5,7 +5,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,29 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from symrun.runs.info import DivergenceInfo
 from symrun.runs.tables import PROGRESS_SCHEMA
 from symrun.runs.writer import RecordSink
 from symrun.tracking.staging import Staged
 from symrun.training.metrics import Means, Scores, means
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """step: the update whose loss was not finite, or the record that shows such weights.
-
-    layers: those with weights that are not finite.
-    """
-
-    step: int
-    loss: bool
-    layers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        others = len(self.layers) - 1
-        more = f" and {others} more layers" if others > 0 else ""
-        weights = f"the weights of {self.layers[0]}{more}" if self.layers else ""
-        what = " and ".join(filter(None, ["the loss" if self.loss else "", weights]))
-        return f"{what} not finite (nan or inf) at step {self.step}"
 
 
 class Progress:
@@ -50,7 +31,7 @@ class Progress:
         self.scores = Scores(next(iter(self._weights.values())).device)
         self.updates = 0
         """Updates made so far."""
-        self.diverged: Divergence | None = None
+        self.diverged: DivergenceInfo | None = None
         """Noticed in the writing thread, once a row for the training batches is due."""
         self._writer = writer
         self._shown = ""
@@ -153,7 +134,9 @@ class Progress:
         ]
         if self.diverged is None and not (finite and not names):
             layers = tuple(dict.fromkeys(names))
-            self.diverged = Divergence(step if finite else first + mean.finite, not finite, layers)
+            self.diverged = DivergenceInfo(
+                step if finite else first + mean.finite, not finite, layers
+            )
 
     def _print_lines(self) -> None:
         while self._lines:

@@ -6,11 +6,9 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,68 +16,67 @@ import symrun
 from symrun.data import Dataset
 from symrun.errors import in_one_line
 from symrun.models import MODELS
-from symrun.runs.directory import SCHEMA
+from symrun.runs.info import (
+    DatasetInfo,
+    GroupInfo,
+    HardwareInfo,
+    LayerInfo,
+    ModelInfo,
+    RunInfo,
+    Status,
+)
+from symrun.runs.settings import RecordedConfig
 from symrun.training.device import device_title
 from symrun.training.setup import Training
 
 _PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "hydra-core")
 
 
-def describe(training: Training, dataset: Dataset) -> dict[str, Any]:
+def describe(training: Training, dataset: Dataset) -> RunInfo:
     """The content of run.json at the start of a run."""
     plan, structure = training.plan, training.structure
     config, device, model = plan.config, plan.device, MODELS[plan.config.model.name]
-    return {
-        "schema": SCHEMA,
-        "status": "running",
-        "created": datetime.now().astimezone().isoformat(),
-        "last_step": 0,
-        "steps_per_epoch": training.batches.steps_per_epoch,
-        "config": config.to_dict(),
-        "versions": {
+    return RunInfo(
+        status=Status.running,
+        created=datetime.now().astimezone().isoformat(),
+        last_step=0,
+        steps_per_epoch=training.batches.steps_per_epoch,
+        config=RecordedConfig.of(config.to_dict()),
+        versions={
             "symrun": symrun.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
             **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         },
-        "revision": source_revision(),
-        "source": source_digest(),
-        "threads": torch.get_num_threads(),
-        "device": device_title(device),
-        "hardware": {"processor": processor()},
-        "precision": config.precision.value,
-        "cudnn_benchmark": device.type == "cuda" and torch.backends.cudnn.benchmark,
-        "seed": config.seed,
-        "dataset": {
-            "title": dataset.title,
-            "synthetic": dataset.synthetic,
-            "classes": dataset.classes,
-            "image_size": dataset.image_size,
-            "train_images": len(dataset.train.labels),
-            "val_images": len(dataset.val.labels),
-        },
-        "model": {
-            "name": config.model.name,
-            "title": model.title,
-            "width": config.model.width,
-            "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        },
-        "layers": [
-            {"layer": layer.name, "kind": layer.kind, "block": layer.block}
-            for layer in structure.layers
-        ],
-        "groups": [
-            {
-                "symmetry": group.symmetry.value,
-                "group": group.name,
-                "units": group.units,
-                "entries": group.entries,
-                "layers": list(group.layers),
-            }
+        revision=source_revision(),
+        source=source_digest(),
+        threads=torch.get_num_threads(),
+        device=device_title(device),
+        hardware=HardwareInfo(processor()),
+        precision=config.precision,
+        cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
+        dataset=DatasetInfo(
+            dataset.title,
+            dataset.synthetic,
+            dataset.classes,
+            dataset.image_size,
+            train_images=len(dataset.train.labels),
+            val_images=len(dataset.val.labels),
+        ),
+        model=ModelInfo(
+            config.model.name,
+            model.title,
+            model.family,
+            width=config.model.width,
+            parameters=sum(parameter.numel() for parameter in training.model.parameters()),
+        ),
+        layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
+        groups=tuple(
+            GroupInfo(group.symmetry, group.name, group.units, group.layers, group.entries)
             for group in structure.groups
-        ],
-        "unpredicted": dict(plan.unpredicted),
-    }
+        ),
+        unpredicted=plan.unpredicted,
+    )
 
 
 def processor() -> str:
@@ -122,13 +119,13 @@ def imported_by(*modules: str) -> list[Path]:
     return sorted(found.values())
 
 
-def changed_code(info: Mapping[str, Any]) -> list[str]:
+def changed_code(info: RunInfo) -> list[str]:
     """What computes something else now than in the run of this run.json; empty if nothing does."""
     changed = []
-    if info.get("source") != source_digest():
-        then, now = info.get("revision"), source_revision()
+    if info.source != source_digest():
+        then, now = info.revision, source_revision()
         changed.append(f"symrun's own code (revision {then} then, {now} now)")
-    then, now = info.get("versions", {}).get("torch"), version("torch")
+    then, now = info.versions.get("torch"), version("torch")
     if then != now:
         changed.append(f"torch {then} -> {now}")
     return changed

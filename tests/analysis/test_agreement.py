@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from run_json import described
 
 from symrun.analysis import agreement, as_json, as_table, shortcomings
 from symrun.errors import UsageError
-from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS, MEASUREMENTS, units_schema
 from symrun.runs.writer import write_part
@@ -20,15 +20,9 @@ def make_run(tmp_path, symmetry, columns, unpredicted=(), overrides=()):
     """A run of one group and 20 updates; columns: name -> [records, units]."""
     run = RunDirectory.create(tmp_path / "run", "")
     settings = ["data=synthetic", "train.steps=20", "optim.weight_decay=0.01", *overrides]
-    config = compose(settings)
-    run.write_info(
-        {
-            "config": config.to_dict(),
-            "steps_per_epoch": 10,
-            "unpredicted": dict.fromkeys(unpredicted, "because"),
-            "groups": [{"symmetry": symmetry, "group": "g", "units": 2, "layers": ["g"]}],
-        }
-    )
+    groups = [{"symmetry": symmetry, "group": "g", "units": 2, "layers": ["g"]}]
+    silent = dict.fromkeys(unpredicted, "because")
+    run.write_info(described(settings, steps_per_epoch=10, unpredicted=silent, groups=groups))
     records, units = columns["measured"].shape
     name = pa.dictionary(pa.int16(), pa.string())
     arrays = [
@@ -170,7 +164,6 @@ def test_table_and_json(tmp_path):
 def test_a_run_without_records_is_one_clear_error(tmp_path):
     run = RunDirectory.create(tmp_path / "run", "")
     groups = [{"symmetry": "scale", "group": "g", "units": 1, "layers": ["g"]}]
-    info = {"config": compose([]).to_dict(), "unpredicted": {}, "groups": groups}
-    run.write_info({**info, "steps_per_epoch": 10})
+    run.write_info(described(groups=groups))
     with pytest.raises(UsageError, match="has no records yet"):
         list(agreement(run))

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from made_small import MADE_SMALL
+from run_json import recorded
 
 from symrun.analysis import agreement
 from symrun.bench.tables import make_run, time_commands
@@ -48,7 +49,7 @@ def test_the_keys_are_those_of_a_trained_run(runs, table, tmp_path):
         if name in real.column_names:
             assert real[name].to_pylist() == made[name].to_pylist()
     own = dict.fromkeys(("config", "created", "last_step", "revision", "seconds"))
-    assert trained.info() | own == runs[1].info() | own
+    assert recorded(trained) | own == recorded(runs[1]) | own
 
 
 def test_parts_hold_as_many_records_as_they_are_told_to(runs):

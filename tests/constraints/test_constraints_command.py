@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from run_json import recorded, rewrite, with_settings
 
 from symrun import constraints
 from symrun.cli import main
@@ -71,7 +72,7 @@ def test_a_run_at_its_initialisation_and_at_its_last_weights(capfd, precision):
 
     code, out, err = command(capfd, "run", "--batch", "5", "--json")
     assert code == 0 and err == ""
-    info = run.info()
+    info = recorded(run)
     gradient = rows_of(out, constraint="gradient")
     assert {(row["precision"], row["device"], row["step"]) for row in gradient} == {
         (precision, "cpu", None)
@@ -170,19 +171,19 @@ def test_wrong_usage_is_one_line(capfd, monkeypatch, arguments, message):
 
 def test_wrong_runs_are_one_line(capfd, tmp_path):
     run = small_run(capfd, "model=vgg11")
-    info = run.info()
+    info = recorded(run)
     message = "run is a run, whose settings are recorded"
     assert message in refused(capfd, "--constraints", "run", "model.width=1")
 
     groups = [{k: v for k, v in group.items() if k != "entries"} for group in info["groups"]]
-    run.write_info({**info, "groups": groups})
+    rewrite(run, groups=groups)
     assert "does not say how many entries" in refused(capfd, "--constraints", "run")
-    run.write_info(info)
+    rewrite(run, **info)
 
-    run.update_info(dataset={**info["dataset"], "classes": 200})
+    rewrite(run, dataset={**info["dataset"], "classes": 200})
     code, out, err = command(capfd, "run")
     assert code == 2 and err == "symrun: run had classes = 200, its data has 10 now\n" and out
-    run.write_info(info)
+    rewrite(run, **info)
 
     save_checkpoint(run, 1000, {"model": {"features.0.weight": torch.ones(1)}}, keep=2)
     code, out, err = command(capfd, "run")
@@ -194,8 +195,8 @@ def test_wrong_runs_are_one_line(capfd, tmp_path):
 def test_a_run_recorded_on_a_gpu_is_checked_without_one(capfd, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     run = small_run(capfd, "model=vgg11")
-    config = run.info()["config"]
-    run.update_info(config={**config, "device": "cuda", "precision": "tf32"}, device="H100")
+    with_settings(run, device="cuda", precision="tf32")
+    rewrite(run, device="H100")
     code, out, _ = command(capfd, "run", "--json")
     assert code == 0
     assert {row["device"] for row in rows_of(out, constraint="gradient")} == {"H100"}

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from symrun.launch import compose
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import SCHEMA
 from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
 from symrun.runs.writer import write_part
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from run_json import recorded, rewrite, with_settings
 
 from symrun.errors import UsageError
 from symrun.figures import plot, select_runs, style
@@ -31,7 +32,7 @@ def words(figure):
 def test_the_lines_are_the_tables(write_run):
     run = write_run(True, records=7)
     left, right = draw([run]).axes
-    convolutions = [row["layer"] for row in run.info()["layers"] if row["block"] is not None]
+    convolutions = [row.layer for row in run.info().layers if row.block is not None]
     assert len(left.collections) == len(right.collections) == len(convolutions) == 8
     for layer, values, norms in zip(convolutions, left.collections, right.collections, strict=True):
         for lines, (table, column, unit) in (
@@ -107,18 +108,17 @@ def test_no_other_setting_passes_for_the_papers(write_run, paper, change, named)
 
 def test_another_batch_size_does_not_pass_for_the_papers(write_run, paper):
     run = write_run(True, **paper, weight_decay=1e-4, records=2, sample=1)
-    config = run.info()["config"]
-    run.update_info(config=config | {"train": config["train"] | {"batch_size": 128}})
+    with_settings(run, train={"batch_size": 128})
     title, caption = words(draw([run]))
     assert title.endswith("not the paper's setting") and "batch 128" in caption
 
 
 def test_another_eps_does_not_pass_for_the_papers_and_is_in_the_caption(write_run, paper):
     run = write_run(True, **paper, weight_decay=1e-4, records=2, sample=1)
-    config = run.info()["config"]
+    config = recorded(run)["config"]
     before = {name: value for name, value in config["model"].items() if name != "eps"}
     for model, named in ((before | {"eps": 1e-3}, True), (before, False)):
-        run.update_info(config=config | {"model": model})
+        rewrite(run, config=config | {"model": model})
         title, caption = words(draw([run]))
         assert title.endswith("not the paper's setting") == named
         assert ("width 1, BN eps 1e-3, SGD" in caption) == named
@@ -206,9 +206,9 @@ def test_too_many_runs_are_refused(write_run):
         select_runs("fig1", runs)
 
 
-def test_a_run_json_of_something_else_does_not_fit(write_run):
+def test_a_run_without_layers_does_not_fit(write_run):
     run = write_run(True)
-    run.write_info({"status": "finished"})
+    rewrite(run, layers=[], groups=[])
     with pytest.raises(UsageError, match="does not fit"):
         select_runs("fig1", [run])
 
@@ -222,8 +222,7 @@ def test_a_run_without_curves_is_one_clear_line(write_run, records, message):
 
 def test_a_run_without_sampled_parameters_is_told_why(write_run):
     run = write_run(True)
-    config = run.info()["config"]
-    run.update_info(config=config | {"track": config["track"] | {"parameters": 0}})
+    with_settings(run, track={"parameters": 0})
     with pytest.raises(UsageError, match="track.parameters > 0"):
         draw([run])
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from run_json import recorded, rewrite
 
 from symrun.errors import UsageError
 from symrun.figures import plot, select_runs
@@ -207,7 +208,7 @@ def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeyp
         select_runs("fig5", [])
     for day, (name, norm) in enumerate([("a", False), ("b", True), ("c", False), ("d", True)]):
         run = write_run(norm, name=f"outputs/{name}")
-        run.update_info(created=f"2026-01-{day + 1:02d}T00:00:00")
+        rewrite(run, created=f"2026-01-{day + 1:02d}T00:00:00")
     assert [run.path.name for run in select_runs("fig5", [])] == ["c", "d"]
     assert [run.path.name for run in select_runs("fig1", [])] == ["d"]
     older = [write_run(False, name="e"), write_run(True, name="f")]
@@ -216,8 +217,7 @@ def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeyp
 
 def test_a_shallow_network_does_not_fit(write_run):
     run = write_run(False)
-    info = run.info()
-    run.update_info(layers=info["layers"][:4])
+    rewrite(run, layers=recorded(run)["layers"][:4])
     with pytest.raises(UsageError, match="does not fit"):
         select_runs("fig5", [run])
 

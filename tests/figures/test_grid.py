@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from run_json import recorded, rewrite, with_settings
 
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, plot, select_runs
@@ -39,10 +40,10 @@ def test_a_panel_a_setting_and_a_line_a_layer(sweep, norm, symmetry):
     figure = FIGURES[f"grid_{symmetry}"].draw(select_runs(f"grid_{symmetry}", runs))
     panels = np.array(figure.axes).reshape(2, 4)
     for run in runs:
-        optim = run.info()["config"]["optim"]
+        optim = recorded(run)["config"]["optim"]
         place = [0.1, 0.01].index(optim["lr"]), DECAYS.index(optim["weight_decay"])
         measured, predicted = panels[place].collections
-        groups = [g["group"] for g in run.info()["groups"] if g["symmetry"] == symmetry]
+        groups = [group.group for group in run.info().groups_of(symmetry)]
         for lines, column in ((measured, "measured"), (predicted, "flow")):
             values = table(run, symmetry, column)
             sums = np.stack([values[group].sum(axis=1) for group in groups], axis=1)
@@ -115,7 +116,7 @@ def test_every_setting_in_which_runs_differ_has_a_row(write_run):
 
 def test_the_caption_tells_how_far_a_run_in_progress_is(write_run):
     run = write_run(True, steps=600, last_step=400)
-    run.update_info(last_step=0)
+    rewrite(run, last_step=0)
     (caption,) = FIGURES["grid"].draw([run]).get_supxlabel().splitlines()
     assert "400 of 600" in caption.replace("\N{NO-BREAK SPACE}", " ")
 
@@ -123,19 +124,17 @@ def test_the_caption_tells_how_far_a_run_in_progress_is(write_run):
 def test_runs_of_another_family_are_refused(write_run):
     one, other = write_run(True, name="one"), write_run(True, name="other", width=0.25)
     unlike = write_run(True, name="unlike")
-    config = unlike.info()["config"]
-    unlike.update_info(config=config | {"train": config["train"] | {"batch_size": 64}})
+    with_settings(unlike, train={"batch_size": 64})
     with pytest.raises(UsageError, match=r"differ in optim alone; .*unlike differs in train.batch"):
         select_runs("grid", [one, unlike])
     with pytest.raises(UsageError, match="other differs in model.width"):
         select_runs("grid", [one, other])
     part = write_run(True, name="part", lr=0.01)
-    part.update_info(dataset=part.info()["dataset"] | {"train_images": 7})
+    rewrite(part, dataset=recorded(part)["dataset"] | {"train_images": 7})
     with pytest.raises(UsageError, match="part differs in the images of its data set"):
         select_runs("grid", [one, part])
     moved = write_run(True, name="moved", lr=0.02)
-    config = moved.info()["config"]
-    moved.update_info(config=config | {"device": "cuda"})
+    with_settings(moved, device="cuda")
     assert select_runs("grid", [one, moved]) == [one, moved]
     with pytest.raises(UsageError, match="again: it repeats the optim of another"):
         select_runs("grid", [one, write_run(True, name="again")])
@@ -161,8 +160,8 @@ def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch)
 @pytest.mark.parametrize("figure", ["fig1", "grid", "phase"])
 def test_a_run_json_with_a_broken_optimiser_is_one_line(write_run, tmp_path, figure, optim):
     run = write_run(True)
-    config = run.info()["config"]
-    run.update_info(config=config | {"optim": (config["optim"] | optim) if optim else {}})
+    config = recorded(run)["config"]
+    rewrite(run, config=config | {"optim": (config["optim"] | optim) if optim else {}})
     with pytest.raises(UsageError, match="optim"):
         plot(figure, [run.path], tmp_path, ["png"])
 

@@ -1,9 +1,11 @@
 """Labels of runs say what tells them apart, and no more."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from symrun.config import Precision
 from symrun.figures.captions import captions, labels
 
 ALIKE = "VGG11 with BN, λ = 0"
@@ -17,9 +19,11 @@ def labelled(write_run):
         runs = []
         for number, setting in enumerate(settings):
             folder = setting.pop("folder", str(number))
-            precision = setting.pop("precision", "float32")
+            precision = Precision(setting.pop("precision", "float32"))
             run = write_run(True, name=str(number), records=0, **setting)
-            runs.append((run.info() | {"precision": precision}, Path("outputs") / folder))
+            runs.append(
+                (replace(run.info(), precision=Precision(precision)), Path("outputs") / folder)
+            )
         return labels(runs)
 
     return label

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from run_json import recorded, rewrite
 
 from symrun.errors import UsageError
 from symrun.figures import phase, plot, seeds, select_runs
@@ -14,7 +15,7 @@ def sums(run, symmetry, column):
     rows = pd.read_parquet(run.table("units"))
     rows = rows[rows["symmetry"] == symmetry].astype({"group": str})
     totals = rows.groupby(["step", "group"])[column].sum().unstack()
-    order = [g["group"] for g in run.info()["groups"] if g["symmetry"] == symmetry]
+    order = [group.group for group in run.info().groups_of(symmetry)]
     return totals[order].to_numpy()
 
 
@@ -118,11 +119,11 @@ def test_seeds_takes_runs_that_differ_in_their_seed_alone(repeated, write_run):
 
 def test_seeds_of_before_and_after_eps_became_a_setting_belong_together(write_run):
     runs = [write_run(True, name=f"seed{seed}", seed=seed) for seed in (0, 1)]
-    config = runs[0].info()["config"]
+    config = recorded(runs[0])["config"]
     del config["model"]["eps"]
-    runs[0].update_info(config=config)
+    rewrite(runs[0], config=config)
     assert select_runs("seeds", runs) == runs
-    runs[1].update_info(config=config | {"model": config["model"] | {"eps": 1e-3}, "seed": 1})
+    rewrite(runs[1], config=config | {"model": config["model"] | {"eps": 1e-3}, "seed": 1})
     with pytest.raises(UsageError, match=r"seed1 differs in model.eps"):
         select_runs("seeds", runs)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from run_json import recorded
 
 from symrun.errors import UsageError
 from symrun.figures import residual
@@ -37,7 +38,7 @@ def test_the_lines_are_residual_and_what_is_not_explained(run):
         assert panels[0, column].get_title() == law
         above, below = lines(panels[0, column]), lines(panels[1, column])
         explained = 0
-        for number, group in enumerate(run.info()["groups"]):
+        for number, group in enumerate(recorded(run)["groups"]):
             rows = units[(units["symmetry"] == group["symmetry"])]
             rows = rows[rows["group"] == group["group"]]
             measured, predicted, size = (

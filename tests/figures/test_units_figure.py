@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from run_json import rewrite
 
 from symrun.errors import UsageError
 from symrun.figures import plot, units
@@ -27,7 +28,7 @@ def write_known(write_run):
             {"symmetry": symmetry, "group": group, "units": len(FLOW[group]) + 1, "layers": [group]}
             for group, symmetry in SYMMETRIES.items()
         ]
-        run.update_info(groups=groups, precision="float64", **info)
+        rewrite(run, groups=groups, precision="float64", **info)
         rows = []
         for group in groups:
             moves = np.append(np.full(group["units"] - 1, motion), 0)

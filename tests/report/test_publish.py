@@ -74,4 +74,4 @@ def test_a_run_is_added_beside_those_of_another_machine(runs, tmp_path, monkeypa
     publish(monkeypatch, "--add", folder, f"plain={runs['plain'].path}")
     with pytest.raises(UsageError, match=r"full/plain has results of other settings.*or remove it"):
         publish(monkeypatch, "--add", folder, f"plain={runs['again'].path}")
-    assert RunDirectory.open(runs["plain"].path).info()["seed"] == 0
+    assert RunDirectory.open(runs["plain"].path).info().config.seed == 0

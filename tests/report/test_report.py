@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_small import MADE_SMALL
+from run_json import described
 
 from symrun.analysis.comparison import CONSERVED
 from symrun.bench.tables import make_run
@@ -17,9 +18,10 @@ from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
 from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, as_markdown
-from symrun.report.evidence import Summary, without_places
+from symrun.report.evidence import Summary
 from symrun.report.page import _percent, bars_table, draw, laws_table, runs_table
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import info_from
 from symrun.training.lifecycle import train
 
 LR, DECAY = 0.1, 1e-3
@@ -103,14 +105,14 @@ def test_evidence_comes_back_as_it_was(told, tmp_path):
 
 def test_evidence_says_nothing_of_the_machines_folders(told, runs):
     for one in told:
-        text = json.dumps([one.setup, one.check, one.progress])
+        text = json.dumps([one.setup.to_json(), one.check, one.progress])
         assert str(runs[one.name].path.parent) not in text and "~/.cache" not in text
-        assert "cache" not in one.setup["config"].get("data", {})
-        assert one.setup["config"]["optim"]["lr"] == LR
-    settings = compose(["data.root=/here", "data.cache=/there", "run.dir=/elsewhere"]).to_dict()
-    kept = without_places({"config": settings, "seed": 0})
-    assert kept["config"]["data"] == {"name": "tiny_imagenet"} and "run" not in kept["config"]
-    assert kept["seed"] == 0 and "/" not in json.dumps(kept)
+        assert "cache" not in one.setup.config.settings.get("data", {})
+        assert one.setup.config.optim.lr == LR
+    settings = ["data.root=/here", "data.cache=/there", "run.dir=/elsewhere", "seed=3"]
+    kept = described(settings).published().config.settings
+    assert kept["data"] == {"name": "tiny_imagenet"} and "run" not in kept
+    assert kept["seed"] == 3 and "/" not in json.dumps(kept)
 
 
 def test_evidence_that_is_damaged_is_refused(told, tmp_path):
@@ -148,7 +150,8 @@ def test_where_the_plateau_ends(told, losses, expected):
         {"split": "train", "step": 10 * (place + 1), "loss": loss, "images_per_second": 1.0}
         for place, loss in enumerate(losses)
     ]
-    setup = told[0].setup | {"dataset": told[0].setup["dataset"] | {"classes": 200}}
+    dataset = dataclasses.replace(told[0].setup.dataset, classes=200)
+    setup = dataclasses.replace(told[0].setup, dataset=dataset)
     one = Evidence("made", setup, [], [], rows)
     assert runs_table([one]).rows[0][8] == expected
 
@@ -165,7 +168,7 @@ SUMMARY = Summary("scale", "flow", 10, 9, 2e-4, 0.1, 0.9991, 0.995, 0.991)
 
 def verdicts(one, **setup):
     """{bar's number: (measured, cleared)} of a single row of a summary."""
-    told = Evidence("one", {"unpredicted": {}, "status": "finished"} | setup, [], [one], [])
+    told = Evidence("one", described(**setup), [], [one], [])
     table = bars_table([told])
     return {row[2]: tuple(row[3:]) for row in table.rows} if table else {}
 
@@ -198,11 +201,12 @@ def test_how_far_a_run_came_is_told(told):
     one = told[0]
 
     def updates(**setup):
-        return runs_table([dataclasses.replace(one, setup=one.setup | setup)]).rows[0][4]
+        changed = info_from(one.setup.to_json() | setup)
+        return runs_table([dataclasses.replace(one, setup=changed)]).rows[0][4]
 
     assert updates() == "7"
     assert updates(status="running", last_step=0) == "7 of 7; running"
-    assert updates(diverged={"step": 3}) == "7; not finite from 3"
+    assert updates(diverged={"step": 3, "loss": True, "layers": []}) == "7; not finite from 3"
     events = [{"step": 2, "changed": []}, {"step": 4, "changed": ["seed 0 -> 1"]}]
     assert updates(resumed=events) == "7; resumed at 2, 4, changed"
 

@@ -41,7 +41,7 @@ def test_from_end_to_end_and_again(tmp_path):
     folder = tmp_path / "outputs" / "results" / name
     told = {name: Evidence.load(folder / name) for name in ("fig1", "fig5_bn", "fig5_plain")}
     settings = {
-        name: (one.setup["model"]["name"], one.setup["config"]["optim"]["weight_decay"])
+        name: (one.setup.model.name, one.setup.config.optim.weight_decay)
         for name, one in told.items()
     }
     assert settings == {
@@ -49,8 +49,8 @@ def test_from_end_to_end_and_again(tmp_path):
         "fig5_bn": ("vgg16_bn", 0.0),
         "fig5_plain": ("vgg16", 0.0),
     }
-    assert {one.setup["precision"] for one in told.values()} == {"float64"}
-    assert {one.setup["last_step"] for one in told.values()} == {5}
+    assert {one.setup.precision.value for one in told.values()} == {"float64"}
+    assert {one.setup.last_step for one in told.values()} == {5}
     for kind in ("fig1", "fig5", "progress", "units_fig1", "residual_fig5_plain"):
         assert (folder / f"{kind}.png").stat().st_size > 0, kind
         assert (folder / f"{kind}.pdf").stat().st_size > 0, kind

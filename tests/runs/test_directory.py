@@ -1,15 +1,14 @@
 """Run folders: claimed once, never mixed, described by run.json."""
 
-import json
 import os
 from datetime import datetime
 
 import pytest
+from run_json import described
 
 from symrun.errors import UsageError
-from symrun.launch import compose
 from symrun.runs import directory
-from symrun.runs.directory import SCHEMA, RunDirectory, newest_first
+from symrun.runs.directory import RunDirectory, newest_first
 
 
 def test_an_existing_folder_is_never_used(tmp_path):
@@ -60,39 +59,24 @@ def test_a_missing_or_broken_run_json_is_one_clear_error(tmp_path, content):
 
 def test_run_json_is_replaced_at_once(tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path / "run", "")
-    run.write_info({"status": "running"})
+    run.write_info(described(status="running"))
 
     def die(file):
         raise OSError("killed in the middle")
 
     monkeypatch.setattr(os, "fsync", die)
     with pytest.raises(OSError):
-        run.update_info(status="finished")
-    assert json.loads(run.run_json.read_text()) == {"status": "running"}
-
-
-DESCRIBED = {
-    "schema": SCHEMA,
-    "status": "finished",
-    "last_step": 7,
-    "steps_per_epoch": 8,
-    "config": compose(["data=synthetic"]).to_dict(),
-    "device": "cpu",
-    "precision": "float32",
-    "dataset": {"title": "t", "synthetic": True, "classes": 10, "image_size": 32},
-    "model": {"name": "vgg16_bn", "title": "VGG16 with BN", "width": 1.0},
-    "layers": [],
-    "groups": [],
-    "unpredicted": {},
-}
+        run.write_info(described(status="finished"))
+    assert run.info().status == "running"
 
 
 def test_newest_first_without_what_cannot_be_drawn(tmp_path):
     started = {"a": "2026-01-01", "b": "2026-03-01", "c": "2026-02-01", "empty": "2026-04-01"}
     for name, created in started.items():
         run = RunDirectory.create(tmp_path / "x" / name, "")
-        run.write_info({**DESCRIBED, "created": created})
+        run.write_info(described(created=created))
         if name != "empty":
             (run.table("units") / "part-000000.parquet").touch()
-    RunDirectory.create(tmp_path / "foreign", "").write_info({"schema": 1, "groups": None})
+    foreign = RunDirectory.create(tmp_path / "foreign", "")
+    foreign.run_json.write_text('{"schema": 1, "groups": null}')
     assert [run.path.name for run in newest_first(tmp_path)] == ["b", "c", "a"]

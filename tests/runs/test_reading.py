@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from symrun.errors import UsageError
 from symrun.runs import writer as writer_module
-from symrun.runs.directory import SCHEMA, RunDirectory
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import SCHEMA
 from symrun.runs.reading import SCHEMA_KEY, read_parts
 from symrun.runs.tables import (
     PROGRESS_SCHEMA,

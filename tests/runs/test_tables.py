@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from run_json import described
 from test_writer import UNITS, record
 
 from symrun.errors import UsageError
@@ -39,7 +40,7 @@ def test_a_part_written_while_a_figure_reads_does_not_disturb_it(run, monkeypatc
 
     monkeypatch.setattr(layers, "unit_curves", then_goes_on)
     groups = [{"symmetry": "scale", "group": "a", "units": 2, "layers": ["a"]}] * 2
-    run.write_info({"groups": groups})
+    run.write_info(described(groups=groups))
     sums = layers.layer_sums(run, "scale")
     assert sums.steps.tolist() == [0, 1, 2]
     assert sums.measured.tolist() == [[1, 1], [21, 21], [41, 41]]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_small import MADE_SMALL
 from matplotlib.text import Text
+from run_json import recorded, rewrite
 
 import symrun
 from symrun.analysis import agreement, as_json
@@ -30,9 +32,11 @@ from symrun.launch import compose
 from symrun.report import evidence
 from symrun.runs import thinning
 from symrun.runs.directory import TABLES, RunDirectory, newest_first, runs_below
+from symrun.runs.info import ThinningInfo
 from symrun.runs.reading import parts_of
+from symrun.runs.settings import TrackSettings
 from symrun.runs.tables import PROGRESS_SCHEMA, progress_curves, unit_curves
-from symrun.runs.thinning import size_bytes, spacing, thin, thin_to_size
+from symrun.runs.thinning import size_bytes, thin, thin_to_size
 from symrun.runs.writer import write_part
 from symrun.training.lifecycle import earlier_run
 
@@ -123,7 +127,7 @@ def test_what_is_kept_is_what_it_was(made, tmp_path, kind, every):
         assert after.equals(before, check_metadata=True)
     assert pq.read_table(new.table("progress")).equals(pq.read_table(run.table("progress")))
     thinned = {"every": every, "records": len(kept(every)), "of": len(STEPS)}
-    assert RunDirectory.open(new.path).info() == run.info() | {"thinned": thinned}
+    assert recorded(RunDirectory.open(new.path)) == recorded(run) | {"thinned": thinned}
     files = {str(path.relative_to(new.path)) for path in new.path.rglob("*") if path.is_file()}
     assert files == {"run.json", *(f"tables/{table}/part-000000.parquet" for table in TABLES)}
 
@@ -162,7 +166,7 @@ def test_a_part_holds_as_many_records_as_the_writer_would_put_there(
         file = pq.ParquetFile(part)
         steps = kept(10)[number * together :][:together]
         assert file.read()["step"].to_pylist() == steps * units
-        assert file.metadata.num_row_groups == len(run.info()["groups"])
+        assert file.metadata.num_row_groups == len(run.info().groups)
     assert bits(new, "units") == bits(run, "units", kept(10))
 
 
@@ -199,8 +203,8 @@ def test_a_thinned_run_thinned_again_tells_what_the_original_had(run, tmp_path):
     twice = thin(once, tmp_path / "twice", 20)
     directly = thin(run, tmp_path / "directly", 20)
     assert twice.info() == directly.info()
-    assert twice.info()["thinned"] == {"every": 20, "records": 7, "of": 22}
-    assert ", ".join(spacing(twice.info())) == THINNED
+    assert twice.info().thinned == ThinningInfo(20, 7, 22)
+    assert ", ".join(twice.info().spacing()) == THINNED
     for table in TABLES:
         assert bits(twice, table) == bits(directly, table)
     with pytest.raises(UsageError, match=r"--every must be a multiple of 10, .*, got 15"):
@@ -208,17 +212,17 @@ def test_a_thinned_run_thinned_again_tells_what_the_original_had(run, tmp_path):
 
 
 def test_as_many_records_stay_as_fit(run, tmp_path):
-    """Against every multiple of the run's spacing, written and measured."""
+    """Against every multiple of the run's written and measured."""
     sizes = {}
     for every in range(EVERY, LAST + EVERY, EVERY):
         new = thin(run, tmp_path / str(every), every)
-        sizes.setdefault(new.info()["thinned"]["records"], (every, size_bytes(new.path)))
+        sizes.setdefault(new.info().thinned.records, (every, size_bytes(new.path)))
     limits = np.linspace(sizes[2][1], sizes[22][1], 6)
     found = set()
     for place, limit in enumerate([*limits, 1e12]):
         new = thin_to_size(run, tmp_path / f"limit-{place}", limit)
         fitting = [count for count, (_, size) in sizes.items() if size <= limit]
-        thinned = new.info()["thinned"]
+        thinned = recorded(new)["thinned"]
         assert (thinned["records"], thinned["every"]) == (max(fitting), sizes[max(fitting)][0])
         assert size_bytes(new.path) == sizes[max(fitting)][1] <= limit
         assert bits(new, "units") == bits(run, "units", kept(thinned["every"]))
@@ -238,8 +242,8 @@ def test_the_search_writes_few_candidates(tmp_path, monkeypatch):
     monkeypatch.setattr(thinning._Original, "write", watched)
     for limit in (1e5, 2e5, 1e6):
         written.clear()
-        thinned = thin_to_size(run, tmp_path / f"{limit}", limit).info()["thinned"]
-        assert 2 < thinned["records"] < 500 and len(written) <= 6, written
+        thinned = thin_to_size(run, tmp_path / f"{limit}", limit).info().thinned
+        assert 2 < thinned.records < 500 and len(written) <= 6, written
 
 
 def test_a_run_under_way_is_thinned_as_far_as_it_is_on_the_disk(copied, tmp_path):
@@ -247,17 +251,17 @@ def test_a_run_under_way_is_thinned_as_far_as_it_is_on_the_disk(copied, tmp_path
     last = parts_of(copied, "parameters")[-1]
     last.unlink()
     (copied.table("units") / ".part-000009.parquet-abc").mkdir()
-    copied.update_info(status="running", last_step=0)
+    rewrite(copied, status="running", last_step=0)
     new = thin(copied, tmp_path / "new", 20)
     steps = [0, 20, 40, 60, 80, 100]
     for table in ("units", "parameters"):
         assert bits(new, table) == bits(copied, table, steps)
     info = new.info()
-    assert (info["status"], info["last_step"]) == ("interrupted", 100)
-    assert info["thinned"] == {"every": 20, "records": 6, "of": 21}
-    copied.update_info(status="interrupted", last_step=102)
+    assert (info.status, info.last_step) == ("interrupted", 100)
+    assert info.thinned == ThinningInfo(20, 6, 21)
+    rewrite(copied, status="interrupted", last_step=102)
     info = thin(copied, tmp_path / "other", 20).info()
-    assert (info["status"], info["last_step"]) == ("interrupted", 102)
+    assert (info.status, info.last_step) == ("interrupted", 102)
 
 
 @pytest.mark.parametrize("table", ["units", "parameters"])
@@ -324,12 +328,12 @@ def test_report_and_publish_say_that_a_run_is_thinned(run, tmp_path, monkeypatch
 
 def test_the_spacing_in_words(run):
     info = run.info()
-    assert spacing(info) == ["a record every 5 updates"]
-    assert spacing(info | {"thinned": {"every": 5, "records": 22, "of": 22}}) == spacing(info)
-    info["config"]["track"]["every"] = 1
-    assert spacing(info) == ["a record every update"]
-    thinned = info | {"thinned": {"every": 2000, "records": 2, "of": 9}}
-    assert spacing(thinned) == ["a record every 2,000 updates", "thinned from every update"]
+    assert info.spacing() == ["a record every 5 updates"]
+    assert replace(info, thinned=ThinningInfo(5, 22, 22)).spacing() == info.spacing()
+    each = replace(info, config=replace(info.config, track=TrackSettings(every=1, parameters=5)))
+    assert each.spacing() == ["a record every update"]
+    thinned = replace(each, thinned=ThinningInfo(2000, 2, 9))
+    assert thinned.spacing() == ["a record every 2,000 updates", "thinned from every update"]
 
 
 def test_the_command_prints_the_folder_and_what_stayed(run, tmp_path, capfd):
@@ -385,7 +389,7 @@ def test_the_least_size_that_is_named_suffices(run, tmp_path):
     with pytest.raises(UsageError) as caught:
         thin_to_size(run, tmp_path / "new", 1)
     (least,) = re.findall(r">= ([0-9.]+)", str(caught.value))
-    assert thin_to_size(run, tmp_path / "new", float(least) * 1e6).info()["thinned"]["records"] == 2
+    assert thin_to_size(run, tmp_path / "new", float(least) * 1e6).info().thinned.records == 2
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -460,9 +464,9 @@ def test_a_killed_command_leaves_no_run(run, tmp_path, call):
 
 
 def test_a_thinned_run_cannot_go_on(copied, tmp_path, capfd):
-    copied.update_info(status="interrupted")
+    rewrite(copied, status="interrupted")
     for status in ("interrupted", "finished"):
-        copied.update_info(status=status)
+        rewrite(copied, status=status)
         new = thin(copied, tmp_path / status, 20)
         for anyway in ([], ["--anyway"]):
             assert main(["resume", str(new.path), *anyway]) == 2

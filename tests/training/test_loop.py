@@ -103,19 +103,19 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
 def test_what_a_run_records(tmp_path):
     path = train(small("vgg11_bn", f"run.dir={tmp_path}/run"), print)
     info = RunDirectory.open(path).info()
-    assert info["status"] == "finished" and info["last_step"] == 7
-    assert info["device"] == "cpu" and info["precision"] == "float32"
-    assert info["dataset"]["synthetic"] is True and info["unpredicted"] == {}
+    assert info.status == "finished" and info.last_step == 7
+    assert info.device == "cpu" and info.precision.value == "float32"
+    assert info.dataset.synthetic is True and info.unpredicted == {}
     units = pd.read_parquet(path / "tables" / "units")
     assert sorted(set(units["step"])) == [0, 3, 6, 7]
     at_the_end = units["step"] == 7
     for column in ("grad_norm_sq", "defect"):
         assert (units[column].isna() == at_the_end).all()
     assert units["measured"].notna().all() and units["exact"].notna().all()
-    assert len(units) == 4 * sum(group["units"] for group in info["groups"])
+    assert len(units) == 4 * sum(group.units for group in info.groups)
     parameters = pd.read_parquet(path / "tables" / "parameters")
     assert sorted(set(parameters["step"])) == [0, 3, 6, 7]
-    assert set(parameters["layer"]) == {layer["layer"] for layer in info["layers"]}
+    assert set(parameters["layer"]) == {layer.layer for layer in info.layers}
     progress = pd.read_parquet(path / "tables" / "progress").sort_values(["step", "split"])
     # batches of 16, 16 and 8 an epoch: a row every 3 updates, and at the ends of epochs
     train_rows = progress[progress["split"] == "train"]
@@ -170,7 +170,7 @@ def test_a_law_that_does_not_hold_is_null_and_says_why(overrides, silent, tmp_pa
     path = train(small("vgg11", *overrides, f"run.dir={tmp_path}/m"), warnings.append)
     assert len(warnings) == bool(silent) and all(", ".join(silent) in text for text in warnings)
     run = RunDirectory.open(path)
-    assert set(run.info()["unpredicted"]) == set(silent)
+    assert set(run.info().unpredicted) == set(silent)
     units = pd.read_parquet(path / "tables" / "units")
     assert units[silent].isna().all(axis=None)
     spoken = [law for law in ("flow", "discrete", "exact") if law not in silent]
@@ -200,7 +200,7 @@ def test_ctrl_c_keeps_what_was_written(tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match="until step 5 is readable"):
         train(small("vgg11", f"run.dir={tmp_path}/run"), print)
     run = RunDirectory.open(tmp_path / "run")
-    assert run.info()["status"] == "interrupted" and run.info()["last_step"] == 5
+    assert run.info().status == "interrupted" and run.info().last_step == 5
     assert sorted(set(pd.read_parquet(run.table("units"))["step"])) == [0, 3]
 
 
@@ -236,4 +236,4 @@ def test_a_failed_run_says_so_in_run_json(tmp_path, monkeypatch):
     monkeypatch.setattr(lifecycle, "fit", fail)
     with pytest.raises(RunError, match="the disk is gone"):
         train(small("vgg11", f"run.dir={tmp_path}/run"), print)
-    assert RunDirectory.open(tmp_path / "run").info()["status"] == "failed"
+    assert RunDirectory.open(tmp_path / "run").info().status == "failed"

@@ -1,6 +1,7 @@
 """run.json from elsewhere: one clear line, or all that readers take from it is there."""
 
 import copy
+import dataclasses
 import json
 import resource
 import shutil
@@ -11,15 +12,15 @@ from random import Random
 import pytest
 from made_small import MADE_SMALL
 from mutations import mutated
+from run_json import changed, recorded, rewrite
 
 from symrun.analysis import agreement, as_json, as_table
 from symrun.bench.tables import make_run
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, captions, select_runs
 from symrun.launch import compose
-from symrun.runs.description import _DESCRIPTION, MOST_BYTES
-from symrun.runs.directory import SCHEMA, RunDirectory, newest_first, planned_steps
-from symrun.runs.tables import LAWS
+from symrun.runs.directory import RunDirectory, newest_first
+from symrun.runs.info import MOST_BYTES, SCHEMA, RunInfo, info_from
 
 SMALL = [*MADE_SMALL, "train.steps=20", "track.every=4"]
 FIGURES_OF_RUNS = {
@@ -42,7 +43,8 @@ def runs(tmp_path_factory):
         "other": ["model=vgg11_bn", "seed=1"],
     }.items():
         made[name] = make_run(folder / name, compose([*settings, *SMALL]), records_per_part=3)
-        made[name].update_info(
+        rewrite(
+            made[name],
             diverged={"step": 7, "loss": False, "layers": ["features.0"]},
             resumed=[{"step": 3}],
             thinned={"every": 4, "records": 6, "of": 21},
@@ -53,7 +55,8 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def info(runs):
-    return runs["bn"].info()
+    """As JSON."""
+    return recorded(runs["bn"])
 
 
 @pytest.fixture
@@ -73,8 +76,22 @@ def refusal(run, content):
 
 
 def test_a_description_that_symrun_wrote_is_read_with_what_a_newer_one_adds(run, info):
-    run.write_info({**info, "weather": {"of": ["the", "day"]}})
-    assert RunDirectory.open(run.path).info() == {**info, "weather": {"of": ["the", "day"]}}
+    newer = {**info, "weather": {"of": ["the", "day"]}, "dataset": {**info["dataset"], "sky": 1}}
+    run.run_json.write_text(json.dumps(newer))
+    assert RunDirectory.open(run.path).info() == info_from(info)
+
+
+def test_what_is_written_is_read_back_and_what_was_absent_stays_absent(runs, run, info):
+    run.write_info(runs["bn"].info())
+    assert recorded(run) == info and run.info() == runs["bn"].info()
+    before = {name: value for name, value in info.items() if name not in OPTIONAL}
+    run.write_info(info_from(before))
+    assert recorded(run) == before | {"versions": {}}
+
+
+def test_a_run_from_before_its_models_family_was_recorded_has_one(info):
+    del info["model"]["family"]
+    assert info_from(info).model.family == "VGG11"
 
 
 @pytest.mark.parametrize(
@@ -93,30 +110,42 @@ def test_another_version_is_told_before_anything_else_of_it(run, schema, reason)
     assert reason in refusal(run, {"schema": schema, "config": "of another kind"})
 
 
-@pytest.mark.parametrize("key", ["schema", *(key for key in _DESCRIPTION if key[-1] != "?")])
+OPTIONAL = {
+    field.name
+    for field in dataclasses.fields(RunInfo)
+    if not field.default is field.default_factory is dataclasses.MISSING
+}
+REQUIRED = {field.name for field in dataclasses.fields(RunInfo)} - OPTIONAL
+
+
+@pytest.mark.parametrize("key", ["schema", *sorted(REQUIRED)])
 def test_what_is_missing_is_named(run, info, key):
     del info[key]
     assert refusal(run, info).endswith(f"does not describe a run: {key} is missing")
 
 
 NOT_ONE = "groups[0].units must be an integer in [1, 1000000000], got "
+NOT_INTEGER = "groups[0].units must be an integer, got "
 
 
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [
         ("groups 0 units", 10**18, f"{NOT_ONE}{10**18}"),
-        ("groups 0 units", True, f"{NOT_ONE}True"),
-        ("groups 0 units", 4.0, f"{NOT_ONE}4.0"),
-        ("groups 0 units", None, f"{NOT_ONE}None"),
+        ("groups 0 units", True, f"{NOT_INTEGER}True"),
+        ("groups 0 units", 4.0, f"{NOT_INTEGER}4.0"),
+        ("groups 0 units", None, f"{NOT_INTEGER}None"),
         ("groups 0 symmetry", ["scale"], "one of translation, scale, rescale, got ['scale']"),
         ("groups 0 layers", [], "groups[0].layers must be a list with an entry, got []"),
-        ("groups 0 layers", [1], "groups[0].layers[0] must be one printable line"),
+        ("groups 0 layers", [1], "groups[0].layers[0] must be text, got 1"),
+        ("groups 0 layers", ["$"], "groups[0].layers[0] must be one printable line"),
         ("groups 0", 7, "groups[0] must be an object with names, got 7"),
         ("groups", {"a": 1}, "groups must be a list, got {'a': 1}"),
-        ("groups 1 entries", 10**400, "groups[1].entries must be less than 2^63"),
-        ("layers 0 block", None, "the block of features.0 must be an integer, got null"),
-        ("layers 0 block", -1, "layers[0].block must be an integer in [0, 1000] or null, got -1"),
+        ("groups 1 entries", 10**400, "groups[1].entries must be an integer in [1, 9223372036854"),
+        ("groups 1 entries", "4", "groups[1].entries must be an integer, got '4'"),
+        ("groups 1 entries", 0, "groups[1].entries must be an integer in [1, 922337203685477580"),
+        ("layers 0 block", None, "layers[0].block must be an integer in a convolution, got null"),
+        ("layers 0 block", -1, "layers[0].block must be an integer in [0, 1000], got -1"),
         ("dataset title", "two\nlines", r"got 'two\nlines'"),
         ("dataset title", "\ud800", r"got '\ud800'"),
         ("dataset title", r"$\frac$", "without $, which figures read as mathematics"),
@@ -126,40 +155,39 @@ NOT_ONE = "groups[0].units must be an integer in [1, 1000000000], got "
         ("model width", 1e999, "model.width must be a number in (0, 1000], got inf"),
         ("status", "done", "status must be one of running, finished, interrupted, failed, diver"),
         ("steps_per_epoch", 0, "steps_per_epoch must be an integer in [1"),
-        ("unpredicted flow", None, "unpredicted.flow must be one printable line"),
+        ("unpredicted flow", None, "unpredicted.flow must be text, got None"),
+        ("unpredicted flow", "$", "unpredicted.flow must be one printable line"),
         ("diverged step", "7", "diverged.step must be an integer"),
         ("resumed", 1, "resumed must be a list, got 1"),
         ("thinned every", 0, "thinned.every must be an integer in [1, 10000000], got 0"),
-        ("thinned records", True, "thinned.records must be an integer in [1, 1000000000], got"),
-        ("thinned", None, "thinned must be an object with names, got None"),
+        ("thinned records", True, "thinned.records must be an integer, got True"),
+        ("thinned records", 0, "thinned.records must be an integer in [1, 1000000000], got 0"),
+        ("thinned", 1, "thinned must be an object with names, got 1"),
         ("config", None, "config must be an object with names, got None"),
         ("config optim lr", 10**400, "config.optim.lr must be less than 2^63"),
         ("config optim lr", float("inf"), "optim.lr must be finite, got inf"),
         ("config optim", [], "optim must be an optimiser, got []"),
         ("config train steps", 10**12, "train.steps must be in [1, 10000000], got 1000000000000"),
         ("config train epochs", 0, "train.epochs must be in [1, 10000000], got 0"),
-        ("config run name", "a\nb/", r"got 'a\nb/'"),
-        ("config model name", "vgg\n", r"got vgg\n"),
+        ("config model eps", 10**400, "config.model.eps must be less than 2^63"),
+        ("config optim betas", [0.9], "there is no setting optim.betas"),
+        ("config seed", -1, "seed must be in [0, 2^63), got -1"),
+        ("config run name", 7, "run.name must be text, got 7"),
+        ("config seed", None, "seed must be an integer, got None"),
+        ("model name", "vgg\n", r"got 'vgg\n'"),
+        ("model width", 10**400, "model.width must be < 2^63, got 1000"),
+        ("seconds", float("nan"), "seconds must be a number in [0, 1e10], got nan"),
+        ("dataset train_images", "many", "dataset.train_images must be an integer, got 'many'"),
     ],
 )
 def test_what_is_not_as_it_must_be_is_named(run, info, place, value, reason):
     assert reason in refusal(run, changed(info, place, value))
 
 
-def changed(info, place, value):
-    *path, last = (int(key) if key.isdecimal() else key for key in place.split())
-    container = info
-    for key in path:
-        container = container[key]
-    container[last] = value
-    return info
-
-
 def test_steps_that_follow_from_epochs_are_bounded_too(run, info):
     info["config"]["train"] |= {"steps": None, "epochs": 10**6}
     info["steps_per_epoch"] = 10
-    run.write_info(info)
-    assert planned_steps(RunDirectory.open(run.path).info()) == 10**7
+    assert info_from(info).planned_steps == 10**7
     info["steps_per_epoch"] = 11
     assert "the number of steps must be <= 10000000, got 11000000" in refusal(run, info)
 
@@ -192,10 +220,6 @@ def test_values_inside_values_without_end_are_refused_wherever_they_are(run, inf
         assert refusal(run, deep).endswith("does not describe a run")
 
 
-def test_the_laws_that_may_be_unpredicted_are_those_of_the_tables():
-    assert list(_DESCRIPTION["unpredicted"]) == [f"{law}?" for law in LAWS]
-
-
 def test_tables_that_go_on_after_the_planned_steps_are_refused(runs, tmp_path):
     run = changed_copy(runs["bn"], tmp_path, "config train steps", 12)
     with pytest.raises(UsageError, match="tables go from step 0 to 20, run.json plans 12 steps"):
@@ -207,21 +231,22 @@ def test_tables_that_go_on_after_the_planned_steps_are_refused(runs, tmp_path):
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_a_learning_rate_whose_sum_overflows_is_refused(runs, tmp_path):
     run = changed_copy(runs["bn"], tmp_path, "config optim lr", 1e308)
-    run.update_info(config=changed(run.info()["config"], "optim weight_decay", 0.0))
+    rewrite(run, config=changed(recorded(run)["config"], "optim weight_decay", 0.0))
     with pytest.raises(UsageError, match="the time, sum of lr, is not finite"):
         list(agreement(run))
 
 
 def test_runs_whose_networks_differ_do_not_belong_together(runs, tmp_path):
     """Such as seeds of which one has lost a group: their curves could not be averaged."""
-    other = changed_copy(runs["other"], tmp_path, "groups", runs["other"].info()["groups"][1:])
+    other = changed_copy(runs["other"], tmp_path, "groups", recorded(runs["other"])["groups"][1:])
     with pytest.raises(UsageError, match="copy differs in its network"):
         select_runs("seeds", [runs["bn"], other])
 
 
 def test_a_grid_of_columns_needs_a_group_of_columns(runs, tmp_path):
-    groups = [row for row in runs["bn"].info()["groups"] if not row["group"].startswith("class")]
-    groups += [row for row in runs["bn"].info()["groups"] if row["units"] == 1]
+    all_groups = recorded(runs["bn"])["groups"]
+    groups = [row for row in all_groups if not row["group"].startswith("class")]
+    groups += [row for row in all_groups if row["units"] == 1]
     run = changed_copy(runs["bn"], tmp_path, "groups", groups)
     assert any(row["symmetry"] == "translation" for row in groups)
     with pytest.raises(UsageError, match="cannot draw .*copy: it lacks the symmetry"):
@@ -230,7 +255,7 @@ def test_a_grid_of_columns_needs_a_group_of_columns(runs, tmp_path):
 
 def changed_copy(run, tmp_path, place, value):
     copied = RunDirectory(shutil.copytree(run.path, tmp_path / "copy"))
-    copied.write_info(changed(copied.info(), place, value))
+    copied.run_json.write_text(json.dumps(changed(recorded(copied), place, value)))
     return RunDirectory.open(copied.path)
 
 
@@ -340,8 +365,8 @@ def _check(run):
 def _caption(run):
     info = run.info()
     captions.title(1, 1e-4, [info])
-    captions.captions([(info, info["last_step"])])
-    captions.common_caption([info, info], info["last_step"], captions.optimiser(info))
+    captions.captions([(info, info.last_step)])
+    captions.common_caption([info, info], info.last_step, captions.optimiser(info))
     captions.law_label([info])
     captions.step_label(info)
 

@@ -1,0 +1,335 @@
+"""What run.json says of a run, typed. It is checked once, here; whoever reads it can rely on it.
+
+A run may come from another version, from a damaged disk, from another program. So nothing here
+asks which models, data sets or losses this symrun has, and what it does not know is passed over.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from symrun.config import Precision
+from symrun.errors import UsageError, in_one_line
+from symrun.runs.settings import MOST_STEPS, RecordedConfig
+from symrun.symmetry import Symmetry
+from symrun.typed import build, plain, require
+
+SCHEMA = 3
+"""Version of run.json and of the tables."""
+
+MOST_BYTES = 2**22
+"""Of a run.json that is read: that of VGG19 has some hundredth of it."""
+
+_DEEPEST = 16
+"""Levels of values inside values; so that nothing that walks them runs out of stack."""
+
+
+def _require_lines(record: object, *names: str) -> None:
+    """Of fields that hold text, a list of texts or named texts; None is a field that is absent."""
+    constraint = "one printable line without $, which figures read as mathematics"
+    for name in names:
+        value = getattr(record, name)
+        texts = {name: value or ""}
+        if isinstance(value, Mapping):
+            texts = {f"{name}.{key}": text for key, text in value.items()}
+        elif isinstance(value, tuple):
+            texts = {f"{name}[{place}]": text for place, text in enumerate(value)}
+        for whole_name, text in texts.items():
+            holds = text.isprintable() and len(text) <= 500 and "$" not in text
+            require(whole_name, holds, constraint, repr(text))
+
+
+def _require_within(record: object, least: int, most: int, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        holds = value is None or least <= value <= most
+        require(name, holds, f"an integer in [{least}, {most}]", value)
+
+
+class Status(StrEnum):
+    """Whether a run goes on, and if not, why."""
+
+    running = "running"
+    finished = "finished"
+    interrupted = "interrupted"
+    failed = "failed"
+    diverged = "diverged"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The data set; 0 images where a run does not say how many."""
+
+    title: str
+    synthetic: bool
+    classes: int
+    image_size: int
+    train_images: int = 0
+    val_images: int = 0
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "title")
+        _require_within(self, 1, 10**9, "classes", "image_size")
+        _require_within(self, 0, 10**12, "train_images", "val_images")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The network. family: its name without its variant, "VGG16" of "VGG16 with BN".
+
+    width: relative to the usual number of channels; None for a model that has no such setting.
+    """
+
+    name: str
+    title: str
+    family: str
+    width: float | None = None
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "name", "title", "family")
+        allowed = self.width is None or 0 < self.width <= 1000
+        require("width", allowed, "a number in (0, 1000]", self.width)
+        _require_within(self, 0, 2**63 - 1, "parameters")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer with weights. block: which stack of convolutions it is in; None outside of any."""
+
+    layer: str
+    kind: str
+    block: int | None
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "layer", "kind")
+        if self.block is None:
+            require("block", not self.is_convolution, "an integer in a convolution", "null")
+        _require_within(self, 0, 1000, "block")
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.kind == "convolution"
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """The units of one symmetry in one place of the network, as in `symmetry.Group`."""
+
+    symmetry: Symmetry
+    group: str
+    units: int
+    layers: tuple[str, ...]
+    entries: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "group", "layers")
+        require("layers", bool(self.layers), "a list with an entry", [])
+        _require_within(self, 1, 10**9, "units")
+        _require_within(self, 1, 2**63 - 1, "entries")
+
+
+@dataclass(frozen=True)
+class DivergenceInfo:
+    """Where a run stopped being finite.
+
+    step: the update whose loss was not finite, or the record that shows such weights. loss:
+    whether it was the loss. layers: those with weights that are not finite.
+    """
+
+    step: int
+    loss: bool
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _require_within(self, 0, MOST_STEPS, "step")
+        _require_lines(self, "layers")
+
+    def __str__(self) -> str:
+        others = len(self.layers) - 1
+        more = f" and {others} more layers" if others > 0 else ""
+        weights = f"the weights of {self.layers[0]}{more}" if self.layers else ""
+        what = " and ".join(filter(None, ["the loss" if self.loss else "", weights]))
+        return f"{what} not finite (nan or inf) at step {self.step}"
+
+
+@dataclass(frozen=True)
+class HardwareInfo:
+    processor: str
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "processor")
+
+
+@dataclass(frozen=True)
+class ResumptionInfo:
+    """One time that a run went on after a stop: from which step, when, on what, with what code.
+
+    changed: what was different from before, in words.
+    """
+
+    step: int = 0
+    at: str | None = None
+    device: str | None = None
+    hardware: HardwareInfo | None = None
+    revision: str | None = None
+    changed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_within(self, 0, MOST_STEPS, "step")
+
+
+@dataclass(frozen=True)
+class ThinningInfo:
+    """A thinned copy has `records` of the `of` records of its run, one every `every` updates."""
+
+    every: int
+    records: int
+    of: int
+
+    def __post_init__(self) -> None:
+        _require_within(self, 1, MOST_STEPS, "every")
+        _require_within(self, 1, 10**9, "records", "of")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run is: its settings, what it ran on, its network, its groups, how it ended.
+
+    unpredicted: of each law that is silent in this run, why.
+    source: digest of the code that computed it. seconds: of training and validation.
+    """
+
+    status: Status
+    created: str
+    last_step: int
+    steps_per_epoch: int
+    config: RecordedConfig
+    device: str
+    precision: Precision
+    dataset: DatasetInfo
+    model: ModelInfo
+    layers: tuple[LayerInfo, ...]
+    groups: tuple[GroupInfo, ...]
+    unpredicted: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
+    source: str | None = None
+    threads: int | None = None
+    hardware: HardwareInfo | None = None
+    cudnn_benchmark: bool = False
+    seconds: float | None = None
+    diverged: DivergenceInfo | None = None
+    resumed: tuple[ResumptionInfo, ...] = ()
+    thinned: ThinningInfo | None = None
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "created", "device", "source", "unpredicted")
+        printable = (self.revision or "").isprintable()
+        require("revision", printable, "null or a printable line", repr(self.revision))
+        _require_within(self, 0, MOST_STEPS, "last_step")
+        _require_within(self, 1, MOST_STEPS, "steps_per_epoch")
+        _require_within(self, 1, 4096, "threads")
+        seconds = 0 if self.seconds is None else self.seconds
+        require("seconds", 0 <= seconds <= 1e10, "a number in [0, 1e10]", seconds)
+        steps = self.planned_steps
+        require("the number of steps", steps <= MOST_STEPS, f"<= {MOST_STEPS}", steps)
+
+    @property
+    def planned_steps(self) -> int:
+        """Updates that the run was to make."""
+        train = self.config.train
+        return train.steps or train.epochs * self.steps_per_epoch
+
+    @property
+    def updates_between_records(self) -> int:
+        """As the run is now, thinned or not."""
+        return (self.thinned or self.config.track).every
+
+    @property
+    def convolutions(self) -> list[LayerInfo]:
+        """In the order of the forward pass."""
+        return [layer for layer in self.layers if layer.is_convolution]
+
+    def groups_of(self, symmetry: Symmetry | str) -> list[GroupInfo]:
+        """In the order of the forward pass."""
+        return [group for group in self.groups if group.symmetry is Symmetry(symmetry)]
+
+    def spacing(self) -> list[str]:
+        """How far apart the records are, in words; of a thinned run also how far they were.
+
+        Example: ", ".join(info.spacing())   # "a record every 400 updates, thinned from every 20"
+        """
+        now, before = self.updates_between_records, self.config.track.every
+        words = ["a record every update" if now == 1 else f"a record every {now:,} updates"]
+        if now != before:
+            words.append(f"thinned from every {'update' if before == 1 else f'{before:,}'}")
+        return words
+
+    def published(self) -> "RunInfo":
+        """The same without the settings that say where things lie on a machine."""
+        return dataclasses.replace(self, config=self.config.published())
+
+    def to_json(self) -> dict[str, object]:
+        """The content of run.json, which `read_info` reads back."""
+        return {"schema": SCHEMA, **plain(self), "config": self.config.settings}
+
+
+def read_info(content: bytes) -> RunInfo:
+    """What is in a run.json.
+
+    Error: UsageError, in one line that goes on from the name of the file.
+    Example: read_info(Path("outputs/mine/run.json").read_bytes()).model.title
+    """
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"has more than {MOST_BYTES} bytes: it does not describe a run")
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except RecursionError:
+        values = None
+    except ValueError as error:
+        raise UsageError(f"cannot be read: {in_one_line(error)}") from None
+    return info_from(values)
+
+
+def info_from(values: Any) -> RunInfo:
+    """As `read_info`, of what was in the JSON."""
+    if not isinstance(values, dict) or _is_deep(values):
+        raise UsageError("does not describe a run")
+    if "schema" in values:
+        require_schema(values["schema"])
+    try:
+        if "schema" not in values:
+            raise UsageError("schema is missing")
+        typed: dict[str, Any] = {}
+        if "config" in values:
+            typed["config"] = RecordedConfig.of(values["config"])
+        model = values.get("model")
+        if isinstance(model, dict) and isinstance(name := model.get("name"), str):
+            # Runs from before it was recorded are all of VGG: vgg16_bn
+            typed["model"] = {"family": name.removesuffix("_bn").upper(), **model}
+        return build(RunInfo, values | typed, "", recorded=True)
+    except UsageError as error:
+        raise UsageError(f"does not describe a run: {in_one_line(error)}") from None
+
+
+def require_schema(found: object) -> None:
+    """Refuse what another version wrote. Error: as in `read_info`."""
+    if type(found) is not int:
+        raise UsageError(f"has schema {found!r:.80}; this symrun reads {SCHEMA}")
+    age, remedy = ("newer", "; update symrun") if found > SCHEMA else ("older", "")
+    if found != SCHEMA:
+        writer = f"written by {'a' if age == 'newer' else 'an'} {age} symrun"
+        raise UsageError(f"has schema {found!r:.80}, {writer}: this one reads {SCHEMA}{remedy}")
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [item.values() if isinstance(item, dict) else item for item in level
+                 if isinstance(item, dict | list)]  # fmt: skip
+        level = [item for items in inner for item in items]
+    return bool(level)

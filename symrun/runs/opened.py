@@ -1,0 +1,67 @@
+"""A run as pandas tables, for notebooks and whatever else has no command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from symrun.errors import UsageError, in_one_line
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
+from symrun.runs.reading import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the disk: what it was, and its tables, each read when it is asked for.
+
+    Tables have the columns that `symrun.runs.tables` lists, and a row a unit, parameter or split at
+    each record; a law that makes no prediction is NaN.
+
+    Error: UsageError from each table if it has no records yet, or a part of it is damaged.
+    Example:
+        run = open_run("outputs/mine")
+        units = run.units(group="features.0")
+        units.pivot(index="step", columns="unit", values="measured")
+    """
+
+    path: Path
+    info: RunInfo
+
+    def units(self, symmetry: str | None = None, group: str | None = None) -> "pd.DataFrame":
+        """What was measured and predicted of each unit, of one symmetry or one group if named.
+
+        Error: UsageError also if the run has no such group.
+        """
+        wanted = {"symmetry": symmetry, "group": group}
+        equal = {name: value for name, value in wanted.items() if value is not None}
+        groups = [{"symmetry": one.symmetry.value, "group": one.group} for one in self.info.groups]
+        if not any(equal.items() <= one.items() for one in groups):
+            there = ", ".join(f"{one['symmetry']} {one['group']}" for one in groups) or "none"
+            asked = in_one_line(" ".join(equal.values())) or "at all"
+            raise UsageError(f"{self.path} has no group {asked}: it has {there}")
+        return self._table("units", **equal)
+
+    def parameters(self) -> "pd.DataFrame":
+        """The sampled parameters of each layer; without rows if none were sampled."""
+        return self._table("parameters")
+
+    def progress(self) -> "pd.DataFrame":
+        """Loss and accuracies of training and validation."""
+        return self._table("progress")
+
+    def _table(self, name: str, **equal: str) -> "pd.DataFrame":
+        rows: pd.DataFrame = read_table(RunDirectory(self.path), name, **equal).to_pandas()
+        return rows
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in the folder `path`, whatever model and data set it had.
+
+    Error: UsageError if there is none that this symrun can read.
+    Example: open_run("outputs/mine").info.config.optim.lr
+    """
+    run = RunDirectory.open(path)
+    return Run(run.path, run.info())

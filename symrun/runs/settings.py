@@ -1,0 +1,106 @@
+"""The settings that a run recorded: those that readers need typed, and all of them by name.
+
+Unlike `Config`, they ask for no model, data set or loss that this symrun knows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from symrun.config import WITHOUT_EFFECT, flat, optim_config
+from symrun.models.registry import BN_EPS
+from symrun.optimizers import OptimConfig
+from symrun.typed import build, require
+
+MOST_STEPS = 10**7
+"""That a run may plan: readers work out the time of each."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """`steps`, where given, wins over `epochs`."""
+
+    epochs: int
+    steps: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        within = f"in [1, {MOST_STEPS}]"
+        require("epochs", 1 <= self.epochs <= MOST_STEPS, within, self.epochs)
+        steps = 1 if self.steps is None else self.steps
+        require("steps", 1 <= steps <= MOST_STEPS, within, steps)
+        require("batch_size", self.batch_size >= 1, ">= 1", self.batch_size)
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    """`every`: updates between records. `parameters`: sampled in each layer."""
+
+    every: int
+    parameters: int
+
+    def __post_init__(self) -> None:
+        require("every", self.every >= 1, ">= 1", self.every)
+        require("parameters", self.parameters >= 0, ">= 0", self.parameters)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """eps: BatchNorm's; torch's own in runs that were recorded before it was a setting."""
+
+    eps: float = BN_EPS
+
+    def __post_init__(self) -> None:
+        require("eps", 0 < self.eps < math.inf, "a number > 0", self.eps)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """name: None where it was left out, as in what is published."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class RecordedConfig:
+    """settings: all that were recorded, as JSON has them."""
+
+    settings: Mapping[str, object]
+    optim: OptimConfig
+    train: TrainSettings
+    track: TrackSettings
+    seed: int
+    model: ModelSettings = ModelSettings()
+    run: RunSettings = RunSettings()
+
+    def __post_init__(self) -> None:
+        require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> "RecordedConfig":
+        """Error: UsageError for the first that is wrong."""
+        require("config", isinstance(settings, Mapping), "an object with names", repr(settings))
+        for name, value in flat(settings).items():
+            small = type(value) is not int or abs(value) < 2**63
+            require(f"config.{name}", small, "less than 2^63", value)
+        typed = {"settings": settings, "optim": optim_config(settings)}
+        return build(cls, {**settings, **typed}, "", recorded=True)
+
+    @property
+    def by_name(self) -> dict[str, object]:
+        """Every setting under its whole name, such as "optim.lr"."""
+        return flat(self.settings)
+
+    def published(self) -> "RecordedConfig":
+        """The same without the settings that have no part in what comes out, such as paths."""
+        kept: dict[str, object] = {}
+        for group, settings in self.settings.items():
+            if isinstance(settings, Mapping):
+                settings = {
+                    key: value
+                    for key, value in settings.items()
+                    if not f"{group}.{key}".startswith(WITHOUT_EFFECT)
+                }
+            if settings != {}:
+                kept[group] = settings
+        return RecordedConfig.of(kept)
