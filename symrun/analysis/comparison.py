@@ -3,7 +3,7 @@
     residual    max over units of |Q - P| / magnitude
     explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
                 broken conservation that the law accounts for; median over the units that moved
-    unexplained what is left of it, without the rounding of 1 - explained
+    unexplained 1 - explained, computed without the rounding of that difference
 
 Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
 beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). While momentum
@@ -65,31 +65,31 @@ class Comparison:
         worst: Array = self._relative(self.measured - self.predicted[law]).max(axis=1)
         return worst
 
-    def missed(self, law: str) -> Array:
-        """1 - the share explained of each unit that moved, over all records; [moved]."""
-        broken, missed = (
+    def unexplained_by_unit(self, law: str) -> Array:
+        """1 - `explained` of each unit that moved, over all records; [moved]."""
+        broken, unexplained = (
             np.square(self.measured - curve).sum(axis=0)[self.moved]
             for curve in (self.baseline, self.predicted[law])
         )
-        share: Array = missed / broken
+        share: Array = unexplained / broken
         return share
 
     def explained(self, law: str) -> float:
         """Over all records. Assumes: some unit moved."""
-        return 1 - float(np.median(self.missed(law)))
+        return 1 - float(np.median(self.unexplained_by_unit(law)))
 
     def unexplained(self, law: str) -> Array:
-        """1 - `explained`, without the rounding of it: at each record, of the time until then.
+        """1 - `explained` of the run up to each record, without its rounding; [records].
 
-        [records]; NaN before the first motion. Assumes: some unit moved.
+        NaN before the first motion. Assumes: some unit moved.
         """
         moved = self.moved
-        broken, missed = (
+        broken, unexplained = (
             np.square(self.measured - curve)[:, moved].cumsum(axis=0)
             for curve in (self.baseline, self.predicted[law])
         )
         share = np.full_like(broken, np.nan)
-        np.divide(missed, broken, out=share, where=broken > 0)
+        np.divide(unexplained, broken, out=share, where=broken > 0)
         median: Array = np.median(share, axis=1)
         return median
 
@@ -143,7 +143,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
 
 
 def at_steps(flow_times: Array, steps: NDArray[np.int64], run: RunDirectory) -> Array:
-    """The times of recorded `steps`, out of those of all steps that the run was to make.
+    """The times of the recorded `steps`; `flow_times` are those of all planned steps.
 
     Error: UsageError if tables and run.json do not belong together, or times are not finite.
     """

@@ -1,4 +1,4 @@
-"""The words of the figures about their runs: data, model, optimiser, length, how far reduced."""
+"""Titles, captions and labels: what a figure says about the runs that it shows."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -14,7 +14,7 @@ _MODEL = "<model>"
 
 
 def title(number: int, weight_decay: float, infos: Sequence[RunInfo]) -> str:
-    """Figure `number` of the paper, data and model, and whether they are the paper's.
+    """The title of figure `number` of the paper: data, model, and whether they are the paper's.
 
     `weight_decay`: the paper's, for this figure.
     """
@@ -40,7 +40,7 @@ def _setting(info: RunInfo) -> str:
 
 
 def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
-    """Whether a run is the paper's in all but its precision and its seed."""
+    """Whether a run has the paper's settings; precision and seed may differ."""
     data, model, config, optim = info.dataset, info.model, info.config, info.config.optim
     return (
         not data.synthetic
@@ -76,7 +76,7 @@ def _caption(info: RunInfo, last_step: int) -> str:
 
 
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
-    """One caption for runs that differ in settings which `varied` tells, each in words."""
+    """One caption for runs that differ only in what `varied` says in words."""
     (model,) = {info.model.title for info in infos}
     parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
@@ -106,7 +106,7 @@ def _length(info: RunInfo, last_step: int) -> list[str]:
 
 
 def _thinning(infos: Sequence[RunInfo]) -> list[str]:
-    """How far apart the records of runs are, if one of them was thinned; else nothing."""
+    """How far apart the records are, if one of the runs was thinned; else nothing."""
     if not any(info.thinned for info in infos):
         return []
     return list(dict.fromkeys(part for info in infos for part in info.spacing()))
@@ -148,7 +148,7 @@ def labels(runs: Sequence[tuple[RunInfo, Path]]) -> list[str]:
 
 
 def _folder(path: Path | str) -> str:
-    """Its name, of which nothing is read as mathematics."""
+    """The path in one line, with $ escaped, which matplotlib reads as mathematics."""
     return in_one_line(path).replace("$", r"\$")
 
 
@@ -165,7 +165,7 @@ _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
     lambda _, path: _folder(path.name),
     lambda _, path: _folder(path),
 )
-"""Words in which runs may differ, those that say most first."""
+"""What may tell two runs apart, the most telling first."""
 
 
 def law_label(infos: Iterable[RunInfo]) -> str:
@@ -179,7 +179,7 @@ def law_label(infos: Iterable[RunInfo]) -> str:
 
 
 def step_label(info: RunInfo) -> str:
-    """Of an x axis of steps: how time follows from them."""
+    """The label of an x axis of steps; where lr is constant, also how time follows from them."""
     optim = info.config.optim
     if optim.schedule is Schedule.constant:
         return f"Step $n$  (time $t = ηn$, $η$ = {optim.lr:g})"

@@ -142,7 +142,7 @@ class Family:
     def _refuse_unlike(
         self, figure: str, given: Sequence[RunDirectory], families: list[dict[str, RunDirectory]]
     ) -> None:
-        """Every run that a user gave is drawn, or none is."""
+        """Error: UsageError unless every run that the user gave can be drawn."""
         first, drawn = given[0].info(), [run for family in families for run in family.values()]
         for run in given:
             if run not in drawn:
@@ -167,13 +167,13 @@ class Family:
 
 
 _FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
-"""Runs may differ in them and still belong together."""
+"""How the settings begin in which runs may differ and still belong together."""
 
 _ALIKE = {
     "dataset": "the images of its data set",
     **dict.fromkeys(("model", "layers", "groups"), "its network"),
 }
-"""What else is the same in runs that belong together."""
+"""The parts of run.json that runs share if they belong together, and what they are."""
 
 
 def _settings(info: RunInfo) -> dict[str, object]:

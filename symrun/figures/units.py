@@ -1,4 +1,4 @@
-"""How well each law predicts every single unit: what it leaves unexplained, unit by unit."""
+"""How well each law predicts every single unit: the share that it leaves unexplained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -61,21 +61,21 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         last_step = max(last_step, int(group.steps[-1]))
         counts[group.symmetry] = counts.get(group.symmetry, 0) + group.moved.size
         if group.moved.any():
-            found.setdefault(group.symmetry, []).append(_missed(group))
+            found.setdefault(group.symmetry, []).append(_unexplained(group))
     if not found:
         nothing = "no unit moved: nothing was broken that a law could explain"
         raise UsageError(f"{run.path}: {nothing}")
-    missed = {
+    unexplained = {
         symmetry: {law: _pooled(found[symmetry], law) for law in laws}
         for symmetry in counts
         if symmetry in found
     }
     heading = f"How well each law predicts each unit, on {settings([info])}"
-    size = (max(2.5 * len(missed) + 0.6, 5.2), 3.2)
+    size = (max(2.5 * len(unexplained) + 0.6, 5.2), 3.2)
     figure, panels = frame(size, heading, captions([(info, last_step)]))
-    places = panels.subplots(1, len(missed), squeeze=False, sharex=True, sharey=True)[0]
-    limits = _limits([shares for by_law in missed.values() for shares in by_law.values()])
-    for axes, (symmetry, by_law) in zip(places, missed.items(), strict=True):
+    places = panels.subplots(1, len(unexplained), squeeze=False, sharex=True, sharey=True)[0]
+    limits = _limits([shares for by_law in unexplained.values() for shares in by_law.values()])
+    for axes, (symmetry, by_law) in zip(places, unexplained.items(), strict=True):
         _draw_panel(axes, by_law, limits)
         moved = by_law[laws[0]].size
         title = f"{symmetry.capitalize()}: {moved:,} of {counts[symmetry]:,} units moved"
@@ -87,9 +87,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _missed(group: Comparison) -> dict[str, Array]:
-    """By law. Apart from `draw`, whose loop would keep the curves of a group beside the next's."""
-    return {law: group.missed(law) for law in group.predicted}
+def _unexplained(group: Comparison) -> dict[str, Array]:
+    """By law. In a function of its own, so that `draw` does not hold the curves of two groups."""
+    return {law: group.unexplained_by_unit(law) for law in group.predicted}
 
 
 def _pooled(groups: Sequence[dict[str, Array]], law: str) -> Array:

@@ -1,4 +1,4 @@
-"""What runs show, told in one page: their figures, how good each law was, what it cost."""
+"""One page about runs: their figures, how good each law was, how long they took."""
 
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import report

@@ -1,4 +1,4 @@
-"""What is told of a run once its tables are left behind: small enough to be published."""
+"""What a report says of a run, without its tables: small enough to be published."""
 
 import contextlib
 import csv
@@ -78,7 +78,7 @@ class Evidence:
 
 
 def evidence(name: str, run: RunDirectory) -> Evidence:
-    """What there is to tell of `run`, under `name`.
+    """The evidence of `run`, under `name`.
 
     Error: UsageError if it has fewer than two records.
     Example: evidence("fig1", RunDirectory.open("outputs/fig1/...")).save(Path("docs/results"))
@@ -116,12 +116,12 @@ def _summaries(groups: Iterator[Comparison]) -> Iterator[Summary]:
 
 @dataclass(frozen=True)
 class _Group:
-    """What a summary needs of a group. missed[law] [moved], residual[law]: of laws there are."""
+    """What a summary needs of a group; unexplained[law] is [moved], residual[law] the largest."""
 
     units: int
     moved: int
     motion: float
-    missed: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+    unexplained: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
     residual: dict[str, float]
 
     @classmethod
@@ -131,7 +131,7 @@ class _Group:
             group.moved.size,
             int(group.moved.sum()),
             float(group.motion.max()),
-            {law: group.missed(law) for law in laws},
+            {law: group.unexplained_by_unit(law) for law in laws},
             {law: float(group.residual(law).max()) for law in laws},
         )
 
@@ -139,15 +139,15 @@ class _Group:
 def _summary(symmetry: str, law: str, parts: list[_Group]) -> Summary:
     units, moved = sum(part.units for part in parts), sum(part.moved for part in parts)
     motion = max(part.motion for part in parts)
-    known = [part.missed[law] for part in parts if law in part.missed]
+    known = [part.unexplained[law] for part in parts if law in part.unexplained]
     residuals = [part.residual[law] for part in parts if law in part.residual]
     residual = float(np.max(residuals)) if residuals else None  # max() alone can pass over NaN
     explained: list[float | None] = [None, None, None]
     if known and moved:
-        missed = np.concatenate(known)
-        of_99 = np.quantile(missed, 0.99, method="inverted_cdf")
+        unexplained = np.concatenate(known)
+        of_99 = np.quantile(unexplained, 0.99, method="inverted_cdf")
         worst = np.max([np.median(one) for one in known if one.size])
-        explained = [1 - float(share) for share in (np.median(missed), of_99, worst)]
+        explained = [1 - float(share) for share in (np.median(unexplained), of_99, worst)]
     return Summary(symmetry, law, units, moved, residual, motion, *explained)
 
 

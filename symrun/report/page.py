@@ -1,4 +1,4 @@
-"""What a page says of runs: what they were, how good each law was, what it cost."""
+"""A page about runs: what they were, how good each law was, how long they took."""
 
 import math
 import statistics
@@ -38,20 +38,21 @@ rounding alone."""
 
 
 def report(runs: Sequence[RunDirectory], out: Path, warn: Warn) -> Path:
-    """One self-contained HTML page about `runs`, written to `out`. warn: told what it lacks.
+    """One self-contained HTML page about `runs`, written to `out`.
 
+    warn: called with each figure that is left out.
     Error: UsageError if a run has fewer than two records, or `out` cannot be written.
     Example: report([RunDirectory.open("outputs/fig1/...")], Path("report.html"), print)
     """
     named = dict(zip(_names(runs), runs, strict=True))
-    told = [evidence(name, run) for name, run in named.items()]
+    evidences = [evidence(name, run) for name, run in named.items()]
     with tempfile.TemporaryDirectory() as folder:
         drawn = list(draw(named, Path(folder), ["png"], warn))
         pictures = [Picture(title, png=path.read_bytes()) for title, path in drawn]
-    title = f"symrun: {settings(one.setup for one in told)}"
+    title = f"symrun: {settings(one.setup for one in evidences)}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        page = as_html(title, [Heading(title, 1), *section(told, pictures)])
+        page = as_html(title, [Heading(title, 1), *section(evidences, pictures)])
         out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from None
@@ -59,7 +60,7 @@ def report(runs: Sequence[RunDirectory], out: Path, warn: Warn) -> Path:
 
 
 def _names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Of each run the end of its path that no other shares.
+    """For each run the end of its path, as much of it as tells the runs apart.
 
     Error: UsageError for a run that is given twice.
     """
@@ -73,14 +74,14 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
         parts += 1
 
 
-def section(told: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[Block]:
-    """What there is to say of runs that belong together, after a heading."""
-    yield runs_table(told)
-    yield machine(told)
+def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[Block]:
+    """The blocks about runs that belong together, which follow a heading."""
+    yield runs_table(evidences)
+    yield machine(evidences)
     yield from pictures
     yield Paragraph(f"{_laws()}. {_NUMBERS}")
-    yield laws_table(told)
-    if bars := bars_table(told):
+    yield laws_table(evidences)
+    if bars := bars_table(evidences):
         yield bars
 
 
@@ -94,7 +95,7 @@ def draw(
     """Each figure of the page, drawn into `folder`; its title and the first of its files.
 
     progress: the name of the file of the one that all runs share.
-    One that cannot be drawn, such as that of a run in which no unit moved, is told and left out.
+    One that cannot be drawn, as where no unit moved, is left out with a warning.
     Error: UsageError if a file cannot be written.
     """
     for title, kind, name, chosen in _figures(runs, progress):
@@ -130,11 +131,11 @@ def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:
     return True
 
 
-def runs_table(told: Sequence[Evidence]) -> Table:
+def runs_table(evidences: Sequence[Evidence]) -> Table:
     """What each run was, how well it learned, how long it took."""
     head = ["run", "network", "optimiser", "epochs", "updates", "training loss"]
     head += ["top-1", "top-5", "at chance until update", "time", "images/s"]
-    return Table(head, [_run_row(one) for one in told])
+    return Table(head, [_run_row(one) for one in evidences])
 
 
 def _run_row(one: Evidence) -> list[str]:
@@ -165,7 +166,7 @@ def _network(setup: RunInfo) -> str:
 
 
 def _updates(setup: RunInfo, last: int) -> str:
-    """How many a run made, and what befell it."""
+    """How many updates a run made, and whether it broke off, diverged or was resumed."""
     words = [f"{last:,}"]
     if setup.status is not Status.finished:
         words = [f"{last:,} of {setup.planned_steps:,}", setup.status]
@@ -183,7 +184,7 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def _chance(training: Sequence[dict[str, Any]], classes: int) -> str:
-    """The update from which on the loss stays 1 % below ln(classes), that of equal odds."""
+    """The update after which the loss stays 1 % below ln(classes), the loss of a pure guess."""
     rows = [row for row in training if row["loss"] is not None and math.isfinite(row["loss"])]
     above = [place for place, row in enumerate(rows) if row["loss"] >= 0.99 * math.log(classes)]
     first = above[-1] + 1 if above else 0
@@ -197,10 +198,10 @@ def _time(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-def machine(told: Sequence[Evidence]) -> Paragraph:
-    """Data, precision, hardware and versions; of runs that differ in them, of each."""
+def machine(evidences: Sequence[Evidence]) -> Paragraph:
+    """Data, precision, hardware and versions, once where all runs share them."""
     names: dict[str, list[str]] = {}
-    for one in told:
+    for one in evidences:
         names.setdefault(circumstances(one.setup), []).append(f"`{one.name}`")
     if len(names) == 1:
         return Paragraph(*names)
@@ -208,7 +209,7 @@ def machine(told: Sequence[Evidence]) -> Paragraph:
 
 
 def circumstances(setup: RunInfo) -> str:
-    """Of a run: data, precision, hardware, versions, seed and how often it was recorded."""
+    """A run's data, precision, hardware, versions, seed and spacing of records, in one line."""
     data, versions = setup.dataset, setup.versions
     processor = setup.hardware.processor if setup.hardware else "CPU"
     cpu = f"{processor}, {setup.threads or '?'} threads"
@@ -237,11 +238,11 @@ def _laws() -> str:
 _VERSIONS = ("symrun", "torch", "cuda", "python")
 
 
-def laws_table(told: Sequence[Evidence]) -> Table:
+def laws_table(evidences: Sequence[Evidence]) -> Table:
     """Every law in every symmetry of every run."""
     head = ["run", "symmetry", "law", "units", "moved"]
     head += ["explained, median", "99 in 100 units", "worst layer", "residual", "motion"]
-    return Table(head, [_law_row(one.name, row) for one in told for row in one.summary])
+    return Table(head, [_law_row(one.name, row) for one in evidences for row in one.summary])
 
 
 def _law_row(name: str, row: Summary) -> list[str]:
@@ -257,11 +258,11 @@ def _percent(share: float | None) -> str:
     return f"{math.floor(share * 1e7) / 1e5:.5f}"
 
 
-def bars_table(told: Sequence[Evidence]) -> Table | None:
-    """What was to be shown of each run, and whether it was; None if no law predicts any."""
+def bars_table(evidences: Sequence[Evidence]) -> Table | None:
+    """Each bar, and whether each run clears it; None if no law predicts any run."""
     rows = [
         [f"`{one.name}`", row.symmetry, what, *_verdict(one.setup, getattr(row, key), key, bar)]
-        for one in told
+        for one in evidences
         for what, law, key, bar in _BARS
         for row in one.summary
         if row.law == law

@@ -73,7 +73,7 @@ class RunDirectory:
                 raise UsageError(f"run.dir={path} exists already; {remedy}")
 
     def _is_abandoned(self) -> bool:
-        """Whether nothing lies here but what a run leaves that was killed before it started."""
+        """Whether nothing lies here but the folder of a run that was killed before it started."""
         skeleton = {self._lock, *map(self.table, TABLES), self.table("")}
         drafts = f".{self.run_json.name}-"
         left = (path for path in self.path.rglob("*") if path not in skeleton)
@@ -97,10 +97,10 @@ class RunDirectory:
             yield
 
     def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
-        """Remove what was written after the checkpoint of `step`: all but so many parts of each
-        table, later checkpoints, and what a kill left of files that were never whole.
+        """Remove what was written after the checkpoint of `step`.
 
-        The last first, so that readers find whole tables meanwhile. Assumes: locked.
+        parts: how many of each table stay. Later checkpoints and unfinished files go too. Parts are
+        removed from the last, so that readers find whole tables meanwhile. Assumes: locked.
         Error: UsageError, and nothing is removed, if a part is missing.
         """
         for table in TABLES:

@@ -1,4 +1,4 @@
-"""What run.json says of a run, typed. It is checked once, here; whoever reads it can rely on it.
+"""run.json, typed: it is checked once, here, and its readers can rely on it.
 
 A run may come from another version, from a damaged disk, from another program. So nothing here
 asks which models, data sets or losses this symrun has, and what it does not know is passed over.
@@ -21,10 +21,10 @@ SCHEMA = 3
 """Version of run.json and of the tables."""
 
 MOST_BYTES = 2**22
-"""Of a run.json that is read: that of VGG19 has some hundredth of it."""
+"""The largest run.json that is read; that of VGG19 is a hundred times smaller."""
 
 _DEEPEST = 16
-"""Levels of values inside values; so that nothing that walks them runs out of stack."""
+"""How deep values may be nested, so that nothing that walks them runs out of stack."""
 
 
 def _require_lines(record: object, *names: str) -> None:
@@ -296,7 +296,7 @@ def read_info(content: bytes) -> RunInfo:
 
 
 def info_from(values: Any) -> RunInfo:
-    """As `read_info`, of what was in the JSON."""
+    """As `read_info`, from the values that the JSON held."""
     if not isinstance(values, dict) or _is_deep(values):
         raise UsageError("does not describe a run")
     if "schema" in values:

@@ -13,7 +13,7 @@ from symrun.optimizers import OptimConfig
 from symrun.typed import build, require
 
 MOST_STEPS = 10**7
-"""That a run may plan: readers work out the time of each."""
+"""The most updates a run may plan: readers compute the time of each."""
 
 
 @dataclass(frozen=True)

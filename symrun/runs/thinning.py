@@ -251,7 +251,7 @@ def _require_new(target: Path, run: RunDirectory) -> None:
 
 @contextlib.contextmanager
 def _draft_of(target: Path) -> Iterator[Path]:
-    """As `complete_or_absent`. Error: RunError if the disk refuses."""
+    """As `complete_or_absent`, but a refusal of the disk is a RunError."""
     try:
         with complete_or_absent(target) as draft:
             yield draft
