@@ -49,7 +49,7 @@ from symrun.errors import Diverged
 from symrun.figures.captions import captions, power, settings_and_papers
 from symrun.figures.style import frame, save, styled
 from symrun.files import complete_or_absent
-from symrun.launch import compose, warn
+from symrun.launch import compose
 from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
 from symrun.runs.directory import RunDirectory
@@ -153,10 +153,13 @@ def trained(study: Sequence[Member]) -> Iterator[tuple[Member, RunDirectory]]:
             if member.config not in runs:
                 runs[member.config] = None
                 try:
-                    path = train_member(member.config, warn, stop)
+                    path = train_member(member.config, stop)
                     runs[member.config] = RunDirectory.open(path)
                 except Diverged as error:
-                    warn(f"{member.effect} {member.value} is left out: {error}")
+                    print(
+                        f"limits: {member.effect} {member.value} is left out: {error}",
+                        file=sys.stderr,
+                    )
             if run := runs[member.config]:
                 yield member, run
 

@@ -20,7 +20,6 @@ from symrun.cli import exit_code
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings, settings_and_papers
 from symrun.files import complete_or_absent
-from symrun.launch import warn
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_markdown
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import circumstances, draw, section
@@ -76,7 +75,7 @@ def publish(folder: Path, runs: dict[str, RunDirectory], add: bool = False) -> N
             path.unlink()
     for one in told:
         one.save(folder)
-    for _, path in draw(runs, folder, ["png", "pdf"], warn, progress):
+    for _, path in draw(runs, folder, ["png", "pdf"], progress):
         print(path)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST_BYTES:

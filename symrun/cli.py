@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import math
 import os
 import sys
@@ -229,11 +230,26 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
+class _OneLine(logging.Handler):
+    """Shows a warning as one line on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"symrun: {record.levelname.lower()}: {record.getMessage()}"
+        tqdm = sys.modules.get("tqdm")
+        (tqdm.tqdm.write if tqdm else print)(line, file=sys.stderr)
+
+
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"symrun: {message}", file=sys.stderr)
-        yield
+    """Warnings of symrun's own, and those that other libraries give."""
+    log, handler = logging.getLogger("symrun"), _OneLine()
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: log.warning("%s", message)
+            yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -296,13 +312,12 @@ def _check_constraints(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from symrun.launch import warn
     from symrun.report import report
     from symrun.runs.directory import RunDirectory
 
     with _warnings_in_one_line():
         runs = [RunDirectory.open(path) for path in options.runs]
-        print(report(runs, options.out or runs[0].path / "report.html", warn))
+        print(report(runs, options.out or runs[0].path / "report.html"))
     return 0
 
 

@@ -2,13 +2,15 @@
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
             warning = "the file system has no locks: nothing keeps two processes apart"
-            warnings.warn(f"{path.parent}: {warning}", stacklevel=3)
+            _log.warning("%s: %s", path.parent, warning)
         yield
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """Hydra's side of `symrun train`: from overrides to a typed configuration to a run."""
 
 import copy
+import logging
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from symrun.symmetry import Symmetry
 from symrun.training.signals import StopRequest
 
 _PACKAGE = Path(__file__).parent
+_log = logging.getLogger(__name__)
 
 
 def configs() -> Path:
@@ -61,10 +63,10 @@ def launch(arguments: list[str]) -> None:
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             config = _typed(settings)
-            path = (train_member if sweep else train)(config, warn, stop)
+            path = (train_member if sweep else train)(config, stop)
         except SymrunError as error:
             if sweep and isinstance(error, Busy):
-                warn(f"{error}: passed over")
+                _log.warning("%s: passed over", error)
                 return
             if sweep and not isinstance(error, Interrupted):
                 print(f"symrun: {error}", file=sys.stderr)
@@ -107,7 +109,7 @@ def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
-        _print_run(resume(run, config, anyway, warn, stop))
+        _print_run(resume(run, config, anyway, stop))
 
 
 def _overridden(settings: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
@@ -136,10 +138,6 @@ def _print_run(path: Path) -> None:
     figure = f"fig1 {quoted}" if has_filters else f"fig5 {quoted} RUN_WITH_BN"
     print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
     print(path, flush=True)
-
-
-def warn(message: str) -> None:
-    print(f"symrun: warning: {message}", file=sys.stderr)
 
 
 def _typed(settings: DictConfig) -> Config:

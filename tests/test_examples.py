@@ -8,8 +8,10 @@ import math
 import re
 import shutil
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from symrun.data.source import open_source
 from symrun.launch import compose
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import Status
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import find_structure
 from symrun.tracking import Tracker
@@ -54,12 +57,10 @@ def examples():
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
-    return RunDirectory.open(
-        train(compose([*SMALL, "train.steps=4", f"run.dir={folder}/run"]), print)
-    )
+    return RunDirectory.open(train(compose([*SMALL, "train.steps=4", f"run.dir={folder}/run"])))
 
 
-def names(run, folder, source, new):
+def names(run, folder, source, new, stopped):
     """What examples take as given."""
     config = compose([*SMALL, "train.steps=4"])
     dataset, plan = load(config.data), Plan.of(config)
@@ -80,6 +81,8 @@ def names(run, folder, source, new):
         "optim": config.optim,
         "run": RunDirectory.create(folder / "new", "") if new else run,
         "source": source,
+        "plt": plt,
+        "stopped": stopped,
     }
 
 
@@ -95,8 +98,11 @@ def test_an_example_runs(module, code, small_run, tmp_path, monkeypatch):
         tree.body[-1] = ast.Assert(test=tree.body[-1].value)
         ast.fix_missing_locations(tree)
     new = "TableWriter(run)" in code
+    stopped = RunDirectory.open("outputs/mine")
+    if "stopped" in code:
+        stopped.write_info(replace(stopped.info(), status=Status.interrupted))
     Path("train/a/images").mkdir(parents=True)
     Image.new("RGB", (64, 64)).save("train/a/images/a_0.JPEG", "JPEG")
     with open_source(tmp_path) as source:
-        given = names(small_run, tmp_path, source, new)
+        given = names(small_run, tmp_path, source, new, stopped)
         exec(compile(tree, f"<example in {module}>", "exec"), given | here)

@@ -98,7 +98,7 @@ def test_weights_are_bit_identical_with_and_without_the_tracker(tmp_path, optim,
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
 def test_every_precision_trains_and_the_exact_law_audits_it(tmp_path, precision):
-    path = train(compose([*SMALL, f"precision={precision}", f"run.dir={tmp_path}/run"]), print)
+    path = train(compose([*SMALL, f"precision={precision}", f"run.dir={tmp_path}/run"]))
     run = RunDirectory.open(path)
     assert run.info().device == torch.cuda.get_device_name()
     assert run.info().cudnn_benchmark is False  # it would take other algorithms each time
@@ -122,7 +122,7 @@ def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, opti
     tables = {}
     for graph in ("true", "false"):
         settings = [f"precision={precision}", f"train.cuda_graph={graph}", "train.steps=100"]
-        path = train(compose([*SMALL, *optim, *settings, f"run.dir={tmp_path}/{graph}"]), print)
+        path = train(compose([*SMALL, *optim, *settings, f"run.dir={tmp_path}/{graph}"]))
         run = RunDirectory.open(path)
         tables[graph] = pd.read_parquet(run.table("units"))
     pd.testing.assert_frame_equal(tables["true"], tables["false"], check_exact=True)
@@ -132,7 +132,7 @@ def test_graphs_train_and_record_as_single_launches_do(tmp_path, precision, opti
 def test_a_run_that_need_not_be_deterministic_takes_the_fastest_algorithms(tmp_path, how):
     """Of three epochs, so that cuDNN meets the smaller last batch, and validation's, as well."""
     settings = ["deterministic=false", "precision=bf16", "train.steps=100", *how]
-    path = train(compose([*SMALL, *settings, f"run.dir={tmp_path}/run"]), print)
+    path = train(compose([*SMALL, *settings, f"run.dir={tmp_path}/run"]))
     run = RunDirectory.open(path)
     assert run.info().cudnn_benchmark is True and run.info().status == "finished"
     assert all(row.residual <= 2 * 101 * 2.0**-24 for row in agreement(run) if row.law == "exact")
@@ -161,7 +161,7 @@ def test_the_tracker_takes_little_memory_and_no_more_over_time(tmp_path):
 @pytest.mark.parametrize(("how", "optim"), WAYS, ids=named)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
     settings = [*SMALL, *optim, *how]
-    whole = train(compose([*settings, f"run.dir={tmp_path}/whole"]), print)
+    whole = train(compose([*settings, f"run.dir={tmp_path}/whole"]))
     stop, updated = StopRequest(), Progress.updated
 
     def signalled(self, images):
@@ -171,8 +171,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, optim, how):
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "updated", signalled)
         with pytest.raises(Stopped):
-            train(compose([*settings, f"run.dir={tmp_path}/run"]), print, stop)
+            train(compose([*settings, f"run.dir={tmp_path}/run"]), stop)
     run = RunDirectory.open(tmp_path / "run")
-    resume(run, Config.from_mapping(run.info().config.settings), False, print)
+    resume(run, Config.from_mapping(run.info().config.settings), False)
     for name, frame in tables(whole).items():
         pd.testing.assert_frame_equal(frame, tables(run.path)[name], check_exact=True)

@@ -13,7 +13,7 @@ within CONSERVED of its baseline did not move: there `explained` would compare r
 rounding.
 """
 
-import warnings
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,8 @@ from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS, unit_curves
 from symrun.schedule import times
+
+_log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -125,7 +127,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
         if diverged and not warned:
             warned = True
             where = f"{group.group} is not finite after step {curves.steps[records - 1]}"
-            warnings.warn(f"{run.path} diverged: {where}; compared up to there", stacklevel=2)
+            _log.warning("%s diverged: %s; compared up to there", run.path, where)
         values = {name: curves.values[name][:records] for name in columns}
         steps, measured = curves.steps[:records], values["measured"]
         recorded = at_steps(flow_times, steps, run)

@@ -64,7 +64,7 @@ def select_runs(
     `candidates`: where to look without `runs`, newest first; None: all below outputs/.
 
     Error: UsageError for an unknown figure, a run that is missing, does not fit or is left over.
-    Example: select_runs("fig5", [])
+    Example: select_runs("fig1", [])
     """
 
     def found() -> list[RunDirectory]:

@@ -115,7 +115,7 @@ class Trajectory(Line2D):
     points [2, points]; `look`: Line2D's own. `head`: whether a triangle at its end shows where it
     goes, which it does on axes of equal scales.
 
-    Example: axes.add_line(Trajectory(np.array([[0, 1, 2], [0, 1, 4]]), head=True))
+    Example: plt.gca().add_line(Trajectory(np.array([[0, 1, 2], [0, 1, 4]]), head=True))
     """
 
     def __init__(self, points: NDArray[np.float64], head: bool = False, **look: Any) -> None:

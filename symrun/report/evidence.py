@@ -81,7 +81,7 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     """The evidence of `run`, under `name`.
 
     Error: UsageError if it has fewer than two records.
-    Example: evidence("fig1", RunDirectory.open("outputs/fig1/...")).save(Path("docs/results"))
+    Example: evidence("fig1", RunDirectory.open("outputs/mine")).save(Path("docs/results"))
     """
     rows = json.loads(as_json(list(agreement(run))))["rows"]
     summary = list(_summaries(comparisons(run)))

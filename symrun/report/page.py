@@ -1,9 +1,10 @@
 """A page about runs: what they were, how good each law was, how long they took."""
 
+import logging
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from symrun.report.evidence import Evidence, Summary, evidence
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 
-Warn = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 _NUMBERS = (
     "Explained is the share of the broken conservation that a law accounts for, in percent and "
@@ -37,17 +38,16 @@ Those on shares are for scale and rescale: with a constant weight decay translat
 rounding alone."""
 
 
-def report(runs: Sequence[RunDirectory], out: Path, warn: Warn) -> Path:
+def report(runs: Sequence[RunDirectory], out: Path) -> Path:
     """One self-contained HTML page about `runs`, written to `out`.
 
-    warn: called with each figure that is left out.
     Error: UsageError if a run has fewer than two records, or `out` cannot be written.
-    Example: report([RunDirectory.open("outputs/fig1/...")], Path("report.html"), print)
+    Example: report([RunDirectory.open("outputs/mine")], Path("report.html"))
     """
     named = dict(zip(_names(runs), runs, strict=True))
     evidences = [evidence(name, run) for name, run in named.items()]
     with tempfile.TemporaryDirectory() as folder:
-        drawn = list(draw(named, Path(folder), ["png"], warn))
+        drawn = list(draw(named, Path(folder), ["png"]))
         pictures = [Picture(title, png=path.read_bytes()) for title, path in drawn]
     title = f"symrun: {settings(one.setup for one in evidences)}"
     try:
@@ -89,7 +89,6 @@ def draw(
     runs: dict[str, RunDirectory],
     folder: Path,
     formats: Sequence[str],
-    warn: Warn,
     progress: str = "progress",
 ) -> Iterator[tuple[str, Path]]:
     """Each figure of the page, drawn into `folder`; its title and the first of its files.
@@ -102,7 +101,7 @@ def draw(
         try:
             figure = FIGURES[kind].draw(FIGURES[kind].RUNS.choose(kind, chosen, list))
         except UsageError as error:
-            warn(f"without {name}: {error}")
+            _log.warning("without %s: %s", name, error)
             continue
         yield title, save(figure, folder, name, formats)[0]
 

@@ -5,8 +5,9 @@ its checksums are right. It holds a dictionary; "model" are the weights, as `mod
 gave them after `step` updates.
 """
 
+import logging
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,8 @@ from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import SCHEMA
 
 Content = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(run: RunDirectory, step: int, content: Mapping[str, Any], keep: int) -> None:
@@ -51,13 +54,13 @@ def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]
             yield step, error
 
 
-def last_whole_checkpoint(run: RunDirectory, warn: Callable[[str], None]) -> Content | None:
+def last_whole_checkpoint(run: RunDirectory) -> Content | None:
     """The newest one that a run can go on from, with a warning for each that is damaged."""
     for step, content in checkpoints(run):
         if isinstance(content, UsageError):
-            warn(f"passed over: {content}")
+            _log.warning("passed over: %s", content)
         elif not _is_of_a_run(content):
-            warn(f"passed over: {run.checkpoint(step)} holds no checkpoint of a run")
+            _log.warning("passed over: %s holds no checkpoint of a run", run.checkpoint(step))
         else:
             return content
     return None

@@ -22,7 +22,7 @@ class RunDirectory:
     """The files of one run.
 
     Example:
-        run = RunDirectory.open("outputs/fig1/2026-01-31_12-00-00")
+        run = RunDirectory.open("outputs/mine")
         run.info().config.optim.lr
     """
 

@@ -261,7 +261,7 @@ class RunInfo:
     def spacing(self) -> list[str]:
         """How far apart the records are, in words; of a thinned run also how far they were.
 
-        Example: ", ".join(info.spacing())   # "a record every 400 updates, thinned from every 20"
+        Example: run.info().spacing() == ["a record every update"]
         """
         now, before = self.updates_between_records, self.config.track.every
         words = ["a record every update" if now == 1 else f"a record every {now:,} updates"]

@@ -1,10 +1,10 @@
 """Tables written in the background, as parts that are complete or absent."""
 
 import itertools
+import logging
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, Self
@@ -17,6 +17,8 @@ from symrun.errors import RunError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.reading import seal
+
+_log = logging.getLogger(__name__)
 
 Record = Callable[[], pa.Table]
 
@@ -81,7 +83,7 @@ class TableWriter:
             self._behind = True
             tables = self._run.path / "tables"
             remedy = "a larger track.every records less"
-            warnings.warn(f"{tables}: training waits for a slow disk; {remedy}", stacklevel=2)
+            _log.warning("%s: training waits for a slow disk; %s", tables, remedy)
         self._queue.put(lambda: self._append(table, record))
 
     def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:

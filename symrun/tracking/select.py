@@ -1,7 +1,7 @@
 """Plain torch or the kernel on a GPU: which of them sums over units in a run."""
 
 import importlib.util
-import warnings
+import logging
 from typing import Protocol
 
 import torch
@@ -12,6 +12,8 @@ from symrun.errors import RunError, UsageError
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.reductions import Reductions
 from symrun.tracking.torch_sums import TorchSums
+
+_log = logging.getLogger(__name__)
 
 
 class UnitSums(Protocol):
@@ -43,7 +45,7 @@ def select_sums(kind: Sums, reductions: Reductions, momentum: Momentum | None) -
         return kernel
     if kind is Sums.triton:
         raise RunError(f"track.sums=triton cannot be had: the kernel {reason}; try track.sums=auto")
-    warnings.warn(f"measuring with torch, as the kernel {reason}", stacklevel=2)
+    _log.warning("measuring with torch, as the kernel %s", reason)
     return reference
 
 

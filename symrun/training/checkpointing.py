@@ -1,5 +1,7 @@
 """Checkpoints while a run trains, and its end when a signal asks for it or when it diverged."""
 
+import logging
+
 from symrun.config import OnDivergence
 from symrun.errors import Diverged, Stopped
 from symrun.runs.checkpoint import save_checkpoint
@@ -7,6 +9,8 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.training.signals import StopRequest
 from symrun.training.state import State
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpointer:
@@ -68,4 +72,4 @@ class Checkpointer:
         if self._settings.on_divergence is OnDivergence.stop:
             raise Diverged(str(diverged))
         self._warned = True
-        self._state.progress.say(f"symrun: warning: {diverged}")
+        _log.warning("%s", diverged)

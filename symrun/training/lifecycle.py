@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import logging
 import shlex
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -29,20 +29,20 @@ from symrun.training.setup import Training, make_tracker, prepare
 from symrun.training.signals import StopRequest
 from symrun.training.state import Content, State
 
-Warn = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 _SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence")
 """How settings begin in which two members of a sweep may differ and still be the same."""
 
 
-def train(config: Config, warn: Warn, stop: StopRequest | None = None) -> Path:
+def train(config: Config, stop: StopRequest | None = None) -> Path:
     """Train as configured into a run folder of its own, and return that folder.
 
     stop: ends it early, with everything saved.
 
     Error: UsageError before anything was trained, leaving no folder behind; Diverged, RunError and
     Interrupted later, with the tables readable up to there.
-    Example: train(compose(["experiment=quickstart_bn", "train.steps=10"]), print)
+    Example: train(compose(["experiment=quickstart_bn", "train.steps=10"]))
     """
     plan = Plan.of(config)
     run = RunDirectory.create(config.run.dir, config.run.name)
@@ -56,16 +56,12 @@ def train(config: Config, warn: Warn, stop: StopRequest | None = None) -> Path:
             if isinstance(error, OSError):
                 raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
             raise
-        _Life(run, training, warn, stop or StopRequest()).to_the_end(None)
+        _Life(run, training, stop or StopRequest()).to_the_end(None)
     return run.path
 
 
 def resume(
-    run: RunDirectory,
-    config: Config,
-    anyway: bool,
-    warn: Warn,
-    stop: StopRequest | None = None,
+    run: RunDirectory, config: Config, anyway: bool, stop: StopRequest | None = None
 ) -> Path:
     """Go on with a run from its last good checkpoint, bit for bit, and return its folder.
 
@@ -74,18 +70,18 @@ def resume(
 
     Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
     written by another process, or would not be what it was; later as in `train`.
-    Example: resume(stopped, Config.from_mapping(stopped.info().config.settings), False, print)
+    Example: resume(stopped, Config.from_mapping(stopped.info().config.settings), anyway=True)
     """
     if run.info().thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
     with run.locked():
         if run.info().status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
-        _resume(run, config, anyway, warn, stop or StopRequest())
+        _resume(run, config, anyway, stop or StopRequest())
     return run.path
 
 
-def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
+def train_member(config: Config, stop: StopRequest) -> Path:
     """Train a member of a sweep, resume it if it broke off, or find it finished.
 
     An earlier run is that member if settings, device and code are the same; `run.again` trains it
@@ -95,16 +91,16 @@ def train_member(config: Config, warn: Warn, stop: StopRequest) -> Path:
     """
     run = None if config.run.again else earlier_run(config)
     if run is None:
-        return train(config, warn, stop)
+        return train(config, stop)
     with run.locked():
         info = run.info()
         if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
         if info.status is not Status.finished:
-            warn(f"{run.path} was started already, and goes on")
-            _resume(run, Config.from_mapping(info.config.settings), False, warn, stop)
+            _log.warning("%s was started already, and goes on", run.path)
+            _resume(run, Config.from_mapping(info.config.settings), False, stop)
         else:
-            warn(f"{run.path} is finished already: run.again=true trains it again")
+            _log.warning("%s is finished already: run.again=true trains it again", run.path)
     return run.path
 
 
@@ -133,9 +129,9 @@ def _prepared(plan: Plan) -> tuple[Training, Dataset]:
         raise RunError("the data set or the network does not fit into the GPU") from None
 
 
-def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: StopRequest) -> None:
+def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) -> None:
     info, plan = run.info(), Plan.of(config)
-    checkpoint = last_whole_checkpoint(run, warn)
+    checkpoint = last_whole_checkpoint(run)
     recorded = checkpoint["config"] if checkpoint is not None else info.config.settings
     reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
     goes_on = config.train.on_divergence is OnDivergence.go_on
@@ -145,14 +141,14 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
         reason = "; ".join(reasons)
         raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
     for reason in reasons:
-        warn(f"goes on all the same: {reason}")
+        _log.warning("goes on all the same: %s", reason)
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
         run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
         return
     device = device_title(plan.device)
     if device != info.device:
-        warn(f"not the same bits: on {device} now, on {info.device} before")
+        _log.warning("not the same bits: on %s now, on %s before", device, info.device)
     if plan.device.type == "cpu":
         # Sums are split by the number of threads
         torch.set_num_threads(info.threads or torch.get_num_threads())
@@ -179,8 +175,8 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, warn: Warn, stop: S
         source=described.source,
         resumed=(*info.resumed, event),
     )
-    warn(f"{run.path} goes on from step {step}")
-    _Life(run, training, warn, stop).to_the_end(Resumption(checkpoint, now))
+    _log.warning("%s goes on from step %d", run.path, step)
+    _Life(run, training, stop).to_the_end(Resumption(checkpoint, now))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,16 +208,14 @@ class Resumption:
 class _Life:
     """One process's share in a run. Assumes: locked, and described by a run.json."""
 
-    def __init__(
-        self, run: RunDirectory, training: Training, warn: Warn, stop: StopRequest
-    ) -> None:
+    def __init__(self, run: RunDirectory, training: Training, stop: StopRequest) -> None:
         self._run = run
         self._training = training
         self._stop = stop
         unpredicted = training.plan.unpredicted
         for reason in sorted(set(unpredicted.values())):
             columns = ", ".join(law for law in unpredicted if unpredicted[law] == reason)
-            warn(f"not predicted, null in the tables: {columns}: {reason}")
+            _log.warning("not predicted, null in the tables: %s: %s", columns, reason)
 
     def to_the_end(self, resumption: Resumption | None) -> None:
         """Error: as in `train`; UsageError, with nothing changed, for a checkpoint of another

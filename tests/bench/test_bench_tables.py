@@ -39,7 +39,7 @@ def rows(run, table, part):
 @pytest.mark.parametrize("table", ["units", "parameters"])
 def test_the_keys_are_those_of_a_trained_run(runs, table, tmp_path):
     settings = ["model=vgg11_bn", *SMALL, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
-    trained = RunDirectory.open(train(compose(settings), print))
+    trained = RunDirectory.open(train(compose(settings)))
     real, made = (
         part.filter(pc.equal(part["step"], 0))
         for part in (rows(trained, table, 0), rows(runs[1], table, 0))

@@ -32,7 +32,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def small_run(capfd, *overrides):
-    train(compose([*SMALL, "run.dir=run", *overrides]), print)
+    train(compose([*SMALL, "run.dir=run", *overrides]))
     capfd.readouterr()
     return RunDirectory.open("run")
 

@@ -21,7 +21,7 @@ SMALL += ["train.batch_size=16", "train.steps=9", "track.every=3", "device=cpu"]
 def run(tmp_path_factory):
     settings = [*SMALL, "model=vgg11_bn", "optim.weight_decay=1e-2", "precision=float64"]
     folder = tmp_path_factory.mktemp("residual") / "run"
-    return RunDirectory.open(train(compose([*settings, f"run.dir={folder}"]), print))
+    return RunDirectory.open(train(compose([*settings, f"run.dir={folder}"])))
 
 
 def lines(axes):
@@ -85,9 +85,9 @@ def test_no_text_lies_on_another(run, overlaps):
 
 def test_silent_laws_have_no_column(tmp_path):
     nesterov = ["model=vgg11", "optim.momentum=0.9", "optim.nesterov=true"]
-    path = train(compose([*SMALL, *nesterov, f"run.dir={tmp_path}/n"]), lambda _: None)
+    path = train(compose([*SMALL, *nesterov, f"run.dir={tmp_path}/n"]))
     figure = residual.draw([RunDirectory.open(path)])
     assert [axes.get_title() for axes in figure.axes[:2]] == ["discrete", "exact"]
-    path = train(compose([*SMALL, "optim=adam", f"run.dir={tmp_path}/a"]), lambda _: None)
+    path = train(compose([*SMALL, "optim=adam", f"run.dir={tmp_path}/a"]))
     with pytest.raises(UsageError, match="no law predicts it: adam moves each parameter"):
         residual.draw([RunDirectory.open(path)])

@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reported")
     return {
         name: RunDirectory.open(
-            train(compose([*TINY, f"model={name}", f"run.dir={folder / name}"]), lambda _: None)
+            train(compose([*TINY, f"model={name}", f"run.dir={folder / name}"]))
         )
         for name in ("vgg11_bn", "vgg11")
     }
@@ -211,14 +211,13 @@ def test_how_far_a_run_came_is_told(told):
     assert updates(resumed=events) == "7; resumed at 2, 4, changed"
 
 
-def test_a_diverged_run_is_told(tmp_path):
+def test_a_diverged_run_is_told(tmp_path, caplog):
     config = compose([*TINY, "model=vgg11_bn", *BLOWN_UP, f"run.dir={tmp_path / 'lost'}"])
     with pytest.raises(Diverged):
-        train(config, lambda _: None)
+        train(config)
     run = RunDirectory.open(tmp_path / "lost")
-    left_out = []
-    with pytest.warns(UserWarning, match="diverged"):
-        report([run], tmp_path / "page.html", left_out.append)
+    report([run], tmp_path / "page.html")
+    assert "diverged: " in caplog.text
     text = (tmp_path / "page.html").read_text()
     assert "not finite from" in text and "no, it diverged" in text
 
@@ -256,10 +255,10 @@ def test_runs_with_the_same_last_folder_are_told_apart(tmp_path):
     made = [
         make_run(tmp_path / name / "run", compose(settings), records_per_part=4) for name in "ab"
     ]
-    text = report(made, tmp_path / "page.html", lambda _: None).read_text()
+    text = report(made, tmp_path / "page.html").read_text()
     assert "a/run" in text and "b/run" in text
     with pytest.raises(UsageError, match="given twice"):
-        report([made[0], made[0]], tmp_path / "page.html", lambda _: None)
+        report([made[0], made[0]], tmp_path / "page.html")
 
 
 def test_wrong_input_is_one_line(tmp_path, capfd, runs):

@@ -43,8 +43,8 @@ def recorded(folder):
     return Config.from_mapping(RunDirectory.open(folder).info().config.settings)
 
 
-def go_on(folder, warn=print, anyway=False):
-    return resume(RunDirectory.open(folder), recorded(folder), anyway, warn)
+def go_on(folder, anyway=False):
+    return resume(RunDirectory.open(folder), recorded(folder), anyway)
 
 
 def final(folder):
@@ -75,7 +75,7 @@ def stopped_after(config, step, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "updated", signalled)
         with pytest.raises(Stopped, match=f"SIGTERM after step {step}, and saved"):
-            train(config, print, stop)
+            train(config, stop)
 
 
 def killed_after(config, step, monkeypatch):
@@ -90,7 +90,7 @@ def killed_after(config, step, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "updated", fail)
         with pytest.raises(RunError, match="gone"):
-            train(config, print)
+            train(config)
 
 
 OPTIMISERS = [
@@ -105,7 +105,7 @@ OPTIMISERS = [
 @pytest.mark.parametrize("model", ["vgg11", "vgg11_bn"])
 def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
     """From the middle of an epoch (3 updates), from its end, and from where a record is due."""
-    train(config_of(tmp_path / "whole", *optim, model=model), print)
+    train(config_of(tmp_path / "whole", *optim, model=model))
     for step in (1, 3, 7, 13, 14):
         folder = tmp_path / str(step)
         stopped_after(config_of(folder, *optim, model=model), step, monkeypatch)
@@ -130,7 +130,7 @@ def test_what_a_run_took_adds_up(tmp_path, monkeypatch):
 
 
 def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
-    train(config_of(tmp_path / "whole"), print)
+    train(config_of(tmp_path / "whole"))
     stop, validation = StopRequest(), loop.validate
 
     def validate(training, epoch, progress, keeper):
@@ -140,13 +140,13 @@ def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", validate)
         with pytest.raises(Stopped, match="SIGUSR1 after step 6"):
-            train(config_of(tmp_path / "run"), print, stop)
+            train(config_of(tmp_path / "run"), stop)
     go_on(tmp_path / "run")
     require_same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(tmp_path, monkeypatch):
-    train(config_of(tmp_path / "whole"), print)
+    train(config_of(tmp_path / "whole"))
     killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
     (tmp_path / "run").rename(tmp_path / "moved")
     draft = tmp_path / "moved" / "tables" / "units" / ".part-000099.parquet-abc"
@@ -157,8 +157,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(tmp_path
     require_same(tmp_path / "whole", tmp_path / "moved")
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatch):
-    train(config_of(tmp_path / "whole"), print)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatch, caplog):
+    train(config_of(tmp_path / "whole"))
     killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
     for kept, expected in ((8, 4), (4, 0)):
         shutil.copytree(tmp_path / "run", tmp_path / str(kept))
@@ -168,9 +168,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatc
                 content = bytearray(path.read_bytes())
                 content[len(content) // 2] ^= 1
                 path.write_bytes(bytes(content))
-        warnings = []
-        go_on(tmp_path / str(kept), warnings.append)
-        assert sum("is damaged" in warning for warning in warnings) == (1 if kept == 8 else 2)
+        caplog.clear()
+        go_on(tmp_path / str(kept))
+        assert caplog.text.count("is damaged") == (1 if kept == 8 else 2)
         info = RunDirectory.open(tmp_path / str(kept)).info()
         assert info.resumed[0].step == expected
         require_same(tmp_path / "whole", tmp_path / str(kept))
@@ -181,25 +181,25 @@ def test_what_may_not_go_on_says_why(tmp_path, monkeypatch):
     stopped_after(config_of(folder), 5, monkeypatch)
     run, config = RunDirectory.open(folder), recorded(folder)
     with run.locked(), pytest.raises(Busy, match="is being written by another process"):
-        resume(run, config, False, print)
+        resume(run, config, False)
     with monkeypatch.context() as patch:
         patch.setattr("symrun.training.provenance.source_digest", lambda: "another")
         with pytest.raises(UsageError, match="symrun's own code"):
-            resume(run, config, False, print)
+            resume(run, config, False)
     other = config_of(folder, "optim.lr=0.2", "train.checkpoint_every=5")
     with pytest.raises(UsageError, match=r"optim\.lr 0\.1 -> 0\.2: --anyway"):
-        resume(run, other, False, print)
+        resume(run, other, False)
     assert run.info().status == "interrupted"
     (part, *_) = sorted(run.table("units").iterdir())
     content = part.read_bytes()
     part.unlink()
     with pytest.raises(UsageError, match="is missing"):
-        resume(run, config, False, print)
+        resume(run, config, False)
     part.write_bytes(content)
-    resume(run, other, True, print)
+    resume(run, other, True)
     assert run.info().resumed[-1].changed == ("optim.lr 0.1 -> 0.2",)
     with pytest.raises(UsageError, match="is finished"):
-        resume(run, config, True, print)
+        resume(run, config, True)
     assert provenance.source_digest() == run.info().source
 
 
@@ -207,30 +207,31 @@ def test_a_run_killed_before_it_was_described_leaves_its_folder_to_the_next(tmp_
     run = RunDirectory.create(tmp_path / "run", "")
     (run.path / ".lock").touch()
     (run.path / ".run.json-abc").mkdir()
-    train(config_of(tmp_path / "run"), print)
+    train(config_of(tmp_path / "run"))
     with pytest.raises(UsageError, match="exists already.*symrun resume"):
-        train(config_of(tmp_path / "run"), print)
+        train(config_of(tmp_path / "run"))
 
 
-def test_a_sweep_passes_over_finished_members_and_resumes_broken_ones(tmp_path, monkeypatch):
+def test_a_sweep_passes_over_finished_members_and_resumes_broken_ones(
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)
     settings = [*SMALL, "model=vgg11_bn", "train.steps=6"]
-    lines = []
-    one = train_member(compose(settings), lines.append, StopRequest())
-    assert train_member(compose(settings), lines.append, StopRequest()) == one
-    assert "is finished already" in lines[-1]
-    assert train_member(compose([*settings, "seed=1"]), lines.append, StopRequest()) != one
-    again = train_member(compose([*settings, "run.again=true"]), lines.append, StopRequest())
+    one = train_member(compose(settings), StopRequest())
+    assert train_member(compose(settings), StopRequest()) == one
+    assert "is finished already" in caplog.messages[-1]
+    assert train_member(compose([*settings, "seed=1"]), StopRequest()) != one
+    again = train_member(compose([*settings, "run.again=true"]), StopRequest())
     assert again != one
     rewrite(RunDirectory.open(again), status="running")  # killed just before the end
-    assert train_member(compose(settings), lines.append, StopRequest()) == again
+    assert train_member(compose(settings), StopRequest()) == again
     assert RunDirectory.open(again).info().status == "finished"
 
 
 def test_divergence_stops_the_run_within_a_record(tmp_path):
     config = config_of(tmp_path / "run", "optim.lr=1e20", "train.steps=500")
     with pytest.raises(Diverged, match="not finite.*at step [12]: try a lower optim.lr"):
-        train(config, print)
+        train(config)
     info = RunDirectory.open(tmp_path / "run").info()
     assert info.status == "diverged" and info.diverged.step in (1, 2)
     assert info.diverged.layers[0] == "features.0" and info.last_step < 50
@@ -242,7 +243,7 @@ def test_divergence_stops_the_run_within_a_record(tmp_path):
 
 def test_divergence_can_be_let_go_on(tmp_path):
     settings = ["optim.lr=1e20", "train.on_divergence=continue"]
-    train(config_of(tmp_path / "run", *settings), print)
+    train(config_of(tmp_path / "run", *settings))
     info = RunDirectory.open(tmp_path / "run").info()
     assert info.status == "finished" and info.diverged.loss is True
 
@@ -251,7 +252,7 @@ def test_too_small_a_disk_is_told_before_the_start(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UsageError, match="may not fit"):
-        train(config_of(tmp_path / "run"), print)
+        train(config_of(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -259,18 +260,17 @@ CALLS = ("fsync", "rename", "mkdir", "open")
 
 
 @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("ignore:.*waits for a slow disk")
 def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch, stride):
     """ENOSPC from each call in turn that makes, moves or flushes a file of the run."""
     monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
-    train(config_of(tmp_path / "whole"), print)
+    train(config_of(tmp_path / "whole"))
     injected = 0
     for target in range(0, 1000, stride):
         folder = tmp_path / f"run-{target}"
         with monkeypatch.context() as patch:
             calls = full_from(target, folder, patch)
             try:
-                train(config_of(folder), print)
+                train(config_of(folder))
             except (RunError, UsageError) as error:
                 assert "\n" not in str(error) and "No space left" in str(error)
         if calls[0] <= target:
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch, s
             if RunDirectory.open(folder).info().status != "finished":
                 go_on(folder)
         else:
-            train(config_of(folder), print)
+            train(config_of(folder))
         require_same(tmp_path / "whole", folder)
         shutil.rmtree(folder)
     print(f"ENOSPC at {injected} calls")
