@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from symrun.data.registry import DATA_SETS, DataConfig
 from symrun.models.registry import MODELS, ModelConfig
 from symrun.optimizers import OPTIMIZERS, OptimConfig
 from symrun.tasks import TASKS
 from symrun.typed import build, build_named, require
-
-Chosen = TypeVar("Chosen", ModelConfig, DataConfig, OptimConfig, covariant=True)
 
 
 class Precision(Enum):
@@ -152,8 +150,8 @@ class Config:
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
-            "model": _chosen(MODELS, settings, "model", "a model"),
-            "data": _chosen(DATA_SETS, settings, "data", "a data set"),
+            "model": build_named(MODELS, settings, "model", "a model"),
+            "data": build_named(DATA_SETS, settings, "data", "a data set"),
             "optim": optim_config(settings),
         }
         return build(cls, {**settings, **typed}, "")
@@ -196,20 +194,4 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
     """The optimiser among the settings of a run. Error: UsageError for the first that is wrong."""
-    return _chosen(OPTIMIZERS, settings, "optim", "an optimiser")
-
-
-class _Entry(Protocol[Chosen]):
-    """Of a registry."""
-
-    @property
-    def settings(self) -> type[Chosen]: ...
-
-
-def _chosen(
-    registry: Mapping[str, _Entry[Chosen]], settings: Mapping[str, Any], group: str, what: str
-) -> Chosen:
-    """The settings of `group`, of the class that the entry has which they name."""
-    return build_named(
-        {name: entry.settings for name, entry in registry.items()}, settings, group, what
-    )
+    return build_named(OPTIMIZERS, settings, "optim", "an optimiser")

@@ -6,14 +6,14 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 from symrun.errors import UsageError
 
-Settings = TypeVar("Settings", bound="DataclassInstance")
+Settings = TypeVar("Settings", bound="DataclassInstance", covariant=True)
 
 
 def require(setting: str, holds: bool, constraint: str, value: object) -> None:
@@ -68,17 +68,24 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+class Entry(Protocol[Settings]):
+    """Of a registry: what can be chosen by name. settings: the class of its settings."""
+
+    @property
+    def settings(self) -> type[Settings]: ...
+
+
 def build_named(
-    kinds: Mapping[str, type[Settings]], settings: Mapping[str, Any], group: str, what: str
+    registry: Mapping[str, Entry[Settings]], settings: Mapping[str, Any], group: str, what: str
 ) -> Settings:
-    """The settings of a group that says by its `name` which of several kinds it is."""
+    """The settings of a group, of the class that belongs to the entry which its `name` names."""
     values = settings.get(group)
     named = isinstance(values, Mapping) and "name" in values
     require(group, named, what, repr(values))
     assert isinstance(values, Mapping)
     name = str(values["name"])
-    require(f"{group}.name", name in kinds, f"one of {', '.join(kinds)}", name)
-    return build(kinds[name], values, f"{group}.")
+    require(f"{group}.name", name in registry, f"one of {', '.join(registry)}", name)
+    return build(registry[name].settings, values, f"{group}.")
 
 
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
