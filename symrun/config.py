@@ -144,7 +144,12 @@ class Config:
         require("task", self.task in TASKS, f"one of {', '.join(TASKS)}", self.task)
         size = DATA_SETS[self.data.name].image_size(self.data)
         multiple = MODELS[self.model.name].side_multiple
-        require("data.image_size", size % multiple == 0, f"a multiple of {multiple}", size)
+        require(
+            "data.image_size",
+            size % multiple == 0,
+            f"a multiple of {multiple} for model={self.model.name}",
+            size,
+        )
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":

@@ -46,7 +46,10 @@ from symrun.launch import compose, configs
         ("model.eps=small", "model.eps must be a number, got 'small'"),
         ("model.name=vgg12", "model.name must be one of vgg11, vgg11_bn"),
         ("data.classes=1", "data.classes must be in [2, 1000], got 1"),
-        ("data.image_size=40", "data.image_size must be a multiple of 32, got 40"),
+        (
+            "data.image_size=40",
+            "data.image_size must be a multiple of 32 for model=vgg16_bn, got 40",
+        ),
         ("data.train_images=3", "data.train_images must be >= data.classes (10), got 3"),
         ("data.name=cifar", "data.name must be one of tiny_imagenet, synthetic, got cifar"),
         (

@@ -25,7 +25,7 @@ DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
 
 _WITHOUT_DOWNLOAD = ("data=synthetic", "data.image_size=64")
-_EFFECTIVE = ("model", "data", "experiment", "seed", "device")
+_EFFECTIVE = ("model", "data", "task", "experiment", "seed", "device")
 
 
 def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[str]:

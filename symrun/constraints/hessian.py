@@ -19,7 +19,7 @@ Source: Kunin et al. 2021, section 3.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,7 @@ from symrun.constraints.generator import (
     weighted,
 )
 from symrun.symmetry import Group
-
-_CROSS_ENTROPY = nn.CrossEntropyLoss()
+from symrun.tasks import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Curvature:
         images: Tensor,
         labels: Tensor,
         seed: int,
-        criterion: nn.Module = _CROSS_ENTROPY,
+        criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     ) -> None:
         self._parameters = {
             name: parameter
@@ -118,7 +117,7 @@ def hessian_constraints(
     images: Tensor,
     labels: Tensor,
     seed: int,
-    criterion: nn.Module = _CROSS_ENTROPY,
+    criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Iterator[HessianConstraint]:
     """Each group's constraints at the model's weights; eps_u is drawn from `seed` for each group.
 

@@ -73,12 +73,11 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         _draw(left, history, "loss", 1, colour)
         _draw(right, history, "top5", 100, colour, **_TOP5)
         _draw(right, history, "top1", 100, colour)
-    classes = sorted({info.dataset.classes for info in infos})
-    for count in classes:
-        left.axhline(math.log(count), zorder=0, **_GUIDE)
-    chance_loss = max(math.log(classes[-1]), 1.0)
-    highest = min(left.get_ylim()[1], _MOST_LOSS * chance_loss)
-    left.set_ylim(0, max(highest, _LEAST_LOSS * chance_loss))
+    chances = {info.loss.chance_label: info.loss.chance for info in infos}
+    for chance in chances.values():
+        left.axhline(chance, zorder=0, **_GUIDE)
+    highest = min(left.get_ylim()[1], _MOST_LOSS * max(chances.values()))
+    left.set_ylim(0, max(highest, _LEAST_LOSS * max(chances.values())))
     right.set_ylim(0, min(right.get_ylim()[1], 100))
     for axes, label in ((left, "Loss"), (right, "Accuracy, %")):
         axes.set_xlim(left=0)
@@ -95,8 +94,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         Line2D([], [], color=shaded((0.3, 0.3, 0.3), _PALER), label="training", **_TRAINING),
         Line2D([], [], color="0.3", linewidth=1.1, label="top-5 (top-1: solid)", **_TOP5),
     ]
-    chance = "chance, " + " and ".join(f"ln {count}" for count in classes)
-    kinds.append(Line2D([], [], label=chance, **_GUIDE))
+    at_chance = "chance, " + " and ".join(sorted(chances, key=chances.__getitem__))
+    kinds.append(Line2D([], [], label=at_chance, **_GUIDE))
     panels.legend(handles=kinds, loc="outside lower center", ncols=len(kinds))
     return figure
 

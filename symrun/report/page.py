@@ -153,7 +153,7 @@ def _run_row(one: Evidence) -> list[str]:
         _updates(setup, last),
         _shown(training[-1]["loss"] if training else None, ".3f"),
         *(_shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
-        _chance(training, setup.dataset.classes),
+        _chance(training, setup.loss.chance),
         _time(setup.seconds),
         _shown(speed, ",.0f"),
     ]
@@ -182,10 +182,10 @@ def _shown(value: float | None, form: str) -> str:
     return format(value, form) if value is not None and math.isfinite(value) else "-"
 
 
-def _chance(training: Sequence[dict[str, Any]], classes: int) -> str:
-    """The update after which the loss stays 1 % below ln(classes), the loss of a pure guess."""
+def _chance(training: Sequence[dict[str, Any]], chance: float) -> str:
+    """The update after which the loss stays 1 % below that of a pure guess."""
     rows = [row for row in training if row["loss"] is not None and math.isfinite(row["loss"])]
-    above = [place for place, row in enumerate(rows) if row["loss"] >= 0.99 * math.log(classes)]
+    above = [place for place, row in enumerate(rows) if row["loss"] >= 0.99 * chance]
     first = above[-1] + 1 if above else 0
     return f"{rows[first]['step']:,}" if first < len(rows) else "the end"
 

@@ -6,6 +6,7 @@ asks which models, data sets or losses this symrun has, and what it does not kno
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -133,6 +134,19 @@ class GroupInfo:
 
 
 @dataclass(frozen=True)
+class LossInfo:
+    """The loss. chance: of an output that tells no class from another, and in words."""
+
+    title: str
+    chance: float
+    chance_label: str
+
+    def __post_init__(self) -> None:
+        _require_lines(self, "title", "chance_label")
+        require("chance", 0 <= self.chance < math.inf, "a number >= 0", self.chance)
+
+
+@dataclass(frozen=True)
 class DivergenceInfo:
     """Where a run stopped being finite.
 
@@ -212,6 +226,7 @@ class RunInfo:
     precision: Precision
     dataset: DatasetInfo
     model: ModelInfo
+    loss: LossInfo
     layers: tuple[LayerInfo, ...]
     groups: tuple[GroupInfo, ...]
     unpredicted: Mapping[str, str]
@@ -311,6 +326,10 @@ def info_from(values: Any) -> RunInfo:
         if isinstance(model, dict) and isinstance(name := model.get("name"), str):
             # Runs from before it was recorded are all of VGG: vgg16_bn
             typed["model"] = {"family": name.removesuffix("_bn").upper(), **model}
+        if isinstance(values.get("dataset"), dict) and "loss" not in values:
+            # Runs from before it was recorded are all of cross-entropy
+            classes = build(DatasetInfo, values["dataset"], "dataset.", recorded=True).classes
+            typed["loss"] = LossInfo("softmax cross-entropy", math.log(classes), f"ln {classes}")
         return build(RunInfo, values | typed, "", recorded=True)
     except UsageError as error:
         raise UsageError(f"does not describe a run: {in_one_line(error)}") from None

@@ -66,11 +66,10 @@ def find_structure(
     graph = _traced(model, example_input)
     search = _Search(model, graph)
     found = [search.group_of(node) for node in graph.nodes]
-    # Scale, rescale, translation, each in forward order.
     groups = [
         group
-        for symmetry in (Symmetry.scale, Symmetry.rescale)
-        for group in found
+        for symmetry in Symmetry
+        for group in found  # in forward order
         if group is not None and group.symmetry is symmetry
     ]
     translations = search.translations() if shift_invariant else []

@@ -21,6 +21,7 @@ from symrun.runs.info import (
     GroupInfo,
     HardwareInfo,
     LayerInfo,
+    LossInfo,
     ModelInfo,
     RunInfo,
     Status,
@@ -70,6 +71,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             width=config.model.width,
             parameters=sum(parameter.numel() for parameter in training.model.parameters()),
         ),
+        loss=LossInfo(plan.task.title, *plan.task.chance(dataset.classes)),
         layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
         groups=tuple(
             GroupInfo(group.symmetry, group.name, group.units, group.layers, group.entries)

@@ -35,7 +35,7 @@ class Training:
     plan: Plan
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
-    criterion: nn.Module
+    criterion: Callable[[Tensor, Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     batches: Batches
     structure: Structure
@@ -57,7 +57,7 @@ class Training:
         """[batch, classes], and the mean over the batch, in the run's precision."""
         with self.autocast():
             outputs = self.forward(images)
-            loss: Tensor = self.criterion(outputs, labels)
+            loss = self.criterion(outputs, labels)
         return outputs, loss
 
     def set_lr(self, step: int) -> float:
@@ -101,7 +101,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         plan,
         model,
         compiled(model, settings.batch_size) if settings.compile else model,
-        plan.task.criterion(),
+        plan.task.criterion,
         make_optimizer(config.optim, list(model.parameters())),
         batches,
         structure,

@@ -150,8 +150,8 @@ def test_where_the_plateau_ends(told, losses, expected):
         {"split": "train", "step": 10 * (place + 1), "loss": loss, "images_per_second": 1.0}
         for place, loss in enumerate(losses)
     ]
-    dataset = dataclasses.replace(told[0].setup.dataset, classes=200)
-    setup = dataclasses.replace(told[0].setup, dataset=dataset)
+    loss = dataclasses.replace(told[0].setup.loss, chance=math.log(200))
+    setup = dataclasses.replace(told[0].setup, loss=loss)
     one = Evidence("made", setup, [], [], rows)
     assert runs_table([one]).rows[0][8] == expected
 

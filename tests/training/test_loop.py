@@ -7,6 +7,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from run_json import recorded
 from tqdm import tqdm
 
 from symrun.analysis import agreement
@@ -16,6 +17,7 @@ from symrun.launch import compose
 from symrun.optimizers import laws_of
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import info_from
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training import lifecycle
@@ -237,3 +239,13 @@ def test_a_failed_run_says_so_in_run_json(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="the disk is gone"):
         train(small("vgg11", f"run.dir={tmp_path}/run"))
     assert RunDirectory.open(tmp_path / "run").info().status == "failed"
+
+
+def test_run_json_tells_the_loss_and_what_a_guess_would_have(tmp_path):
+    run = RunDirectory.open(train(small("vgg11", f"run.dir={tmp_path}/run")))
+    loss = run.info().loss
+    assert (loss.title, loss.chance_label) == ("softmax cross-entropy", "ln 10")
+    assert loss.chance == math.log(10)
+    older = recorded(run)
+    del older["loss"]
+    assert info_from(older).loss == loss
