@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS, unit_curves
 from symrun.schedule import times
 
@@ -112,7 +113,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     info = run.info()
     optim = info.config.optim
     flow_times = optim.flow_rate * times(optim, info.planned_steps)
-    laws = [law for law in LAWS if law not in info.unpredicted]
+    laws = _laws_of(info)
     warned = False
     for group in info.groups:
         columns = ["measured", "magnitude", *laws]
@@ -142,6 +143,19 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             diverged,
         )
         del curves, values, measured  # the next group's would lie beside them
+
+
+def predicting_laws(run: RunDirectory) -> list[str]:
+    """The laws that make a prediction in this run. Error: UsageError if none does."""
+    info = run.info()
+    laws = _laws_of(info)
+    if not laws:
+        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+    return laws
+
+
+def _laws_of(info: RunInfo) -> list[str]:
+    return [law for law in LAWS if law not in info.unpredicted]
 
 
 def at_steps(flow_times: Array, steps: NDArray[np.int64], run: RunDirectory) -> Array:

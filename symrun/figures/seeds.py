@@ -12,16 +12,16 @@ from matplotlib.patches import Patch
 from symrun.errors import UsageError
 from symrun.figures.captions import common_caption, law_label, optimiser, settings, step_label
 from symrun.figures.layers import (
-    LayerSums,
     depth_colours,
     depth_handles,
     groups_of,
+    hidden_symmetries,
     layer_sums,
-    with_layers,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
 from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import Curves
 from symrun.symmetry import Symmetry
 
 _WIDTH = 1.2
@@ -30,7 +30,7 @@ _BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
 
 RUNS = Family(
     "seed",
-    lambda info: bool(with_layers(info)),
+    lambda info: bool(hidden_symmetries(info)),
     2,
     "symrun train -m experiment=quickstart_bn seed=0,1,2",
 )
@@ -47,7 +47,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     infos = [run.info() for run in runs]
     info = infos[0]
-    symmetries = with_layers(info)
+    symmetries = hidden_symmetries(info)
     heading = f"{len(runs)} seeds of {settings(infos)}"
     curves = {symmetry: [layer_sums(run, symmetry) for run in runs] for symmetry in symmetries}
     steps = curves[symmetries[0]][0].steps
@@ -70,10 +70,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, sums: Sequence[LayerSums]) -> None:
+def _draw_panel(axes: Axes, sums: Sequence[Curves]) -> None:
     steps = sums[0].steps
-    measured = np.stack([one.measured - one.measured[0] for one in sums])
-    flow = np.stack([one.flow - one.flow[0] for one in sums]).mean(axis=0)
+    measured, flow = (
+        np.stack([one.values[name] - one.values[name][0] for one in sums])
+        for name in ("measured", "flow")
+    )
+    flow = flow.mean(axis=0)
     colours = depth_colours(measured.shape[2])
     for layer, colour in enumerate(colours):
         low, high = measured[:, :, layer].min(axis=0), measured[:, :, layer].max(axis=0)

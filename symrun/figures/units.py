@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from symrun.analysis import Comparison, comparisons
+from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo
-from symrun.runs.tables import LAWS
 
 Array = NDArray[np.float64]
 
@@ -34,11 +32,7 @@ _LEAST, _MOST = -6.0, 0.0
 """Powers of ten that the axis has at least, so that there is room for the names of the guides."""
 
 
-def _role(info: RunInfo) -> str | None:
-    return "with a symmetry" if info.groups else None
-
-
-RUNS = Roles({"with a symmetry": "fig1"}, _role)
+RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 
 
 @styled
@@ -53,9 +47,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """
     (run,) = runs
     info = run.info()
-    laws = [law for law in LAWS if law not in info.unpredicted]
-    if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+    laws = predicting_laws(run)
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from symrun.analysis import Comparison, agreement, as_json, comparisons
+from symrun.analysis import Comparison, agreement, comparisons
+from symrun.analysis.report import json_values
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
@@ -83,9 +84,9 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     Error: UsageError if it has fewer than two records.
     Example: evidence("fig1", RunDirectory.open("outputs/mine")).save(Path("docs/results"))
     """
-    rows = json.loads(as_json(list(agreement(run))))["rows"]
+    check = [json_values(asdict(row)) for row in agreement(run)]
     summary = list(_summaries(comparisons(run)))
-    return Evidence(name, run.info().published(), rows, summary, _progress(run))
+    return Evidence(name, run.info().published(), check, summary, _progress(run))
 
 
 def _progress(run: RunDirectory) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from symrun.errors import UsageError
-from symrun.figures import FIGURES
+from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
@@ -99,7 +99,7 @@ def draw(
     """
     for title, kind, name, chosen in _figures(runs, progress):
         try:
-            figure = FIGURES[kind].draw(FIGURES[kind].RUNS.choose(kind, chosen, list))
+            figure = FIGURES[kind].draw(select_runs(kind, chosen))
         except UsageError as error:
             _log.warning("without %s: %s", name, error)
             continue
@@ -124,7 +124,7 @@ def _figures(
 
 def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:
     try:
-        FIGURES[figure].RUNS.choose(figure, runs, list)
+        select_runs(figure, runs)
     except UsageError:
         return False
     return True
