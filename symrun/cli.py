@@ -85,12 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with a run that stopped, bit for bit")
     resume.add_argument("folder", metavar="RUN", type=Path)
-    resume.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="in place of what the run recorded: device=cpu, data.root=DIR",
-    )
+    _add_overrides(resume, "in place of what the run recorded: device=cpu, data.root=DIR")
     resume.add_argument(
         "--anyway",
         action="store_true",
@@ -114,12 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how well each law, or each symmetry's constraint, agrees with what is measured",
     )
     check.add_argument("target", metavar="RUN", help="with --constraints also a model: vgg16_bn")
-    check.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="of a model, as in `symrun train`: model.width=0.125",
-    )
+    _add_overrides(check, "of a model, as in `symrun train`: model.width=0.125")
     check.add_argument(
         "--constraints",
         action="store_true",
@@ -167,18 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare = data.add_subparsers(required=True, metavar="ACTION").add_parser(
         "prepare", help="download, verify and decode a data set ahead of time"
     )
-    prepare.add_argument(
-        "overrides", metavar="SETTING", nargs="*", help="as in `symrun train`: data.root=DIR"
-    )
+    _add_overrides(prepare, "as in `symrun train`: data.root=DIR")
     prepare.set_defaults(run=_prepare_data)
 
     bench = commands.add_parser("bench", help="what tracking costs, and how fast the rest is")
-    bench.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="as in `symrun train`; a list of values measures each: track.every=1,20",
-    )
+    _add_overrides(bench, "as in `symrun train`; a list of values measures each: track.every=1,20")
     bench.add_argument(
         "--pairs",
         metavar="N",
@@ -211,6 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("overrides", metavar="SETTING", nargs="*", help=meaning)
 
 
 def _resume(options: argparse.Namespace) -> int:

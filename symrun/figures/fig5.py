@@ -69,7 +69,7 @@ def _group(info: RunInfo, symmetry: str) -> GroupInfo | None:
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """One panel a symmetry: measured lines, coloured by rank, under the dashed ones of theory.
+    """A panel for each symmetry: measured lines, coloured by rank, under dashed predicted lines.
 
     runs: one without BN, one with BN.
 

@@ -107,9 +107,9 @@ class Grid:
 
 
 def _places(infos: Sequence[RunInfo]) -> tuple[list[tuple[int, int]], list[str], list[float]]:
-    """Row and column of each run; the rows in words, highest learning rate first; the columns.
+    """The place of each run, the labels of the rows (highest lr first), the weight decays.
 
-    A row tells all settings of the optimiser in which runs differ, but for weight decay.
+    A label names every setting of the optimiser that varies between runs, except weight decay.
     """
     optims = [info.config.optim for info in infos]
     varied = [
@@ -135,7 +135,7 @@ def _places(infos: Sequence[RunInfo]) -> tuple[list[tuple[int, int]], list[str],
 
 
 def _setting(info: RunInfo, name: str) -> object:
-    """Of the optimiser, as recorded; None where it has no such setting."""
+    """A recorded setting of the optimiser; None if this optimiser has no such setting."""
     return info.config.by_name.get(f"optim.{name}")
 
 
@@ -161,5 +161,5 @@ def _columns(run: RunDirectory) -> Curves:
 
 
 def _last_layer(info: RunInfo) -> list[str]:
-    """The group of its columns, if there is one; a bias is a group of a single unit."""
+    """The name of the group of its columns, if any; a bias is a group of a single unit."""
     return [group.group for group in info.groups_of(_LAST) if group.units > 1]

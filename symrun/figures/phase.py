@@ -45,8 +45,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """Layers, summed over their units (left), and single units of the middle layer (right).
 
     The velocity is the change between records over the time between them, t = sum of lr. On the
-    fixed line dQ/dt = 0 a quantity is at rest; dotted, the velocity of weight decay alone, from
-    which finite steps lift it. A dot is the end.
+    fixed line dQ/dt = 0 a quantity is at rest. The dotted line is the velocity of weight decay
+    alone; finite steps lift the curves above it. A dot marks the end.
 
     Error: UsageError if the run has fewer than two records.
     """

@@ -28,11 +28,11 @@ RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A column a law; above the residual, below the share of the motion left unexplained.
+    """A column for each law: above, the residual; below, the unexplained share of the motion.
 
-    A line is a group, a hue its symmetry, a shade its depth from the input (dark) to the output.
-    Both axes are logarithmic: what is 0 is not drawn, and a group in which no unit moved has no
-    line below.
+    A line is a group, its hue the symmetry, its shade the depth from the input (dark) to the
+    output. Both axes are logarithmic: zeros are not drawn, and a group in which no unit moved has
+    no line below.
 
     Error: UsageError if the run has fewer than two records, or no law predicts it.
     """

@@ -1,4 +1,4 @@
-"""Repeated runs that differ in their seed: what is chance in a curve, and what is not."""
+"""Runs that differ in their seed alone: how much of a curve is chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,10 +38,10 @@ RUNS = Family(
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A panel a symmetry; a line a layer: the mean over the seeds, in a band of their extremes.
+    """A panel for each symmetry, a line for each layer: the mean over seeds in a band of extremes.
 
-    What is drawn is the change of the layer's sum since the start, since the sum itself depends on
-    the draw of the initial weights more than on all that follows.
+    It shows the change of the layer's sum since the start, because the sum itself depends more on
+    the initial weights than on training.
 
     Error: UsageError if a run has fewer than two records, or runs recorded other steps.
     """
