@@ -72,7 +72,7 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
 
 
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
-    """One caption for runs that differ only in their optimiser or seed, which `varied` words."""
+    """One caption for runs that differ only in what the phrases `varied` describe."""
     (model,) = {info.model.title for info in infos}
     parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))

@@ -104,6 +104,8 @@ def progress_curves(
 ) -> Curves:
     """The rows of `progress` for `split`, "train" or "val", over time; each column [records, 1].
 
+    There are no records if the run has written none for this split yet.
+
     Error: UsageError as in `read_parts`, or if a record is doubled.
     """
     parts = list(read_parts(run, "progress", ["step", *columns], split=split))
