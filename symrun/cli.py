@@ -1,4 +1,4 @@
-"""The command line: each command to one function, every error to one line."""
+"""The command line: each command calls one function, and each error becomes one line."""
 
 import argparse
 import contextlib
@@ -26,14 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path need not fit the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):  # the terminal may not be able to show a path
             stream.reconfigure(errors="backslashreplace")
     return exit_code("symrun", lambda: _run(arguments))
 
 
 def exit_code(program: str, act: Callable[[], int]) -> int:
-    """What `act` returns; where it fails in a way that a user can mend, a line that begins with
-    the name of the program, and the code for that.
+    """Return what `act` returns. If it fails in a way that the user can mend, print one line that
+    begins with `program` and return the exit code of that failure.
 
     Example: exit_code("publish", lambda: 0) == 0
     """
@@ -61,14 +61,15 @@ def _run(arguments: list[str]) -> int:
             launch(arguments[1:])
         return 0
     options = _parse(arguments)
-    return int(options.run(options))
+    with _warnings_in_one_line():
+        return int(options.run(options))
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if "overrides" in options and not any(word.startswith("-") for word in rest):
-        options.overrides += rest  # argparse takes no more of them once an option came between
+        options.overrides += rest  # argparse stops at the first option in between
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -84,12 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with a run that stopped, bit for bit")
     resume.add_argument("folder", metavar="RUN", type=Path)
-    resume.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="in place of what the run recorded: device=cpu, data.root=DIR",
-    )
+    _add_overrides(resume, "in place of what the run recorded: device=cpu, data.root=DIR")
     resume.add_argument(
         "--anyway",
         action="store_true",
@@ -113,12 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how well each law, or each symmetry's constraint, agrees with what is measured",
     )
     check.add_argument("target", metavar="RUN", help="with --constraints also a model: vgg16_bn")
-    check.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="of a model, as in `symrun train`: model.width=0.125",
-    )
+    _add_overrides(check, "of a model, as in `symrun train`: model.width=0.125")
     check.add_argument(
         "--constraints",
         action="store_true",
@@ -166,18 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare = data.add_subparsers(required=True, metavar="ACTION").add_parser(
         "prepare", help="download, verify and decode a data set ahead of time"
     )
-    prepare.add_argument(
-        "overrides", metavar="SETTING", nargs="*", help="as in `symrun train`: data.root=DIR"
-    )
+    _add_overrides(prepare, "as in `symrun train`: data.root=DIR")
     prepare.set_defaults(run=_prepare_data)
 
     bench = commands.add_parser("bench", help="what tracking costs, and how fast the rest is")
-    bench.add_argument(
-        "overrides",
-        metavar="SETTING",
-        nargs="*",
-        help="as in `symrun train`; a list of values measures each: track.every=1,20",
-    )
+    _add_overrides(bench, "as in `symrun train`; a list of values measures each: track.every=1,20")
     bench.add_argument(
         "--pairs",
         metavar="N",
@@ -212,20 +196,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_overrides(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("overrides", metavar="SETTING", nargs="*", help=meaning)
+
+
 def _resume(options: argparse.Namespace) -> int:
     from symrun.launch import resume
 
-    with _warnings_in_one_line():
-        resume(options.folder, options.overrides, options.anyway)
+    resume(options.folder, options.overrides, options.anyway)
     return 0
 
 
 def _plot(options: argparse.Namespace) -> int:
     from symrun.figures import plot
 
-    with _warnings_in_one_line():
-        paths = plot(options.figure, options.runs, options.out, options.format.split(","))
-    for path in paths:
+    for path in plot(options.figure, options.runs, options.out, options.format.split(",")):
         print(path)
     return 0
 
@@ -241,7 +226,7 @@ class _OneLine(logging.Handler):
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Warnings of symrun's own, and those that other libraries give."""
+    """Show symrun's own warnings, and those of other libraries, as one line each."""
     log, handler = logging.getLogger("symrun"), _OneLine()
     log.addHandler(handler)
     try:
@@ -271,12 +256,11 @@ def _check(options: argparse.Namespace) -> int:
 
     run = RunDirectory.open(options.target)
     _say_if_thinned(run)
-    with _warnings_in_one_line():
-        rows = list(agreement(run))
+    rows = list(agreement(run))
     print(as_json(rows) if options.json else as_table(rows))
-    bars = (options.min_explained, options.max_residual)
-    short = shortcomings(rows, *bars) if bars != (None, None) else []
-    return _verdict(short)
+    if explained is None and residual is None:
+        return 0
+    return _verdict(shortcomings(rows, explained, residual))
 
 
 def _say_if_thinned(run: "RunDirectory") -> None:
@@ -292,13 +276,11 @@ def _check_constraints(options: argparse.Namespace) -> int:
     if options.min_explained is not None:
         raise UsageError("--min-explained is for laws: constraints have --max-residual alone")
     subject = constraints.run_or_overrides(options.target, options.overrides)
-    if not isinstance(subject, list):
+    if isinstance(subject, list):
+        found = constraints.check_model(compose(subject), options.batch)
+    else:
         _say_if_thinned(subject)
-    found = (
-        constraints.check_model(compose(subject), options.batch)
-        if isinstance(subject, list)
-        else constraints.check_run(subject, options.batch)
-    )
+        found = constraints.check_run(subject, options.batch)
     reports: list[constraints.Report] = []
     for report in found:
         if not options.json:
@@ -306,18 +288,17 @@ def _check_constraints(options: argparse.Namespace) -> int:
         reports.append(report)
     if options.json:
         print(constraints.as_json(reports))
-    bar = options.max_residual
-    short = constraints.shortcomings(reports, bar) if bar is not None else []
-    return _verdict(short)
+    if options.max_residual is None:
+        return 0
+    return _verdict(constraints.shortcomings(reports, options.max_residual))
 
 
 def _report(options: argparse.Namespace) -> int:
     from symrun.report import report
     from symrun.runs.directory import RunDirectory
 
-    with _warnings_in_one_line():
-        runs = [RunDirectory.open(path) for path in options.runs]
-        print(report(runs, options.out or runs[0].path / "report.html"))
+    runs = [RunDirectory.open(path) for path in options.runs]
+    print(report(runs, options.out or runs[0].path / "report.html"))
     return 0
 
 
@@ -347,8 +328,7 @@ def _prepare_data(options: argparse.Namespace) -> int:
     from symrun.data import load
     from symrun.launch import compose
 
-    with _warnings_in_one_line():
-        dataset = load(compose(options.overrides).data)
+    dataset = load(compose(options.overrides).data)
     images = f"{len(dataset.train.labels):,} + {len(dataset.val.labels):,} images"
     size = f"{dataset.image_size}x{dataset.image_size}"
     print(f"{dataset.title}: {images} of {dataset.classes} classes, {size}: ready")
@@ -358,8 +338,7 @@ def _prepare_data(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from symrun.bench.command import run
 
-    with _warnings_in_one_line():
-        return run(options)
+    return run(options)
 
 
 def _verdict(short: list[str]) -> int:

@@ -38,7 +38,7 @@ class Stopped(Interrupted):
 
 
 def in_one_line(text: object) -> str:
-    """`text` from outside, fit for a message: no line breaks, no control codes, some end."""
+    """`text` from outside, fit for a message: at most 1000 characters, all of them printable."""
     shown = str(text)
     shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)

@@ -1,4 +1,4 @@
-"""Files that others will trust: each is complete or absent, whenever the process is killed."""
+"""Files that are complete or absent, whenever the process is killed, and locks on files."""
 
 import errno
 import fcntl
@@ -15,11 +15,11 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def complete_or_absent(target: Path) -> Iterator[Path]:
-    """A path to write a file or a folder of files at; it becomes `target` once it is whole.
+    """Give a path to write a file or a folder of files to; it becomes `target` once it is whole.
 
-    Until then it lies in a folder whose name begins with a dot, which readers pass over; an error
-    or an interruption removes it. Of two processes that make the same target at
-    once, a file is the later one's, a folder the earlier one's.
+    Until then it lies in a folder whose name begins with a dot, which readers ignore; an error or
+    an interruption removes it. If two processes make the same target at once, the later file
+    replaces the earlier, but the earlier folder stays.
 
     Error: OSError if it cannot be written.
     """
@@ -38,7 +38,7 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
 
 
 def sweep_drafts(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of `complete_or_absent(folder / name)`.
+    """Remove the drafts that killed processes left of `complete_or_absent(folder / name)`.
 
     Assumes: no living process is making such a file.
     """
@@ -48,10 +48,10 @@ def sweep_drafts(folder: Path, name: str = "*") -> None:
 
 @contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold the exclusive lock on the file `path`, which is made if need be, and stays.
+    """Hold the exclusive lock on the file `path`, which is created if need be and never removed.
 
-    The system lets go of it when the process ends, however it ends: a kill leaves no lock behind,
-    and another process with the same number cannot be taken for the holder.
+    The system releases it when the process ends, however it ends: a kill leaves no lock behind,
+    and another process with the same id cannot be taken for the holder.
 
     Error: BlockingIOError if another holds it, unless `wait`; OSError if it cannot be made.
     """
@@ -60,7 +60,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 raise
             warning = "the file system has no locks: nothing keeps two processes apart"
             _log.warning("%s: %s", path.parent, warning)
@@ -69,11 +69,8 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-
-
 def _flush(path: Path) -> None:
-    """Put a file, or a folder's list of files, on the disk: a rename may get there sooner."""
+    """Flush a file, or a folder's list of files, to the disk before a rename can get there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

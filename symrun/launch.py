@@ -1,4 +1,4 @@
-"""Hydra's side of `symrun train`: from overrides to a typed configuration to a run."""
+"""Hydra behind `symrun train`: overrides become a typed configuration, then a run."""
 
 import copy
 import logging
@@ -76,7 +76,7 @@ def launch(arguments: list[str]) -> None:
                 raise KeyboardInterrupt from None
             return
         _print_run(path)
-        if stop.requested is not None:  # too late for that member, but not for the others
+        if stop.requested is not None:  # that member is complete, but the others must not start
             raise KeyboardInterrupt
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
@@ -101,7 +101,8 @@ def launch(arguments: list[str]) -> None:
 def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
     """Run `symrun resume`, and print the run's folder on standard output.
 
-    overrides: of the settings that the run recorded. anyway: also where it becomes another run.
+    overrides: replace settings that the run recorded. anyway: resume even if the result will
+    differ from an uninterrupted run.
     Error: UsageError for a run or an override that cannot be used; else what the run raised.
     """
     run = RunDirectory.open(folder)
@@ -145,7 +146,7 @@ def _typed(settings: DictConfig) -> Config:
 
 
 def one_line(error: Exception) -> str:
-    """Hydra's explanation without its search path and its advice to append with `+`."""
+    """Hydra's message in one line, without its search path and its advice to append with `+`."""
     lines = [
         line.strip() for part in (error, error.__cause__) for line in str(part or "").splitlines()
     ]

@@ -1,4 +1,4 @@
-"""How good a prediction is: two numbers for each law, symmetry and group, never one."""
+"""How good a prediction is, in two numbers for each law, symmetry and group."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from symrun.runs.tables import LAWS
 class Agreement:
     """One law in one group, over the whole run; residual and explained as in `comparison`.
 
-    moved: units that moved. residual: None if the law makes no prediction in this run.
+    moved: how many units moved. residual: None if the law makes no prediction in this run.
     explained: None likewise, or if no unit moved. drift: the largest motion relative to the
-    magnitude among the units that did not move; None if all moved. diverged: the group is not
-    finite to the end, and was compared up to there.
+    magnitude among the units that did not move; None if all moved. diverged: the group stops being
+    finite, and was compared up to its last finite record.
     """
 
     law: str

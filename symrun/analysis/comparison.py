@@ -1,4 +1,4 @@
-"""One symmetry group of a run over time: measured, predicted, and what gradient flow would keep.
+"""One symmetry group over time: measured, predicted, and the baseline that gradient flow gives.
 
     residual    max over units of |Q - P| / magnitude
     explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS, unit_curves
 from symrun.schedule import times
 
@@ -32,15 +33,15 @@ _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 CONSERVED = 100 * 2.0**-24
-"""Motion relative to the magnitude up to which a unit is conserved: 100 float32 roundings."""
+"""The largest motion of a conserved unit, relative to its magnitude: 100 float32 roundings."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """steps [records]; measured, magnitude, baseline and predicted[law] [records, units].
 
-    predicted: the laws that make a prediction in this run. diverged: the group is not finite to
-    the end, and is compared up to there.
+    predicted: the laws that make a prediction in this run. diverged: the group stops being finite,
+    and is compared up to its last finite record.
     """
 
     symmetry: str
@@ -54,7 +55,7 @@ class Comparison:
 
     @cached_property
     def motion(self) -> Array:
-        """Of each unit, the largest distance from the baseline relative to its magnitude."""
+        """The largest distance from the baseline, relative to the magnitude; [units]."""
         largest: Array = self._relative(self.measured - self.baseline).max(axis=0)
         return largest
 
@@ -63,7 +64,7 @@ class Comparison:
         return self.motion > CONSERVED
 
     def residual(self, law: str) -> Array:
-        """At each record, [records]."""
+        """The largest relative error over the units at each record; [records]."""
         worst: Array = self._relative(self.measured - self.predicted[law]).max(axis=1)
         return worst
 
@@ -77,7 +78,7 @@ class Comparison:
         return share
 
     def explained(self, law: str) -> float:
-        """Over all records. Assumes: some unit moved."""
+        """The median share over the units that moved, all records. Assumes: some unit moved."""
         return 1 - float(np.median(self.unexplained_by_unit(law)))
 
     def unexplained(self, law: str) -> Array:
@@ -112,7 +113,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     info = run.info()
     optim = info.config.optim
     flow_times = optim.flow_rate * times(optim, info.planned_steps)
-    laws = [law for law in LAWS if law not in info.unpredicted]
+    laws = _laws_of(info)
     warned = False
     for group in info.groups:
         columns = ["measured", "magnitude", *laws]
@@ -142,6 +143,19 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             diverged,
         )
         del curves, values, measured  # the next group's would lie beside them
+
+
+def predicting_laws(run: RunDirectory) -> list[str]:
+    """The laws that make a prediction in this run. Error: UsageError if none does."""
+    info = run.info()
+    laws = _laws_of(info)
+    if not laws:
+        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+    return laws
+
+
+def _laws_of(info: RunInfo) -> list[str]:
+    return [law for law in LAWS if law not in info.unpredicted]
 
 
 def at_steps(flow_times: Array, steps: NDArray[np.int64], run: RunDirectory) -> Array:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +11,8 @@ from symrun.runs.tables import LAWS
 
 
 def as_json(rows: Sequence[Agreement]) -> str:
-    """{"rows": [{"law": ..., and the other fields of Agreement}, ...]}, as in `as_rows`."""
-    return as_rows([asdict(row) for row in rows])
+    """{"rows": [{"law": ..., and the other fields of Agreement}, ...]}, by `rows_as_json`."""
+    return rows_as_json([asdict(row) for row in rows])
 
 
 def as_table(rows: Sequence[Agreement]) -> str:
@@ -36,30 +36,33 @@ def as_table(rows: Sequence[Agreement]) -> str:
 def shortcomings(
     rows: Sequence[Agreement], min_explained: float | None, max_residual: float | None
 ) -> list[str]:
-    """What falls short of the bars, a line each; a bar that nothing was held against is one too."""
+    """One line for each number that misses its bar, and for each bar without any number."""
     lines = ["the run diverged"] if any(row.diverged for row in rows) else []
     for key, bar, sign in (("explained", min_explained, 1), ("residual", max_residual, -1)):
         if bar is None:
             continue
-        held = [(row, value) for row in rows if (value := getattr(row, key)) is not None]
-        if not held:
+        compared = [(row, value) for row in rows if (value := getattr(row, key)) is not None]
+        if not compared:
             lines.append(f"no law has a number for {key} in this run")
         lines += [
             f"{row.law} of {row.symmetry} {row.group}: {key} {value:.6g}, the bar is {bar:g}"
-            for row, value in held
+            for row, value in compared
             if not sign * value >= sign * bar  # so that NaN falls short
         ]
     return lines
 
 
-def as_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """{"rows": [...]}; null for None and for what is not finite, which JSON cannot say."""
+def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
+    """{"rows": [...]}, with the values of `json_values`."""
+    return json.dumps({"rows": [json_values(row) for row in rows]}, indent=1, allow_nan=False)
 
-    def plain(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    plain_rows = [{name: plain(value) for name, value in row.items()} for row in rows]
-    return json.dumps({"rows": plain_rows}, indent=1, allow_nan=False)
+def json_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with None for numbers that are not finite, which JSON cannot express."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

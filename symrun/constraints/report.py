@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-from symrun.analysis.report import aligned, as_rows, scientific
+from symrun.analysis.report import aligned, rows_as_json, scientific
 from symrun.constraints.gradient import GradientConstraint
 from symrun.constraints.hessian import HessianConstraint
 
@@ -47,7 +47,7 @@ def as_json(reports: Sequence[Report]) -> str:
         shared = {name: getattr(report, name) for name in ("constraint", "step")}
         shared |= {"precision": report.precision, "device": report.device}
         rows += [shared | asdict(row) for row in report.rows]
-    return as_rows(rows)
+    return rows_as_json(rows)
 
 
 def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:

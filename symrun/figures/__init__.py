@@ -22,7 +22,7 @@ from symrun.figures import (
 from symrun.figures.grid import Grid
 from symrun.figures.selection import Selection
 from symrun.figures.style import FORMATS, save
-from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
+from symrun.runs.directory import OUTPUTS, RunDirectory
 
 
 class FigureModule(Protocol):
@@ -54,23 +54,13 @@ FIGURES: dict[str, FigureModule] = {
 }
 
 
-def select_runs(
-    figure: str,
-    runs: Sequence[RunDirectory],
-    candidates: Sequence[RunDirectory] | None = None,
-) -> list[RunDirectory]:
-    """The runs that `figure` draws, in its order: `runs`, or without any the newest that fit.
-
-    `candidates`: where to look without `runs`, newest first; None: all below outputs/.
+def select_runs(figure: str, runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """The runs that `figure` draws, in its order: `runs`, or if none, the newest that fit.
 
     Error: UsageError for an unknown figure, a run that is missing, does not fit or is left over.
     Example: select_runs("fig1", [])
     """
-
-    def found() -> list[RunDirectory]:
-        return newest_first() if candidates is None else list(candidates)
-
-    return _named(figure).RUNS.choose(figure, runs, found)
+    return _module_of(figure).RUNS.choose(figure, runs)
 
 
 def plot(
@@ -78,14 +68,14 @@ def plot(
 ) -> list[Path]:
     """Draw `figure` of the runs in `paths` into out/<figure>.<format>, one file per format.
 
-    `paths`: none for the newest runs that fit. `out`: None for figures/ of the first run,
+    `paths`: if empty, the newest runs that fit. `out`: None for figures/ of the first run,
     outputs/figures for a figure without runs.
 
     Error: UsageError for an unknown figure or format, runs that do not fit or have fewer than two
     records, or a folder that cannot be written.
     Example: plot("fig1", [], Path("docs"), ["png", "pdf"])
     """
-    module = _named(figure)
+    module = _module_of(figure)
     formats = list(dict.fromkeys(formats))
     for name in formats:
         if name not in FORMATS:
@@ -97,7 +87,7 @@ def plot(
     return save(module.draw(runs), out, figure, formats)
 
 
-def _named(figure: str) -> FigureModule:
+def _module_of(figure: str) -> FigureModule:
     if figure not in FIGURES:
         raise UsageError(f"there is no figure {figure!r}; there are {', '.join(FIGURES)}")
     return FIGURES[figure]

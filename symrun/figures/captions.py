@@ -16,13 +16,13 @@ _MODEL = "<model>"
 def title(number: int, weight_decay: float, infos: Sequence[RunInfo]) -> str:
     """The title of figure `number` of the paper: data, model, and whether they are the paper's.
 
-    `weight_decay`: the paper's, for this figure.
+    `weight_decay`: the one that the paper uses in this figure.
     """
     return f"Fig. {number} on {settings_and_papers(infos, weight_decay)}"
 
 
 def settings_and_papers(infos: Sequence[RunInfo], *weight_decays: float) -> str:
-    """As `settings`, and whether they are not the paper's, with one of its `weight_decays`."""
+    """As `settings`, with a note unless every run has the paper's and one of `weight_decays`."""
     papers = all(any(_is_the_papers(info, decay) for decay in weight_decays) for info in infos)
     return settings(infos) + ("" if papers else ": not the paper's setting")
 
@@ -63,20 +63,16 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
     """
     titles: dict[str, list[str]] = {}
     for info, last_step in drawn:
-        titles.setdefault(_caption(info, last_step), []).append(info.model.title)
+        parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
+        titles.setdefault(_joined(parts), []).append(info.model.title)
     return [
         text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
         for text, models in titles.items()
     ]
 
 
-def _caption(info: RunInfo, last_step: int) -> str:
-    parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
-    return _joined(parts)
-
-
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
-    """One caption for runs that differ only in what `varied` says in words."""
+    """One caption for runs that differ only in what the phrases `varied` describe."""
     (model,) = {info.model.title for info in infos}
     parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
@@ -106,14 +102,14 @@ def _length(info: RunInfo, last_step: int) -> list[str]:
 
 
 def _thinning(infos: Sequence[RunInfo]) -> list[str]:
-    """How far apart the records are, if one of the runs was thinned; else nothing."""
+    """How far apart the records are, if any run was thinned; else nothing."""
     if not any(info.thinned for info in infos):
         return []
     return list(dict.fromkeys(part for info in infos for part in info.spacing()))
 
 
 def optimiser(info: RunInfo) -> list[str]:
-    """The optimiser of a run, its learning rate, its weight decay, and what else is switched on."""
+    """The optimiser of a run, its learning rate, its weight decay, then its options in use."""
     optim = info.config.optim
     switches = [
         "" if optim.schedule is Schedule.constant else f"{optim.schedule.value} schedule",
@@ -129,9 +125,9 @@ def optimiser(info: RunInfo) -> list[str]:
 
 
 def labels(runs: Sequence[tuple[RunInfo, Path]]) -> list[str]:
-    """Model and weight decay of each run; where runs agree in that, what tells them apart.
+    """Model and weight decay of each run; runs that share both also get what tells them apart.
 
-    runs: what run.json says, and the folder; no folder is there twice.
+    runs: the run.json and the folder of each; no folder twice.
     Example: labels([(run.info(), run.path)])   # ["VGG16 with BN, λ = 0.0001"]
     """
     labels = [f"{info.model.title}, {optimiser(info)[2]}" for info, _ in runs]
@@ -165,11 +161,11 @@ _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
     lambda _, path: _folder(path.name),
     lambda _, path: _folder(path),
 )
-"""What may tell two runs apart, the most telling first."""
+"""What may tell two runs apart, in the order in which it is tried."""
 
 
 def law_label(infos: Iterable[RunInfo]) -> str:
-    """Which laws the column `flow` of these runs holds; empty if it is null in all of them."""
+    """Names the laws in the column `flow` of these runs; empty if all make no prediction."""
     laws = [
         kinds_of_sgd(getattr(info.config.optim, "momentum", 0) > 0)["flow"].label
         for info in infos
@@ -179,7 +175,7 @@ def law_label(infos: Iterable[RunInfo]) -> str:
 
 
 def step_label(info: RunInfo) -> str:
-    """The label of an x axis of steps; where lr is constant, also how time follows from them."""
+    """The label of an x axis of steps; with a constant lr it also says what time they mean."""
     optim = info.config.optim
     if optim.schedule is Schedule.constant:
         return f"Step $n$  (time $t = ηn$, $η$ = {optim.lr:g})"

@@ -29,11 +29,7 @@ from symrun.symmetry import Symmetry
 _HUES = ("#0072B2", "#DDAA33", "#009E73", "#CC79A7", "#AA3311", "#56B4E9", "#777777")
 
 
-def _role(info: RunInfo) -> str | None:
-    return "with BN" if _filter_groups(info) else None
-
-
-RUNS = Roles({"with BN": "fig1"}, _role)
+RUNS = Roles({"with BN": "fig1"}, lambda info, _: bool(_filter_groups(info)))
 
 
 @styled

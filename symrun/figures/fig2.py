@@ -37,7 +37,6 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """One panel a symmetry: streamlines of -grad L, coloured by |grad L|, over the generator's.
 
     runs: none.
-    Units: none.
     Source: Kunin et al. (2021), Fig. 2; the losses are those of toys.py.
     Example: draw([]).savefig("fig2.png")
     """

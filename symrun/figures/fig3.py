@@ -44,7 +44,6 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """One panel a symmetry: the conserved quantity as colour, its level sets, and gradient flow.
 
     runs: none.
-    Units: none.
     Source: Kunin et al. (2021), Fig. 3; the losses are those of toys.py.
     Example: draw([]).savefig("fig3.png")
     """

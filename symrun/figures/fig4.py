@@ -65,7 +65,6 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """Left, the trajectories over level sets of L; right, the errors of the flows over eta.
 
     runs: none.
-    Units: none.
     Source: Kunin et al. (2021), Fig. 4, for the left panel.
     Example: draw([]).savefig("fig4.png")
     """

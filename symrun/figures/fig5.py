@@ -25,15 +25,13 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.info import GroupInfo, RunInfo
 from symrun.runs.tables import Curves, unit_curves
 
-_NEEDS = {"without BN": "fig5_plain", "with BN": "fig5_bn"}
-
 
 @dataclass(frozen=True)
 class Panel:
-    """`symmetry`: of the group that it shows, in the run `need`; `units`: what the group's are."""
+    """It shows a group of `symmetry` in the run of `role`; `units`: what its units are called."""
 
     symmetry: str
-    need: str
+    role: str
     quantity: str
     units: str
 
@@ -48,14 +46,11 @@ _MOST_UNITS = 16
 _WIDTH = 1.8
 
 
-def _role(info: RunInfo) -> str | None:
-    for need in _NEEDS:
-        if all(_group(info, panel.symmetry) for panel in PANELS if panel.need == need):
-            return need
-    return None
+def _fits(info: RunInfo, role: str) -> bool:
+    return all(_group(info, panel.symmetry) for panel in PANELS if panel.role == role)
 
 
-RUNS = Roles(_NEEDS, _role)
+RUNS = Roles({"without BN": "fig5_plain", "with BN": "fig5_bn"}, _fits)
 
 
 def _group(info: RunInfo, symmetry: str) -> GroupInfo | None:
@@ -74,22 +69,22 @@ def _group(info: RunInfo, symmetry: str) -> GroupInfo | None:
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """One panel a symmetry: measured lines, coloured by rank, under the dashed ones of theory.
+    """A panel for each symmetry: measured lines, coloured by rank, under dashed predicted lines.
 
     runs: one without BN, one with BN.
 
     Error: UsageError if a run has fewer than two records.
     """
-    run_of = dict(zip(_NEEDS, runs, strict=True))
-    info_of = {need: run.info() for need, run in run_of.items()}
-    curves = [_curves(run_of[panel.need], panel) for panel in PANELS]
+    run_of = dict(zip(RUNS.presets, runs, strict=True))
+    info_of = {role: run.info() for role, run in run_of.items()}
+    curves = [_curves(run_of[panel.role], panel) for panel in PANELS]
     last_steps = {
-        panel.need: int(shown.steps[-1]) for panel, shown in zip(PANELS, curves, strict=True)
+        panel.role: int(shown.steps[-1]) for panel, shown in zip(PANELS, curves, strict=True)
     }
-    lines = captions((info, last_steps[need]) for need, info in info_of.items())
+    lines = captions((info, last_steps[role]) for role, info in info_of.items())
     figure, panels = frame((7, 3.4), title(5, 0.0, list(info_of.values())), lines)
     for axes, panel, shown in zip(panels.subplots(1, 3), PANELS, curves, strict=True):
-        _draw_panel(axes, panel, info_of[panel.need], shown)
+        _draw_panel(axes, panel, info_of[panel.role], shown)
     handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
     if predicted := law_label(info_of.values()):
         handles.append(Line2D([], [], label=predicted, **PREDICTED))

@@ -11,12 +11,11 @@ from matplotlib.lines import Line2D
 
 from symrun.figures.captions import common_caption, law_label, optimiser, settings
 from symrun.figures.layers import (
-    LayerSums,
     depth_colours,
     depth_handles,
     groups_of,
+    hidden_symmetries,
     layer_sums,
-    with_layers,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import (
@@ -30,7 +29,7 @@ from symrun.figures.style import (
 )
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
-from symrun.runs.tables import unit_curves
+from symrun.runs.tables import Curves, unit_curves
 from symrun.symmetry import Symmetry
 
 _COLUMNS_SHOWN = 10
@@ -58,7 +57,7 @@ class Grid:
 
     def _shown(self, info: RunInfo) -> str | None:
         if self.symmetry is None:
-            return next(iter(with_layers(info)), None)
+            return next(iter(hidden_symmetries(info)), None)
         drawn = _last_layer(info) if self.symmetry == _LAST else groups_of(info, self.symmetry)
         return self.symmetry if drawn else None
 
@@ -97,7 +96,7 @@ class Grid:
         handles = (
             [Line2D([], [], color=middle, linewidth=_WIDTH, label="measured")]
             if symmetry == _LAST
-            else depth_handles(shown[0].groups, linewidth=_WIDTH)
+            else depth_handles(groups_of(infos[0], symmetry), linewidth=_WIDTH)
         )
         label = law_label(infos)
         if label:
@@ -108,9 +107,9 @@ class Grid:
 
 
 def _places(infos: Sequence[RunInfo]) -> tuple[list[tuple[int, int]], list[str], list[float]]:
-    """Row and column of each run; the rows in words, highest learning rate first; the columns.
+    """The place of each run, the labels of the rows (highest lr first), the weight decays.
 
-    A row tells all settings of the optimiser in which runs differ, but for weight decay.
+    A label names every setting of the optimiser that varies between runs, except weight decay.
     """
     optims = [info.config.optim for info in infos]
     varied = [
@@ -136,30 +135,31 @@ def _places(infos: Sequence[RunInfo]) -> tuple[list[tuple[int, int]], list[str],
 
 
 def _setting(info: RunInfo, name: str) -> object:
-    """Of the optimiser, as recorded; None where it has no such setting."""
+    """A recorded setting of the optimiser; None if this optimiser has no such setting."""
     return info.config.by_name.get(f"optim.{name}")
 
 
-def _draw_panel(axes: Axes, info: RunInfo, curves: LayerSums, symmetry: str) -> None:
-    count = curves.measured.shape[1]
+def _draw_panel(axes: Axes, info: RunInfo, curves: Curves, symmetry: str) -> None:
+    measured, flow = curves.values["measured"], curves.values["flow"]
+    count = measured.shape[1]
     colours = unit_colours(count) if symmetry == _LAST else depth_colours(count)
-    add_lines(axes, curves.steps, curves.measured, colors=colours, linewidths=_WIDTH)
+    add_lines(axes, curves.steps, measured, colors=colours, linewidths=_WIDTH)
     if "flow" in info.unpredicted:
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
         place: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "bbox": box}
         axes.text(0.04, 0.96, "not predicted", fontsize=7, **place)
     else:
-        add_lines(axes, curves.steps, curves.flow, **PREDICTED)
+        add_lines(axes, curves.steps, flow, **PREDICTED)
 
 
-def _columns(run: RunDirectory) -> LayerSums:
-    """The first columns of the last layer, each as a layer of its own."""
+def _columns(run: RunDirectory) -> Curves:
+    """The first columns of the last layer."""
     group = _last_layer(run.info())[0]
     curves = drawable(run, unit_curves(run, _LAST, group, ["measured", "flow"]))
-    measured, flow = (curves.values[name][:, :_COLUMNS_SHOWN] for name in ("measured", "flow"))
-    return LayerSums([group] * measured.shape[1], curves.steps, measured, flow)
+    shown = {name: values[:, :_COLUMNS_SHOWN] for name, values in curves.values.items()}
+    return Curves(curves.steps, shown)
 
 
 def _last_layer(info: RunInfo) -> list[str]:
-    """The group of its columns, if there is one; a bias is a group of a single unit."""
+    """The name of the group of its columns, if any; a bias is a group of a single unit."""
     return [group.group for group in info.groups_of(_LAST) if group.units > 1]

@@ -1,6 +1,5 @@
 """Curves of whole layers: a symmetry's quantity, measured and predicted, summed over the units."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -16,45 +15,36 @@ from symrun.runs.tables import Curves, unit_curves
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LayerSums:
-    """steps [records]; measured, flow [records, groups], NaN where the law is silent."""
-
-    groups: list[str]
-    steps: NDArray[np.int64]
-    measured: Array
-    flow: Array
-
-
 def groups_of(info: RunInfo, symmetry: str) -> list[str]:
     """Names of the groups of `symmetry` in the order of the forward pass."""
     return [group.group for group in info.groups_of(symmetry)]
 
 
-def with_layers(info: RunInfo) -> list[str]:
-    """Symmetries that this run has in more than its last layer."""
+def hidden_symmetries(info: RunInfo) -> list[str]:
+    """The symmetries that hidden layers of this run have: scale, rescale."""
     return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
 
 
-def layer_sums(run: RunDirectory, symmetry: str) -> LayerSums:
+def layer_sums(run: RunDirectory, symmetry: str) -> Curves:
     """Each group of `symmetry`, summed over its units.
+
+    Columns `measured` and `flow`, [records, groups]; NaN where the law is silent.
 
     Error: UsageError if the run has fewer than two records.
     """
-    groups = groups_of(run.info(), symmetry)
     columns = ("measured", "flow")
     steps: list[NDArray[np.int64]] = []
     sums: list[list[Array]] = []
-    for group in groups:
+    for group in groups_of(run.info(), symmetry):
         curves = unit_curves(run, symmetry, group, columns)
         steps.append(curves.steps)
         sums.append([curves.values[column].sum(axis=1) for column in columns])
     common = min(map(len, steps))  # a run that goes on has written more meanwhile
-    measured, flow = (
-        np.stack([curve[:common] for curve in column], axis=1) for column in zip(*sums, strict=True)
-    )
-    shown = drawable(run, Curves(steps[0][:common], {"measured": measured, "flow": flow}))
-    return LayerSums(groups, shown.steps, shown.values["measured"], shown.values["flow"])
+    values = {
+        name: np.stack([curve[:common] for curve in column], axis=1)
+        for name, *column in zip(columns, *sums, strict=True)
+    }
+    return drawable(run, Curves(steps[0][:common], values))
 
 
 def depth_colours(count: int) -> Array:

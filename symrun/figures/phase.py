@@ -14,14 +14,15 @@ from symrun.figures.captions import captions, law_label, settings
 from symrun.figures.layers import (
     depth_colours,
     depth_handles,
+    groups_of,
+    hidden_symmetries,
     layer_sums,
-    with_layers,
 )
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled, unit_colours
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
-from symrun.runs.tables import unit_curves
+from symrun.runs.tables import Curves, unit_curves
 from symrun.schedule import times
 from symrun.symmetry import Symmetry
 
@@ -34,11 +35,9 @@ _DECAY: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 _FIXED: dict[str, Any] = {"color": "0.5", "linewidth": 0.8}
 
 
-def _role(info: RunInfo) -> str | None:
-    return "with scale or rescale symmetry" if with_layers(info) else None
-
-
-RUNS = Roles({"with scale or rescale symmetry": "fig1"}, _role)
+RUNS = Roles(
+    {"with scale or rescale symmetry": "fig1"}, lambda info, _: bool(hidden_symmetries(info))
+)
 
 
 @styled
@@ -46,74 +45,69 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """Layers, summed over their units (left), and single units of the middle layer (right).
 
     The velocity is the change between records over the time between them, t = sum of lr. On the
-    fixed line dQ/dt = 0 a quantity is at rest; dotted, the velocity of weight decay alone, from
-    which finite steps lift it. A dot is the end.
+    fixed line dQ/dt = 0 a quantity is at rest. The dotted line is the velocity of weight decay
+    alone; finite steps lift the curves above it. A dot marks the end.
 
     Error: UsageError if the run has fewer than two records.
     """
     (run,) = runs
     info = run.info()
-    symmetry = with_layers(info)[0]
+    symmetry = hidden_symmetries(info)[0]
     sums = layer_sums(run, symmetry)
-    middle = sums.groups[len(sums.groups) // 2]
+    groups = groups_of(info, symmetry)
+    middle = groups[len(groups) // 2]
     curves = drawable(run, unit_curves(run, symmetry, middle, ["measured", "flow"]))
-    measured, flow = curves.values["measured"], curves.values["flow"]
-    units = np.linspace(0, measured.shape[1] - 1, min(measured.shape[1], _MOST_UNITS)).astype(int)
+    count = curves.values["measured"].shape[1]
+    units = np.linspace(0, count - 1, min(count, _MOST_UNITS)).astype(int)
+    drawn = Curves(curves.steps, {name: value[:, units] for name, value in curves.values.items()})
     heading = f"Phase portrait of {symmetry} on {settings([info])}"
     caption = captions([(info, int(curves.steps[-1]))])
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)
-    clock = _Clock(run)
-    clock.draw(left, sums.steps, sums.measured, sums.flow, depth_colours(len(sums.groups)))
-    units_drawn = measured[:, units], flow[:, units], unit_colours(len(units))
-    clock.draw(right, curves.steps, *units_drawn)
+    _draw_panel(left, run, sums, depth_colours(len(groups)))
+    _draw_panel(right, run, drawn, unit_colours(len(units)))
     left.set_title("Layers, sums over their units")
-    right.set_title(f"{middle}: {len(units)} of {measured.shape[1]:,} units")
+    right.set_title(f"{middle}: {len(units)} of {count:,} units")
     for axes in (left, right):
         axes.set_xlabel(f"{Symmetry(symmetry).label} $Q$")
         axes.set_ylabel("Velocity $dQ/dt$")
-    handles = depth_handles(sums.groups, linewidth=_WIDTH)
+    handles = depth_handles(groups, linewidth=_WIDTH)
     if label := law_label([info]):
         handles.append(Line2D([], [], label=label, **PREDICTED))
     handles.append(Line2D([], [], label="fixed line, $dQ/dt$ = 0", **_FIXED))
-    if clock.decay:
+    if _decay_rate(info):
         handles.append(Line2D([], [], label="weight decay alone", **_DECAY))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
-class _Clock:
-    """Time and pace of a run's optimiser, in which velocities are drawn."""
+def _decay_rate(info: RunInfo) -> float:
+    """The rate at which weight decay alone shrinks a quantity of degree 2, per unit of time."""
+    return 2 * info.config.optim.flow_decay * info.config.optim.flow_rate
 
-    def __init__(self, run: RunDirectory) -> None:
-        info = run.info()
-        optim = info.config.optim
-        self._run = run
-        self._times = times(optim, info.planned_steps)
-        self.decay = 2 * optim.flow_decay * optim.flow_rate
 
-    def draw(
-        self, axes: Axes, steps: NDArray[np.int64], measured: Array, flow: Array, colours: Array
-    ) -> None:
-        """measured, flow [records, lines]; colours [lines, 4]."""
-        recorded = at_steps(self._times, steps, self._run)
-        # Apart in time: where the learning rate has gone, a difference is the table's rounding.
-        part = np.floor(recorded / recorded[-1] * _MOST_POINTS)
-        _, kept = np.unique(part, return_index=True)
-        elapsed = recorded[kept]
-        for path, colour in zip(_portrait(elapsed, measured[kept]), colours, strict=True):
-            axes.add_line(Trajectory(path, color=colour, linewidth=_WIDTH))
-            axes.plot(*path[:, -1], "o", color=colour, markersize=2.5)
-        if not np.isnan(flow).all():
-            for path in _portrait(elapsed, flow[kept]):
-                axes.add_line(Trajectory(path, **PREDICTED))
-        axes.autoscale_view()
-        low, high = axes.get_xlim()
-        axes.axhline(0, zorder=0, **_FIXED)
-        if self.decay:
-            ends = np.array([low, high])
-            axes.plot(ends, -self.decay * ends, zorder=0, scaley=False, **_DECAY)
-        axes.set_xlim(low, high)
+def _draw_panel(axes: Axes, run: RunDirectory, curves: Curves, colours: Array) -> None:
+    """colours [lines, 4]: a colour for each line of `curves`."""
+    info = run.info()
+    measured, flow = curves.values["measured"], curves.values["flow"]
+    recorded = at_steps(times(info.config.optim, info.planned_steps), curves.steps, run)
+    # Evenly apart in time: as lr goes to 0, a difference would be the rounding of the table
+    part = np.floor(recorded / recorded[-1] * _MOST_POINTS)
+    _, kept = np.unique(part, return_index=True)
+    elapsed = recorded[kept]
+    for path, colour in zip(_portrait(elapsed, measured[kept]), colours, strict=True):
+        axes.add_line(Trajectory(path, color=colour, linewidth=_WIDTH))
+        axes.plot(*path[:, -1], "o", color=colour, markersize=2.5)
+    if not np.isnan(flow).all():
+        for path in _portrait(elapsed, flow[kept]):
+            axes.add_line(Trajectory(path, **PREDICTED))
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    axes.axhline(0, zorder=0, **_FIXED)
+    if decay_rate := _decay_rate(info):
+        ends = np.array([low, high])
+        axes.plot(ends, -decay_rate * ends, zorder=0, scaley=False, **_DECAY)
+    axes.set_xlim(low, high)
 
 
 def _portrait(elapsed: Array, values: Array) -> Array:

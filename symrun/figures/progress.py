@@ -1,4 +1,4 @@
-"""How training went: loss and accuracy over epochs, where a network that learns nothing shows."""
+"""Loss and accuracy over epochs, beside the values of a network that only guesses."""
 
 import math
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ _GUIDE: dict[str, Any] = {"color": "0.4", "linewidth": 0.8, "linestyle": ":"}
 _PALER = 0.45
 _MOST_POINTS = 400
 _LEAST_LOSS, _MOST_LOSS = 1.1, 2.0
-"""Times the loss of chance, what the axis reaches: room for a plateau there, and not all of a run
-that blows up, which would flatten what came before."""
-_LONG = 45  # signs, of which two labels do not fit side by side
+"""The axis of the loss ends between these multiples of the chance loss: it shows a plateau there,
+but not all of a run that blows up, which would flatten what came before."""
+_LONG = 45  # characters: two longer labels do not fit side by side
 
 RUNS = AnyRuns("quickstart_bn")
 
@@ -50,11 +50,11 @@ class _History:
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """Loss (left) and accuracies (right) over epochs, a hue a run.
+    """Loss (left) and accuracies (right) over epochs, a hue for each run.
 
-    Training losses are means over the batches since the last row, before each was learnt from;
-    validation is of all images at once. A row with something that is not finite is a gap. The loss
-    that guesses all classes alike has is dotted; the panel ends at twice that.
+    Training losses are means over the batches since the last row, each taken before its update;
+    validation uses all images. A row with a value that is not finite is a gap. The dotted line is
+    the loss of a uniform guess; the panel ends at twice that.
 
     Error: UsageError if a run has no row yet, or none that is finite.
     """
@@ -113,7 +113,7 @@ def _history(run: RunDirectory) -> _History:
 
 
 def _gaps(curves: Curves) -> Curves:
-    """NaN in all of a row in which something is not finite: a loss of NaN has an accuracy still."""
+    """A row with a value that is not finite becomes NaN: with a loss of NaN, accuracies mislead."""
     finite = np.logical_and.reduce([np.isfinite(values) for values in curves.values.values()])
     values = {name: np.where(finite, here, np.nan) for name, here in curves.values.items()}
     return Curves(curves.steps, values)
@@ -132,7 +132,7 @@ def _draw(
 
 
 def _colours(count: int) -> list[Colour]:
-    """A hue a run; from one colour map where there are more runs than hues."""
+    """A hue for each run, taken from a colour map if there are more runs than hues."""
     if count <= len(_HUES):
         return [to_rgb(hue) for hue in _HUES[:count]]
     return [to_rgb(colour) for colour in unit_colours(count)]

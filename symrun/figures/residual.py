@@ -10,58 +10,46 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from symrun.analysis import Comparison, comparisons
-from symrun.errors import UsageError
+from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
+from symrun.config import Precision
 from symrun.figures.captions import captions, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo
-from symrun.runs.tables import LAWS
 from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
-_ROUNDING = {"float64": 2.0**-53}
-_FLOAT32 = 2.0**-24
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 
 
-def _role(info: RunInfo) -> str | None:
-    return "with a symmetry" if info.groups else None
-
-
-RUNS = Roles({"with a symmetry": "fig1"}, _role)
+RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A column a law; above the residual, below the share of the motion left unexplained.
+    """A column for each law: above, the residual; below, the unexplained share of the motion.
 
-    A line is a group, a hue its symmetry, a shade its depth from the input (dark) to the output.
-    Both axes are logarithmic: what is 0 is not drawn, and a group in which no unit moved has no
-    line below.
+    A line is a group, its hue the symmetry, its shade the depth from the input (dark) to the
+    output. Both axes are logarithmic: zeros are not drawn, and a group in which no unit moved has
+    no line below.
 
     Error: UsageError if the run has fewer than two records, or no law predicts it.
     """
     (run,) = runs
     info = run.info()
-    laws = [law for law in LAWS if law not in info.unpredicted]
-    if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+    laws = predicting_laws(run)
     groups = list(comparisons(run))
     heading = f"How far each law is off, by layer (dark: near the input), on {settings([info])}"
     last_step = max(int(group.steps[-1]) for group in groups)
     figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
-    rounding = _ROUNDING.get(info.precision.value, _FLOAT32)
+    float64 = info.precision is Precision.float64
     for column, law in enumerate(laws):
         above, below = grid[:, column]
         above.set_title(law)
         for axes in (above, below):
-            axes.set_yscale(
-                "log"
-            )  # before what may be a single value, around which it finds limits
+            axes.set_yscale("log")  # first: limits around a single value depend on it
         for group, colour in zip(groups, _colours(groups), strict=True):
             _draw(above, group, group.residual(law), colour)
             if group.moved.any():
@@ -70,13 +58,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
             if not axes.collections:
                 axes.set_yscale("linear")
             axes.set_xlim(0, last_step)
-        above.axhline(rounding, zorder=0, **_GUIDE)
+        above.axhline(2.0**-53 if float64 else 2.0**-24, zorder=0, **_GUIDE)
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
     grid[1, 0].set_ylabel("1 − explained so far,\nmedian over units")
     shown = dict.fromkeys(group.symmetry for group in groups)
     handles = [Line2D([], [], color=Symmetry(name).colour, label=name) for name in shown]
-    weights = "float64" if rounding < _FLOAT32 else "float32"
+    weights = "float64" if float64 else "float32"
     handles.append(Line2D([], [], label=f"one rounding of {weights} weights", **_GUIDE))
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure

@@ -1,4 +1,4 @@
-"""Repeated runs that differ in their seed: what is chance in a curve, and what is not."""
+"""Runs that differ in their seed alone: how much of a curve is chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ from matplotlib.patches import Patch
 from symrun.errors import UsageError
 from symrun.figures.captions import common_caption, law_label, optimiser, settings, step_label
 from symrun.figures.layers import (
-    LayerSums,
     depth_colours,
     depth_handles,
     groups_of,
+    hidden_symmetries,
     layer_sums,
-    with_layers,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
 from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import Curves
 from symrun.symmetry import Symmetry
 
 _WIDTH = 1.2
@@ -30,7 +30,7 @@ _BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
 
 RUNS = Family(
     "seed",
-    lambda info: bool(with_layers(info)),
+    lambda info: bool(hidden_symmetries(info)),
     2,
     "symrun train -m experiment=quickstart_bn seed=0,1,2",
 )
@@ -38,16 +38,16 @@ RUNS = Family(
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A panel a symmetry; a line a layer: the mean over the seeds, in a band of their extremes.
+    """A panel for each symmetry, a line for each layer: the mean over seeds in a band of extremes.
 
-    What is drawn is the change of the layer's sum since the start, since the sum itself depends on
-    the draw of the initial weights more than on all that follows.
+    It shows the change of the layer's sum since the start, because the sum itself depends more on
+    the initial weights than on training.
 
     Error: UsageError if a run has fewer than two records, or runs recorded other steps.
     """
     infos = [run.info() for run in runs]
     info = infos[0]
-    symmetries = with_layers(info)
+    symmetries = hidden_symmetries(info)
     heading = f"{len(runs)} seeds of {settings(infos)}"
     curves = {symmetry: [layer_sums(run, symmetry) for run in runs] for symmetry in symmetries}
     steps = curves[symmetries[0]][0].steps
@@ -70,10 +70,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, sums: Sequence[LayerSums]) -> None:
+def _draw_panel(axes: Axes, sums: Sequence[Curves]) -> None:
     steps = sums[0].steps
-    measured = np.stack([one.measured - one.measured[0] for one in sums])
-    flow = np.stack([one.flow - one.flow[0] for one in sums]).mean(axis=0)
+    measured, flow = (
+        np.stack([one.values[name] - one.values[name][0] for one in sums])
+        for name in ("measured", "flow")
+    )
+    flow = flow.mean(axis=0)
     colours = depth_colours(measured.shape[2])
     for layer, colour in enumerate(colours):
         low, high = measured[:, :, layer].min(axis=0), measured[:, :, layer].max(axis=0)

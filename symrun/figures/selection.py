@@ -7,18 +7,15 @@ from typing import Protocol
 from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
 from symrun.models.registry import BN_EPS
-from symrun.runs.directory import OUTPUTS, RunDirectory
+from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
 from symrun.runs.info import RunInfo
-
-Runs = list[RunDirectory]
 
 
 class Selection(Protocol):
-    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
         """The runs that `figure` draws, in its order.
 
-        given: by the user, in any order. found: makes the list of those to choose from where none
-        were given, newest first.
+        given: by the user, in any order; if there are none, those in outputs/ are the choice.
 
         Error: UsageError for runs that do not fit, are missing or left over.
         """
@@ -29,7 +26,7 @@ class Selection(Protocol):
 class NoRuns:
     """For a figure that is drawn from equations alone."""
 
-    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
         if given:
             raise UsageError(f"{figure} is drawn from equations and takes no runs")
         return []
@@ -44,14 +41,14 @@ class AnyRuns:
 
     preset: str
 
-    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
         seen = set()
         for run in given:
             folder = run.path.resolve()
             if folder in seen:
                 raise UsageError(f"{figure} takes each run once; {run.path} is given twice")
             seen.add(folder)
-        runs = list(given) or found()[:1]
+        runs = list(given) or newest_first()[:1]
         if not runs:
             remedy = f"`symrun train experiment={self.preset}` makes one"
             raise UsageError(f"{figure} needs a run; there is none in {OUTPUTS}: {remedy}")
@@ -62,37 +59,38 @@ class AnyRuns:
 class Roles:
     """One run for each role.
 
-    needs: role -> the preset that makes such a run. role: of a run, by its run.json; None if it
-    has none of them.
+    presets: for each role, the preset that makes such a run. fits: whether the run that this
+    run.json describes can play the role; a run plays the first that fits.
     """
 
-    needs: dict[str, str]
-    role: Callable[[RunInfo], str | None]
+    presets: dict[str, str]
+    fits: Callable[[RunInfo, str], bool]
 
-    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
-        wanted = " and ".join(f"a run {need}" for need in self.needs)
+    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
+        wanted = " and ".join(f"a run {need}" for need in self.presets)
         chosen: dict[str, RunDirectory] = {}
-        for run in given or found():
-            role = self.role(run.info())
+        for run in given or newest_first():
+            info = run.info()
+            role = next((role for role in self.presets if self.fits(info, role)), None)
             if given and role is None:
                 raise UsageError(f"{figure} needs {wanted}; {run.path} does not fit")
             if given and role in chosen:
                 raise UsageError(f"{figure} needs {wanted}; {run.path} is a second one {role}")
             if role is not None:
                 chosen.setdefault(role, run)
-        for need, preset in self.needs.items():
+        for need, preset in self.presets.items():
             if need not in chosen:
                 where = "among those given" if given else f"in {OUTPUTS}"
                 remedy = f"`symrun train experiment={preset}` makes one"
                 raise UsageError(f"{figure} needs {wanted}; there is none {need} {where}: {remedy}")
-        return [chosen[need] for need in self.needs]
+        return [chosen[need] for need in self.presets]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Runs that differ in some settings alone; of equal settings the newest.
+    """Runs that differ in nothing but `varied`; where two have equal settings, the newest.
 
-    Without runs given, the newest family whose members also share their run.name.
+    If no runs are given, the newest family whose members also share their run.name.
 
     varied: the setting, or the group of settings, in which they may differ.
     fits: whether a run, by its run.json, can be drawn. least: how many it takes.
@@ -104,27 +102,24 @@ class Family:
     least: int
     preset: str
 
-    def choose(self, figure: str, given: Sequence[RunDirectory], found: Callable[[], Runs]) -> Runs:
+    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
+        families = self._families(given or newest_first(), share_name=not given)
         if given:
-            families = self._families(given, lambda *_: True)
             self._refuse_unlike(figure, given, families)
-        else:
-            families = self._families(found(), _same_name)
-        sizes = [len(family) for family in families]
-        for family, size in zip(families, sizes, strict=True):
-            if size >= self.least:
+        for family in families:
+            if len(family) >= self.least:
                 return list(family.values())
         where = "among those given" if given else f"in {OUTPUTS}"
         count = f"{self.least} run{'s' if self.least > 1 else ''} or more"
         alike = f"that differ in {self.varied} alone" if self.least > 1 else "that fit"
         remedy = f"`{self.preset}` makes them"
-        most = max(sizes, default=0)
+        most = max(map(len, families), default=0)
         raise UsageError(f"{figure} needs {count} {alike}; {most} {where}: {remedy}")
 
     def _families(
-        self, runs: Sequence[RunDirectory], same_name: Callable[[RunInfo, RunInfo], bool]
+        self, runs: Sequence[RunDirectory], share_name: bool
     ) -> list[dict[str, RunDirectory]]:
-        """Those that fit, by what they have in common; in a family by their value of `varied`."""
+        """The runs that fit, as families; in each, the value of `varied` -> its first run."""
         families: list[tuple[RunInfo, dict[str, RunDirectory]]] = []
         for run in runs:
             info = run.info()
@@ -132,7 +127,8 @@ class Family:
                 continue
             value = repr(flat({self.varied: info.config.settings[self.varied]}))
             for first, members in families:
-                if self._difference(first, info) is None and same_name(first, info):
+                named_alike = first.config.run.name == info.config.run.name
+                if (named_alike or not share_name) and self._difference(first, info) is None:
                     members.setdefault(value, run)
                     break
             else:
@@ -154,7 +150,7 @@ class Family:
                 raise UsageError(f"{alike}; {run.path} differs in {other}")
 
     def _difference(self, one: RunInfo, other: RunInfo) -> str | None:
-        """A setting in which two runs differ and may not."""
+        """The first setting in which two runs differ although a family must agree in it."""
         settings, others = _settings(one), _settings(other)
         for name in sorted(settings.keys() | others.keys()):
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
@@ -167,20 +163,15 @@ class Family:
 
 
 _FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
-"""How the settings begin in which runs may differ and still belong together."""
+"""Settings whose names begin so may differ between runs of one family."""
 
 _ALIKE = {
     "dataset": "the images of its data set",
     **dict.fromkeys(("model", "layers", "groups"), "its network"),
 }
-"""The parts of run.json that runs share if they belong together, and what they are."""
+"""The parts of run.json that are equal in a family, and how a message calls each."""
 
 
 def _settings(info: RunInfo) -> dict[str, object]:
     """By name, also of runs that were recorded before `model.eps` was a setting."""
     return {"model.eps": BN_EPS, **info.config.by_name}
-
-
-def _same_name(one: RunInfo, other: RunInfo) -> bool:
-    """Whether two runs come from experiments of one name: not all in outputs/ belong together."""
-    return one.config.run.name == other.config.run.name

@@ -45,7 +45,7 @@ styled = matplotlib.rc_context(
         "svg.hashsalt": "symrun",
     }
 )
-"""Decorates what draws or saves. Sizes are points at the printed size."""
+"""Decorator for functions that draw or save. Sizes are points in print."""
 
 PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
 """How predictions look, over coloured measured lines."""

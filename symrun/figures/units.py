@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from symrun.analysis import Comparison, comparisons
+from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo
-from symrun.runs.tables import LAWS
 
 Array = NDArray[np.float64]
 
@@ -28,34 +26,28 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "flow": PREDICTED | {"linewidth": 1.0},
 }
 _LOOK: dict[str, Any] = {"color": "#4477AA", "linewidth": 1.1}
-"""Of any other law."""
+"""The look of any other law."""
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":", "zorder": 0}
 _LEAST, _MOST = -6.0, 0.0
-"""Powers of ten that the axis has at least, so that there is room for the names of the guides."""
+"""The axis spans at least these powers of ten, so that the names of the guides have room."""
 
 
-def _role(info: RunInfo) -> str | None:
-    return "with a symmetry" if info.groups else None
-
-
-RUNS = Roles({"with a symmetry": "fig1"}, _role)
+RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A panel a symmetry, a curve a law: how many units it leaves at most so much unexplained of.
+    """A panel for each symmetry, a curve for each law: the distribution of the unexplained share.
 
-    Of all units that moved, whatever their group. The further left a curve rises, the better its
-    law; one that does not reach 100 % has units for which the law is not finite. Of a unit without
-    any error, which a logarithmic axis cannot show, the curve counts from its left edge.
+    It counts all units that moved, whatever their group. The further left a curve rises, the better
+    its law; a curve below 100 % has units for which the law is not finite. A unit without any
+    error, which a logarithmic axis cannot show, counts from the left edge on.
 
     Error: UsageError if the run has fewer than two records, no law predicts it, or no unit moved.
     """
     (run,) = runs
     info = run.info()
-    laws = [law for law in LAWS if law not in info.unpredicted]
-    if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+    laws = predicting_laws(run)
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))
@@ -88,17 +80,17 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
 
 def _unexplained(group: Comparison) -> dict[str, Array]:
-    """By law. In a function of its own, so that `draw` does not hold the curves of two groups."""
+    """Law -> share of each unit. A function of its own lets `draw` hold one group's curves only."""
     return {law: group.unexplained_by_unit(law) for law in group.predicted}
 
 
 def _pooled(groups: Sequence[dict[str, Array]], law: str) -> Array:
-    """Of all groups, rising; NaN last."""
+    """The shares of all groups under one law, rising; NaN last."""
     return np.sort(np.concatenate([by_law[law] for by_law in groups]))
 
 
 def _limits(shares: Sequence[Array]) -> tuple[float, float]:
-    """Whole powers of ten around all that are finite and not 0."""
+    """Whole powers of ten that enclose every share which is finite and not 0."""
     drawn = np.concatenate(shares)
     powers = np.log10(drawn[np.isfinite(drawn) & (drawn > 0)])
     least = np.floor(powers.min(initial=_LEAST))
@@ -122,7 +114,7 @@ def _draw_panel(axes: Axes, by_law: dict[str, Array], limits: tuple[float, float
 
 
 def _distribution(shares: Array, limits: tuple[float, float]) -> tuple[Array, Array]:
-    """x, percent of the units that have at most that, up to the right edge. shares: rising."""
+    """x, and the percentage of units with at most that share. shares: rising."""
     finite = shares[np.isfinite(shares)].clip(min=limits[0])
     percent = 100 * np.arange(finite.size + 1) / shares.size
     x = np.concatenate([finite[:1], finite, limits[1:]]) if finite.size else finite

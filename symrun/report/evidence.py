@@ -1,4 +1,4 @@
-"""What a report says of a run, without its tables: small enough to be published."""
+"""The results of a run without its tables, small enough to be published."""
 
 import contextlib
 import csv
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from symrun.analysis import Comparison, agreement, as_json, comparisons
+from symrun.analysis import Comparison, agreement, comparisons
+from symrun.analysis.report import json_values
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
@@ -22,12 +23,12 @@ _SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv",
 
 @dataclass(frozen=True)
 class Summary:
-    """One law in one symmetry of a run, over all the units that moved.
+    """How well one law predicts one symmetry of a run, over all the units that moved.
 
-    explained: the median. explained_by_99: what the law explains at least, of 99 in 100 units.
-    worst_group: the least of the groups' medians. residual: the largest. motion: the largest that
-    a unit made, relative to its magnitude. None where the law is silent, or, but for residual and
-    motion, where no unit moved.
+    explained: the median. explained_by_99: the law explains at least this share for 99 in 100
+    units. worst_group: the least of the groups' medians. residual: the largest. motion: the largest
+    of any unit, relative to its magnitude. None if the law makes no prediction; the three shares
+    are also None if no unit moved.
     """
 
     symmetry: str
@@ -43,8 +44,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One run. setup: its run.json, without where things lay on its machine; check: the rows of
-    `symrun check --json`; summary: a row a symmetry and law; progress: the rows of that table."""
+    """The results of one run.
+
+    setup: its run.json without paths. check: the rows of `symrun check --json`. summary: a row for
+    each symmetry and law. progress: the rows of that table.
+    """
 
     name: str
     setup: RunInfo
@@ -83,13 +87,13 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     Error: UsageError if it has fewer than two records.
     Example: evidence("fig1", RunDirectory.open("outputs/mine")).save(Path("docs/results"))
     """
-    rows = json.loads(as_json(list(agreement(run))))["rows"]
+    check = [json_values(asdict(row)) for row in agreement(run)]
     summary = list(_summaries(comparisons(run)))
-    return Evidence(name, run.info().published(), rows, summary, _progress(run))
+    return Evidence(name, run.info().published(), check, summary, _progress(run))
 
 
 def _progress(run: RunDirectory) -> list[dict[str, Any]]:
-    """The rows of the table, by step; of a step the training's before the validation's."""
+    """The rows of the table `progress` by step; at equal steps training comes first."""
     if not any(run.table("progress").iterdir()):
         return []
     columns = ("epoch", "loss", "top1", "top5", "lr", "images_per_second")
@@ -164,7 +168,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | float | str | None:
-    """What was written as `text`: None as nothing, a float in as many digits as it takes."""
+    """The value that `_write_csv` wrote as `text`; an empty cell is None."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from symrun.errors import UsageError
-from symrun.figures import FIGURES
+from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
@@ -32,7 +32,7 @@ _BARS: tuple[tuple[str, str, str, float], ...] = (
     ("`flow` explains 99 % for the median unit of the worst layer", "flow", "worst_group", 0.99),
     ("residual of `exact` at most 1e-4", "exact", "residual", 1e-4),
 )
-"""In words; the law and its number; the least that a share may be, the most that a residual.
+"""The bar in words; the law and the field of Summary; the least share or the largest residual.
 
 Those on shares are for scale and rescale: with a constant weight decay translation moves by
 rounding alone."""
@@ -60,7 +60,7 @@ def report(runs: Sequence[RunDirectory], out: Path) -> Path:
 
 
 def _names(runs: Sequence[RunDirectory]) -> list[str]:
-    """For each run the end of its path, as much of it as tells the runs apart.
+    """The shortest ends of the paths that tell the runs apart.
 
     Error: UsageError for a run that is given twice.
     """
@@ -75,7 +75,7 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[Block]:
-    """The blocks about runs that belong together, which follow a heading."""
+    """The blocks of one section, without its heading, about runs that belong together."""
     yield runs_table(evidences)
     yield machine(evidences)
     yield from pictures
@@ -93,13 +93,13 @@ def draw(
 ) -> Iterator[tuple[str, Path]]:
     """Each figure of the page, drawn into `folder`; its title and the first of its files.
 
-    progress: the name of the file of the one that all runs share.
-    One that cannot be drawn, as where no unit moved, is left out with a warning.
+    progress: the file name of the figure that all runs share.
+    A figure that cannot be drawn, for example because no unit moved, is left out with a warning.
     Error: UsageError if a file cannot be written.
     """
     for title, kind, name, chosen in _figures(runs, progress):
         try:
-            figure = FIGURES[kind].draw(FIGURES[kind].RUNS.choose(kind, chosen, list))
+            figure = FIGURES[kind].draw(select_runs(kind, chosen))
         except UsageError as error:
             _log.warning("without %s: %s", name, error)
             continue
@@ -109,7 +109,7 @@ def draw(
 def _figures(
     runs: dict[str, RunDirectory], progress: str
 ) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
-    """Title, figure, name of its file and runs: Figs. 1 and 5 of the first that fit."""
+    """Title, figure, file name and runs of each figure; Figs. 1 and 5 show the first that fit."""
     singles = [[run] for run in runs.values()]
     pairs = [[one, other] for one in runs.values() for other in runs.values()]
     alike = [pair for pair in pairs if len({r.info().config.optim for r in pair}) == 1]
@@ -124,7 +124,7 @@ def _figures(
 
 def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:
     try:
-        FIGURES[figure].RUNS.choose(figure, runs, list)
+        select_runs(figure, runs)
     except UsageError:
         return False
     return True
@@ -141,7 +141,7 @@ def _run_row(one: Evidence) -> list[str]:
     setup = one.setup
     training = [row for row in one.progress if row["split"] == "train"]
     validation = [row for row in one.progress if row["split"] == "val"]
-    # run.json tells the last step of runs that have ended alone
+    # only a run that has ended has its last step in run.json
     last = max([setup.last_step, *(row["step"] for row in one.progress)])
     speeds = [row["images_per_second"] for row in training]
     speed = statistics.median(speeds) if speeds else None
@@ -251,7 +251,7 @@ def _law_row(name: str, row: Summary) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    """Rounded down, so that it never says 100 for less."""
+    """In percent, rounded down, so that only a whole share reads 100."""
     if share is None or not math.isfinite(share):
         return "-"
     return f"{math.floor(share * 1e7) / 1e5:.5f}"

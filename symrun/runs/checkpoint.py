@@ -1,8 +1,8 @@
-"""All that a run needs to go on, saved beside its tables: RUN/checkpoints/step-<step>.pt.
+"""Checkpoints, from which a run can go on: RUN/checkpoints/step-<step>.pt.
 
 Each file is complete or absent, is read without running code that it may hold, and is used only if
-its checksums are right. It holds a dictionary; "model" are the weights, as `model.state_dict()`
-gave them after `step` updates.
+its checksums are right. It holds a dictionary; its "model" is `model.state_dict()` after `step`
+updates.
 """
 
 import logging
@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(run: RunDirectory, step: int, content: Mapping[str, Any], keep: int) -> None:
-    """Save what a run is after `step` updates: tensors, numbers, texts, lists and dictionaries.
-    Then remove all but the `keep` last checkpoints.
+    """Save the state of a run after `step` updates, then remove all but the `keep` last ones.
+
+    content: tensors, numbers, strings, lists and dictionaries.
 
     Error: RunError, and no such checkpoint, if the disk refuses.
     Example: save_checkpoint(run, 800, {"model": model.state_dict()}, keep=2)
@@ -43,7 +44,7 @@ def save_checkpoint(run: RunDirectory, step: int, content: Mapping[str, Any], ke
 
 
 def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]:
-    """The checkpoints of a run, the last first: step, and content or what is wrong with it.
+    """The checkpoints of a run, the last first: the step, and the content or why it is unusable.
 
     The tensors lie in the CPU's memory, in the type they had.
     """
@@ -55,7 +56,7 @@ def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]
 
 
 def last_whole_checkpoint(run: RunDirectory) -> Content | None:
-    """The newest one that a run can go on from, with a warning for each that is damaged."""
+    """The newest checkpoint that a run can go on from; each unusable one is warned about."""
     for step, content in checkpoints(run):
         if isinstance(content, UsageError):
             _log.warning("passed over: %s", content)
@@ -76,7 +77,7 @@ def _is_of_a_run(content: Content) -> bool:
 
 
 def latest_weights(run: RunDirectory) -> tuple[int, dict[str, Tensor]] | None:
-    """The weights saved after the most updates, and their number; None if none were saved.
+    """The newest weights, after the number of updates that they had; None if none were saved.
 
     Error: UsageError if that file is damaged, holds something else, or cannot be read.
     Example: step, state_dict = latest_weights(RunDirectory.open("outputs/mine")) or (0, {})

@@ -1,4 +1,4 @@
-"""A run's folder: the one place where the names of its files stand."""
+"""A run's folder: the one place that names its files."""
 
 import contextlib
 import json
@@ -73,7 +73,7 @@ class RunDirectory:
                 raise UsageError(f"run.dir={path} exists already; {remedy}")
 
     def _is_abandoned(self) -> bool:
-        """Whether nothing lies here but the folder of a run that was killed before it started."""
+        """Whether this is an empty run folder, left by a process killed before its run started."""
         skeleton = {self._lock, *map(self.table, TABLES), self.table("")}
         drafts = f".{self.run_json.name}-"
         left = (path for path in self.path.rglob("*") if path not in skeleton)
@@ -120,18 +120,18 @@ class RunDirectory:
         sweep_drafts(self.path)
 
     def checkpointed(self) -> list[int]:
-        """The steps of the checkpoints that lie here, the last first."""
+        """The steps at which this run has checkpoints, the last first."""
         return sorted(_numbers(self.checkpoints, _CHECKPOINT), reverse=True)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
-        """The run that lies in `path`. Error: UsageError if none does that this symrun can read."""
+        """The run in `path`. Error: UsageError if it holds none that this symrun can read."""
         run = cls(Path(path))
         run.info()
         return run
 
     def discard(self) -> None:
-        """Remove the folder of a run that never started; what is not empty stays."""
+        """Remove the folder of a run that never started; folders that hold anything stay."""
         with contextlib.suppress(OSError):
             self.run_json.unlink(missing_ok=True)
             self._lock.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ class RunDirectory:
                 folder.rmdir()
 
     def info(self) -> RunInfo:
-        """What run.json says by now; a run under way rewrites it.
+        """The current content of run.json, which a run under way rewrites.
 
         Error: UsageError if it is missing, unreadable, or something in it is not as it must be.
         """
@@ -156,35 +156,35 @@ class RunDirectory:
             raise UsageError(f"{self.run_json} {error}") from None
 
     def write_info(self, info: RunInfo) -> None:
-        """Replace run.json at once: a reader sees the old or the new one, never a half."""
+        """Replace run.json atomically: a reader sees the old file or the new one, both whole."""
         with complete_or_absent(self.run_json) as draft:
             draft.write_text(json.dumps(info.to_json(), indent=2))
 
 
 def runs_below(outputs: Path) -> list[RunDirectory]:
-    """The runs in `outputs` and below, the one started last first, without unreadable ones.
+    """The readable runs in `outputs` and below, the one started last first.
 
-    A run comes before its thinned copies, which were started when it was, and those that hold
-    more before those that hold less. What lies in a folder that begins with a dot is no run yet.
+    A run comes before its thinned copies, which share its start time; a copy with more records
+    comes before one with fewer. A folder whose name begins with a dot holds no whole run yet.
     """
     ranks: dict[RunDirectory, tuple[str, int]] = {}
     for run_json in outputs.glob("**/run.json"):
         if any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
             continue
         with contextlib.suppress(UsageError):
-            run = RunDirectory.open(run_json.parent)
+            run = RunDirectory(run_json.parent)
             info = run.info()
             ranks[run] = (info.created, -info.thinned.every if info.thinned else 0)
     return sorted(ranks, key=ranks.__getitem__, reverse=True)
 
 
 def newest_first(outputs: Path = OUTPUTS) -> list[RunDirectory]:
-    """Those of `runs_below` that have records."""
-    return [run for run in runs_below(outputs) if list(run.table("units").glob("part-*"))]
+    """The runs of `runs_below` that have records."""
+    return [run for run in runs_below(outputs) if any(run.table("units").glob("part-*"))]
 
 
 def _claim(folder: Path) -> bool:
-    """Make `folder`; False if it is there already, whoever made it, also a moment ago."""
+    """Make `folder`; False if another process, or an earlier run, made it already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -193,6 +193,6 @@ def _claim(folder: Path) -> bool:
 
 
 def _numbers(folder: Path, name: re.Pattern[str]) -> list[int]:
-    """Those in the names of the files in `folder`; other files are passed over."""
+    """The numbers in the file names in `folder` that match `name`, which captures one."""
     names = (name.fullmatch(path.name) for path in folder.glob("*"))
     return [int(found[1]) for found in names if found]

@@ -1,7 +1,7 @@
 """run.json, typed: it is checked once, here, and its readers can rely on it.
 
-A run may come from another version, from a damaged disk, from another program. So nothing here
-asks which models, data sets or losses this symrun has, and what it does not know is passed over.
+A run may come from another version, a damaged disk or another program. So nothing here depends on
+which models, data sets or losses this symrun has, and unknown fields are ignored.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ SCHEMA = 3
 """Version of run.json and of the tables."""
 
 MOST_BYTES = 2**22
-"""The largest run.json that is read; that of VGG19 is a hundred times smaller."""
+"""The largest run.json that is read; the one of VGG19 is a hundred times smaller."""
 
 _DEEPEST = 16
-"""How deep values may be nested, so that nothing that walks them runs out of stack."""
+"""How deep values may be nested, so that no recursion over them overflows the stack."""
 
 
 def _require_lines(record: object, *names: str) -> None:
-    """Of fields that hold text, a list of texts or named texts; None is a field that is absent."""
+    """Error: UsageError unless the named fields hold a line, lines, or named lines, or are None."""
     constraint = "one printable line without $, which figures read as mathematics"
     for name in names:
         value = getattr(record, name)
@@ -213,7 +213,7 @@ class ThinningInfo:
 class RunInfo:
     """What a run is: its settings, what it ran on, its network, its groups, how it ended.
 
-    unpredicted: of each law that is silent in this run, why.
+    unpredicted: for each law that makes no prediction in this run, the reason.
     source: digest of the code that computed it. seconds: of training and validation.
     """
 
@@ -255,26 +255,26 @@ class RunInfo:
 
     @property
     def planned_steps(self) -> int:
-        """Updates that the run was to make."""
+        """The number of updates that the settings ask for."""
         train = self.config.train
         return train.steps or train.epochs * self.steps_per_epoch
 
     @property
     def updates_between_records(self) -> int:
-        """As the run is now, thinned or not."""
+        """How far apart the records are now, after any thinning."""
         return (self.thinned or self.config.track).every
 
     @property
     def convolutions(self) -> list[LayerInfo]:
-        """In the order of the forward pass."""
+        """The convolutions, in the order of the forward pass."""
         return [layer for layer in self.layers if layer.is_convolution]
 
     def groups_of(self, symmetry: Symmetry | str) -> list[GroupInfo]:
-        """In the order of the forward pass."""
+        """The groups of this symmetry, in the order of the forward pass."""
         return [group for group in self.groups if group.symmetry is Symmetry(symmetry)]
 
     def spacing(self) -> list[str]:
-        """How far apart the records are, in words; of a thinned run also how far they were.
+        """How far apart the records are, in words; for a thinned run, also how far they were.
 
         Example: run.info().spacing() == ["a record every update"]
         """
@@ -314,11 +314,10 @@ def info_from(values: Any) -> RunInfo:
     """As `read_info`, from the values that the JSON held."""
     if not isinstance(values, dict) or _is_deep(values):
         raise UsageError("does not describe a run")
-    if "schema" in values:
-        require_schema(values["schema"])
+    if "schema" not in values:
+        raise UsageError("does not describe a run: schema is missing")
+    require_schema(values["schema"])
     try:
-        if "schema" not in values:
-            raise UsageError("schema is missing")
         typed: dict[str, Any] = {}
         if "config" in values:
             typed["config"] = RecordedConfig.of(values["config"])

@@ -37,9 +37,9 @@ class Run:
         """
         wanted = {"symmetry": symmetry, "group": group}
         equal = {name: value for name, value in wanted.items() if value is not None}
-        groups = [{"symmetry": one.symmetry.value, "group": one.group} for one in self.info.groups]
-        if not any(equal.items() <= one.items() for one in groups):
-            there = ", ".join(f"{one['symmetry']} {one['group']}" for one in groups) or "none"
+        groups = [(one.symmetry.value, one.group) for one in self.info.groups]
+        if not any(symmetry in (None, one) and group in (None, name) for one, name in groups):
+            there = ", ".join(" ".join(one) for one in groups) or "none"
             asked = in_one_line(" ".join(equal.values())) or "at all"
             raise UsageError(f"{self.path} has no group {asked}: it has {there}")
         return self._table("units", **equal)

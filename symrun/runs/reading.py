@@ -1,12 +1,12 @@
-"""The rows of a table, read part by part and without those that nobody asked for.
+"""Reads the rows of a table, part by part, and only those that are asked for.
 
 The writer lays a table out by name: a symmetry's group, a layer. The footer of a part says which
 names each of its row groups holds, so that one group of units is read alone.
 
 A part is a parquet file with a seal in it: a checksum of all its other bytes, between the last row
 group and the footer, where readers of parquet do not look. A part is unsealed before anything else
-reads it, so a damaged one gives no rows, rather than others. Parquet's own checksums are of the
-values alone; the footer and the headers of pages, which say how to decode them, have none.
+reads it, so a damaged part gives an error and never wrong rows. Parquet's own checksums cover the
+values alone, not the footer and the page headers, which say how to decode them.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.info import require_schema
 
 SCHEMA_KEY = b"symrun.schema"
-"""Of the version, among the key-value metadata of a part."""
+"""The key under which the metadata of a part holds the version."""
 
 _SEAL = struct.Struct("<8sI")
 _SEALED = b"symcrc32"
 _AT_ONCE = 2**20
 
 _FOOTERS = 1024
-"""Kept in memory, up to 300 kB each: groups are read one by one, from the same parts."""
+"""How many footers stay in memory, up to 300 kB each: every group is read from the same parts."""
 
 _UNKNOWN = ("", "\U0010ffff")
 
@@ -44,7 +44,7 @@ Rows = dict[str, NDArray[Any]]
 """Column -> its values, NaN for null."""
 
 _State = tuple[int, ...]
-"""Of a file: when it was written, and so on; a part that was replaced is another one."""
+"""Modification time, size and inode of a file: a replaced part is read again, not from a cache."""
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -116,7 +116,7 @@ def read_parts(
 
 
 def _existing_parts(run: RunDirectory, name: str) -> list[Path]:
-    """Error: UsageError if there are none."""
+    """As `parts_of`. Error: UsageError if there are none."""
     parts = parts_of(run, name)
     if not parts:
         where = f"{run.table(name)} holds no part-*.parquet"
@@ -138,25 +138,29 @@ def read_part(part: Path, columns: Sequence[str], **equal: str) -> Rows:
         return _rows(part, columns, equal)
 
 
-def read_whole_part(part: Path) -> pa.Table:
-    """All rows and columns of one part as they were written: what is null stays null.
+def read_whole_part(part: Path, **equal: str) -> pa.Table:
+    """All columns of the rows that `read_part` reads; what is null stays null.
 
     Error: UsageError as in `read_parts`.
     """
     with _damage_in_one_line(part):
         footer = _checked_footer(part)
+        footer.require(list(equal))
         with pq.ParquetFile(part, metadata=footer.metadata) as file:
-            return file.read()
+            table = file.read_row_groups(footer.row_groups(equal)[0])
+        for column, value in equal.items():
+            table = table.filter(pa.array(_is(table[column], value)))
+        return table
 
 
 def read_table(run: RunDirectory, name: str, **equal: str) -> pa.Table:
-    """All columns of the rows of a table in which each column named in `equal` has that value.
+    """All columns of the rows that `read_parts` reads, in one table; what is null stays null.
 
-    What is null stays null. A run that went on in another precision has the wider one throughout.
+    A run that went on in another precision has the wider one throughout.
 
     Error: UsageError as in `read_parts`.
     """
-    rows = [_whole_rows(part, equal) for part in _existing_parts(run, name)]
+    rows = [read_whole_part(part, **equal) for part in _existing_parts(run, name)]
     return pa.concat_tables(rows, promote_options="permissive").unify_dictionaries()
 
 
@@ -192,17 +196,6 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
     for column, value in equal.items():
         wanted &= _is(table[column], value)
     return {column: values[wanted] for column, values in rows.items()}
-
-
-def _whole_rows(part: Path, equal: Mapping[str, str]) -> pa.Table:
-    with _damage_in_one_line(part):
-        footer = _checked_footer(part)
-        footer.require(list(equal))
-        with pq.ParquetFile(part, metadata=footer.metadata) as file:
-            table = file.read_row_groups(footer.row_groups(equal)[0])
-        for column, value in equal.items():
-            table = table.filter(pa.array(_is(table[column], value)))
-        return table
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The settings that a run recorded: those that readers need typed, and all of them by name.
+"""The settings that a run recorded: typed where readers use them, and all of them by name.
 
 Unlike `Config`, they ask for no model, data set or loss that this symrun knows.
 """
@@ -56,14 +56,14 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """name: None where it was left out, as in what is published."""
+    """name: None in published runs, which leave it out."""
 
     name: str | None = None
 
 
 @dataclass(frozen=True)
 class RecordedConfig:
-    """settings: all that were recorded, as JSON has them."""
+    """settings: everything that was recorded, as JSON values."""
 
     settings: Mapping[str, object]
     optim: OptimConfig
@@ -92,7 +92,7 @@ class RecordedConfig:
         return flat(self.settings)
 
     def published(self) -> "RecordedConfig":
-        """The same without the settings that have no part in what comes out, such as paths."""
+        """The same without settings that do not influence the results, such as paths."""
         kept: dict[str, object] = {}
         for group, settings in self.settings.items():
             if isinstance(settings, Mapping):

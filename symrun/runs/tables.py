@@ -27,7 +27,7 @@ MEASUREMENTS = ("measured", "magnitude", *LAWS, "grad_norm_sq", "defect")
 
 _NAME = pa.dictionary(pa.int16(), pa.string())
 _VERSION = {SCHEMA_KEY: str(SCHEMA).encode()}
-"""In the metadata of the schemas, from which it gets into each part."""
+"""Metadata of the schemas, which the writer copies into each part."""
 
 
 def units_schema(value: pa.DataType) -> pa.Schema:
@@ -45,8 +45,8 @@ def parameters_schema(value: pa.DataType) -> pa.Schema:
 
 
 def unpacked_bytes(records: int, units: int, parameters: int, value_bytes: int) -> int:
-    """The numbers in records of so many units and parameters. On the disk they take less, packed,
-    unless a network is so small that the parts' footers count.
+    """The size of the numbers in `records` records. Compressed on the disk they take less, unless
+    a network is so small that the footers of the parts count.
 
     Example: unpacked_bytes(1956, 11521, 1600, 4) / 1e9   # 0.64, the paper's VGG16 with BN
     """
@@ -102,8 +102,9 @@ def parameter_curves(run: RunDirectory, layer: str) -> Curves:
 def progress_curves(
     run: RunDirectory, split: str, columns: Sequence[str] = ("loss", "top1", "top5")
 ) -> Curves:
-    """The table `progress` on `split`, "train" or "val", over time; each column [records, 1];
-    without records where the run has none on it yet.
+    """The rows of `progress` for `split`, "train" or "val", over time; each column [records, 1].
+
+    There are no records if the run has written none for this split yet.
 
     Error: UsageError as in `read_parts`, or if a record is doubled.
     """
@@ -143,18 +144,18 @@ class _Block:
 
 
 def _block(rows: Rows, unit: str, what: str) -> _Block:
-    """Error: UsageError unless the rows are those of each unit at each step."""
-    block = _as_it_lies(rows, unit)
-    if block is None:  # written by something else than a TableWriter
+    """Error: UsageError unless there is one row for each unit at each step."""
+    block = _block_in_order(rows, unit)
+    if block is None:  # written by something other than a TableWriter
         order = np.lexsort((rows["step"], rows[unit]))
-        block = _as_it_lies({name: values[order] for name, values in rows.items()}, unit)
+        block = _block_in_order({name: values[order] for name, values in rows.items()}, unit)
     if block is None:
         raise _incomplete(what)
     return block
 
 
-def _as_it_lies(rows: Rows, unit: str) -> _Block | None:
-    """None unless the rows are in order, and of each unit at each step."""
+def _block_in_order(rows: Rows, unit: str) -> _Block | None:
+    """None unless the rows are in order, one for each unit at each step."""
     step, place = rows["step"], rows[unit]
     records = np.count_nonzero(place == place[0])
     if len(step) % records:

@@ -10,6 +10,7 @@ the bits that it had. `progress` stays whole; checkpoints and figures are not co
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import shutil
@@ -73,27 +74,19 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@dataclass(frozen=True)
-class _Part:
-    """steps: of the records that have rows in it, rising; without any if it has no rows."""
-
-    path: Path
-    steps: Steps
-
-    @classmethod
-    def of(cls, path: Path) -> "_Part":
-        return cls(path, np.unique(read_part(path, ["step"])["step"]).astype(np.int64))
+Parts = dict[Path, Steps]
+"""Part of a table -> the steps of the records that have rows in it, rising; empty without rows."""
 
 
 @dataclass(frozen=True)
 class _Original:
-    """A run as it lay on the disk at one moment; what is recorded later is no part of it.
+    """A run as it lay on the disk at one moment; what it records later is not copied.
 
-    parts: of the tables of records. steps: of the records that all of these tables hold, rising.
+    parts: those of each table of records. steps: of the records that all of these tables hold.
     """
 
     info: RunInfo
-    parts: dict[str, list[_Part]]
+    parts: dict[str, Parts]
     progress: list[Path]
     steps: Steps
 
@@ -101,7 +94,7 @@ class _Original:
     def of(cls, run: RunDirectory) -> "_Original":
         """Error: UsageError if it has no records yet, or a part is damaged."""
         info = run.info()  # first: a run that is finished by now has written all of its parts
-        parts = {name: list(map(_Part.of, parts_of(run, name))) for name in _RECORDS}
+        parts = {name: {part: _steps(part) for part in parts_of(run, name)} for name in _RECORDS}
         steps = _common_steps(parts.values())
         if not steps.size:
             raise UsageError(f"{run.path} has no records yet: there is nothing to thin")
@@ -109,9 +102,9 @@ class _Original:
 
     @property
     def bytes(self) -> int:
-        """Of its tables."""
-        records = [part.path for parts in self.parts.values() for part in parts]
-        return sum(path.stat().st_size for path in [*records, *self.progress])
+        """The size of its tables."""
+        paths = itertools.chain(*self.parts.values(), self.progress)
+        return sum(path.stat().st_size for path in paths)
 
     def write(self, folder: Path, every: int) -> int:
         """Write the thinned run into `folder`, which does not exist yet, and return its bytes.
@@ -137,15 +130,15 @@ class _Original:
         return kept
 
     def _records(self, name: str, kept: Steps) -> Iterator[pa.Table]:
-        """The rows of each record that stays. A table without rows stays one without rows."""
-        for part in self.parts[name]:
-            if not part.steps.size:
-                yield read_whole_part(part.path)
-            elif np.isin(part.steps, kept).any():
-                yield from _records_of(read_whole_part(part.path), kept)
+        """The rows of each record in `kept`. A part without rows is copied as it is."""
+        for part, steps in self.parts[name].items():
+            if not steps.size:
+                yield read_whole_part(part)
+            elif np.isin(steps, kept).any():
+                yield from _records_of(read_whole_part(part), kept)
 
     def _description(self, every: int, kept: Steps) -> RunInfo:
-        """run.json of the copy. Nobody goes on writing to it, so it is not running."""
+        """run.json of the copy, which is never running, since nobody goes on writing to it."""
         info = self.info
         if info.status is Status.running:
             last_step = int(self.steps[-1])
@@ -157,19 +150,23 @@ class _Original:
 _RECORDS = ("units", "parameters")
 
 
-def _common_steps(tables: Iterable[list[_Part]]) -> Steps:
-    """Those that every table holds: a kill can leave a record in one table and not in the other.
+def _steps(part: Path) -> Steps:
+    return np.unique(read_part(part, ["step"])["step"]).astype(np.int64)
 
-    A table whose parts have no rows holds none of the run's records, since nothing was sampled.
+
+def _common_steps(tables: Iterable[Parts]) -> Steps:
+    """The steps that every table holds: a kill can leave a record in one table and not in another.
+
+    A table whose parts have no rows does not count, since nothing was sampled for it.
     """
     none = np.empty(0, np.int64)
-    held = [(parts, np.concatenate([none, *(part.steps for part in parts)])) for parts in tables]
-    counted = [steps for parts, steps in held if steps.size or not parts]
+    recorded = [(parts, np.concatenate([none, *parts.values()])) for parts in tables]
+    counted = [steps for parts, steps in recorded if steps.size or not parts]
     return functools.reduce(np.intersect1d, counted) if counted else none
 
 
 def _records_of(part: pa.Table, kept: Steps) -> list[pa.Table]:
-    """Those of the records in a part that stay, by step, each with its rows in their order."""
+    """The records of a part whose steps are in `kept`, by step, each with its rows in order."""
     step = np.from_dlpack(part["step"].combine_chunks())
     places = np.flatnonzero(np.isin(step, kept))
     places = places[np.argsort(step[places], kind="stable")]
@@ -179,7 +176,7 @@ def _records_of(part: pa.Table, kept: Steps) -> list[pa.Table]:
 
 
 def _by_part(pieces: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
-    """`pieces` in turn, as many at a time as a writer puts into one part.
+    """`pieces` in turn, grouped into as many as a writer puts into one part.
 
     A run that went on in another precision has parts of two schemas, which stay apart.
     """
@@ -233,8 +230,11 @@ def _largest_that_fits(original: _Original, scratch: Path, most_bytes: float) ->
 
 
 def _candidates(original: _Original) -> tuple[Steps, Steps]:
-    """Multiples of the run's spacing, rising, and how many records each keeps: of those that keep
-    as many the least, up to that which keeps the first and the last alone."""
+    """Spacings to try, rising, and the number of records that each keeps.
+
+    They are multiples of the run's own. Of those that keep equally many records only the least is
+    listed; the last keeps the first and the last record alone.
+    """
     between = original.info.updates_between_records
     gaps = max(-(-int(original.steps[-1]) // between), 1)
     multiples = np.unique(-(-gaps // np.arange(1, gaps + 1)))

@@ -23,20 +23,20 @@ _log = logging.getLogger(__name__)
 Record = Callable[[], pa.Table]
 
 FLUSH_SECONDS = 10.0
-"""What a kill can cost at most: the records of this long."""
+"""A kill loses at most the records of this long."""
 
 MOST_ROWS = 2_000_000
-"""That wait to be written: a part holds so many, and up to one record more."""
+"""A part is written once it has more rows than this."""
 
 _MOST_WAITING = 256
 _LEAST_ROWS = 1024
-"""In a row group, on average: each costs a kilobyte."""
+"""Row groups have at least so many rows on average, since each costs a kilobyte."""
 _ZSTD_LEVEL = 6
 """4 % smaller than level 1, for a millisecond more a record of full VGG16-BN."""
 
 
 class RecordSink(Protocol):
-    """What takes records, such as a TableWriter."""
+    """Something that accepts records, such as a TableWriter."""
 
     def put(self, table: str, record: Record) -> None: ...
 
@@ -48,7 +48,7 @@ class TableWriter:
     thread as well. The first records are written at once; then a part holds those of up to
     FLUSH_SECONDS. Use it as a context manager: leaving it writes what is left.
 
-    parts: of each table, how many it has already; 0 without.
+    parts: how many parts each table has already; 0 if it is not named.
 
     Error: RunError from `put` or on leaving, if the disk refused.
     """
@@ -84,7 +84,7 @@ class TableWriter:
             tables = self._run.path / "tables"
             remedy = "a larger track.every records less"
             _log.warning("%s: training waits for a slow disk; %s", tables, remedy)
-        self._queue.put(lambda: self._append(table, record))
+        self._queue.put(lambda: self._buffers.setdefault(table, []).append(record()))
 
     def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
         """Have `save` called in the thread, once every record handed over so far is on the disk,
@@ -92,7 +92,13 @@ class TableWriter:
         self._saved.wait()
         self.raise_failure()
         self._saved.clear()
-        self._queue.put(lambda: self._checkpoint(save))
+
+        def flush_and_save() -> None:
+            self._flush()
+            save(dict(self._parts))
+            self._saved.set()
+
+        self._queue.put(flush_and_save)
 
     def raise_failure(self) -> None:
         """Error: RunError, if the disk refused something since the start."""
@@ -126,14 +132,6 @@ class TableWriter:
 
     def _rows(self) -> int:
         return sum(table.num_rows for buffer in self._buffers.values() for table in buffer)
-
-    def _append(self, table: str, record: Record) -> None:
-        self._buffers.setdefault(table, []).append(record())
-
-    def _checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
-        self._flush()
-        save(dict(self._parts))
-        self._saved.set()
 
     def _flush(self) -> None:
         if not self._rows():

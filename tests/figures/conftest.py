@@ -10,6 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from symrun.figures import select_runs, selection
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import SCHEMA
@@ -239,3 +240,15 @@ def overlapping_texts(figure):
         if not (page.x0 <= box.x0 <= box.x1 <= page.x1 and page.y0 <= box.y0 <= box.y1 <= page.y1)
     ]
     return leaving + [(a[0], b[0]) for a, b in combinations(boxes, 2) if a[1].overlaps(b[1])]
+
+
+@pytest.fixture
+def select_from(monkeypatch):
+    """Which runs a figure draws where none are given and outputs/ holds `runs`, newest first."""
+
+    def select(figure, runs):
+        with monkeypatch.context() as patched:
+            patched.setattr(selection, "newest_first", lambda: runs)
+            return select_runs(figure, [])
+
+    return select

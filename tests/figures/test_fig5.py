@@ -202,7 +202,7 @@ def test_a_second_run_of_a_kind_is_refused(write_run):
         select_runs("fig5", runs)
 
 
-def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeypatch):
+def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeypatch, select_from):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"none without BN in outputs: .*experiment=fig5_plain"):
         select_runs("fig5", [])
@@ -212,7 +212,7 @@ def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeyp
     assert [run.path.name for run in select_runs("fig5", [])] == ["c", "d"]
     assert [run.path.name for run in select_runs("fig1", [])] == ["d"]
     older = [write_run(False, name="e"), write_run(True, name="f")]
-    assert select_runs("fig5", [], candidates=older) == older
+    assert select_from("fig5", older) == older
 
 
 def test_a_shallow_network_does_not_fit(write_run):

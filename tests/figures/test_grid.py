@@ -142,18 +142,18 @@ def test_runs_of_another_family_are_refused(write_run):
         select_runs("grid_scale", [one, write_run(False, name="plain")])
 
 
-def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch):
+def test_without_runs_the_newest_family(sweep, write_run, tmp_path, monkeypatch, select_from):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"1 run or more that fit; 0 in outputs: .*grid_scale"):
         plot("grid", [], None, ["png"])
     runs = sweep(True, decays=[0.0, 1e-3])
     plain = write_run(False, name="plain")
-    assert select_runs("grid_scale", [], candidates=[plain, *runs]) == runs
+    assert select_from("grid_scale", [plain, *runs]) == runs
     other = write_run(True, name="fig1", lr=0.1, weight_decay=0.0, run_name="fig1")
-    assert select_runs("grid_scale", [], candidates=[*runs, other]) == runs
-    assert select_runs("grid_scale", [], candidates=[other, *runs]) == [other]
+    assert select_from("grid_scale", [*runs, other]) == runs
+    assert select_from("grid_scale", [other, *runs]) == [other]
     again = write_run(True, name="again", lr=0.1, weight_decay=0.0)
-    assert select_runs("grid_scale", [], candidates=[again, *runs]) == [again, *runs[1:]]
+    assert select_from("grid_scale", [again, *runs]) == [again, *runs[1:]]
 
 
 @pytest.mark.parametrize("optim", [{}, {"lr": "fast"}])

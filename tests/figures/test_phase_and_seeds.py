@@ -107,14 +107,14 @@ def test_a_band_from_the_lowest_to_the_highest_seed(repeated):
             np.testing.assert_allclose(ends, (seen.min(), seen.max()), rtol=1e-5, atol=1e-4)
 
 
-def test_seeds_takes_runs_that_differ_in_their_seed_alone(repeated, write_run):
+def test_seeds_takes_runs_that_differ_in_their_seed_alone(repeated, write_run, select_from):
     assert select_runs("seeds", repeated) == repeated
     with pytest.raises(UsageError, match=r"2 runs or more that differ in seed alone; 1 among"):
         select_runs("seeds", repeated[:1])
     other = write_run(True, name="other", lr=0.01, seed=9)
     with pytest.raises(UsageError, match=r"other differs in optim.lr"):
         select_runs("seeds", [*repeated, other])
-    assert select_runs("seeds", [], candidates=[other, *repeated]) == repeated
+    assert select_from("seeds", [other, *repeated]) == repeated
 
 
 def test_seeds_of_before_and_after_eps_became_a_setting_belong_together(write_run):

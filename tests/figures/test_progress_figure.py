@@ -121,11 +121,11 @@ def test_training_rows_are_thinned_and_validation_is_not(write_progress):
     assert (training[0][0], training[-1][0]) == (1 / PER_EPOCH, 2000 / PER_EPOCH)
 
 
-def test_selection_and_its_errors_in_one_line(write_progress):
+def test_selection_and_its_errors_in_one_line(write_progress, select_from):
     older, newer = write_progress(name="older"), write_progress(name="newer")
-    assert select_runs("progress", [], candidates=[newer, older]) == [newer]
+    assert select_from("progress", [newer, older]) == [newer]
     with pytest.raises(UsageError, match=r"there is none in outputs: `symrun train exp[^\n]*$"):
-        select_runs("progress", [], candidates=[])
+        select_from("progress", [])
     with pytest.raises(UsageError, match=r"takes each run once; \S*older is given twice$"):
         select_runs("progress", [older, newer, older])
     with pytest.raises(UsageError, match=r"no_rows has no records yet[^\n]*$"):

@@ -43,7 +43,7 @@ def test_a_part_written_while_a_figure_reads_does_not_disturb_it(run, monkeypatc
     run.write_info(described(groups=groups))
     sums = layers.layer_sums(run, "scale")
     assert sums.steps.tolist() == [0, 1, 2]
-    assert sums.measured.tolist() == [[1, 1], [21, 21], [41, 41]]
+    assert sums.values["measured"].tolist() == [[1, 1], [21, 21], [41, 41]]
 
 
 def refusal(run, group="a"):
