@@ -42,12 +42,14 @@ def as_table(report: Report) -> str:
 
 def as_json(reports: Sequence[Report]) -> str:
     """{"rows": [{"constraint", "step", "precision", "device", and the row's own fields}, ...]}"""
-    rows = []
-    for report in reports:
-        shared = {name: getattr(report, name) for name in ("constraint", "step")}
-        shared |= {"precision": report.precision, "device": report.device}
-        rows += [shared | asdict(row) for row in report.rows]
-    return as_rows(rows)
+    shared = ("constraint", "step", "precision", "device")
+    return as_rows(
+        [
+            {name: getattr(report, name) for name in shared} | asdict(row)
+            for report in reports
+            for row in report.rows
+        ]
+    )
 
 
 def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:

@@ -114,7 +114,11 @@ def _answers(
         # A process has one chunk at a time, and reads all of it before it writes: neither side
         # ever waits for the other to make room in a pipe.
         answer = _answer(*asked.popleft()) if len(asked) == len(processes) else []
-        _ask(process, requests)
+        assert process.stdin is not None
+        try:
+            jpeg.send(process.stdin, requests)
+        except BrokenPipeError:
+            raise _lost(process) from None
         asked.append((process, chunk))
         yield from answer
     while asked:
@@ -129,14 +133,6 @@ def _request(source: Source, name: str) -> bytes:
         return source.read(name)
     except UsageError:  # `pixels` says so when its turn has come
         return b""
-
-
-def _ask(process: _Process, requests: list[bytes]) -> None:
-    assert process.stdin is not None
-    try:
-        jpeg.send(process.stdin, requests)
-    except BrokenPipeError:
-        raise _lost(process) from None
 
 
 def _answer(process: _Process, names: Sequence[str]) -> list[tuple[str, bytes]]:

@@ -37,14 +37,14 @@ def download(cache: Path) -> Path:
     archive = cache / ARCHIVE
     part = cache / f".{ARCHIVE}.part"
     try:
-        if _taken(archive):
+        if os.path.lexists(archive):  # if only as a link that leads nowhere
             return archive
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / f".{ARCHIVE}.lock", wait=True):
-            if not _taken(archive):
+            if not os.path.lexists(archive):
                 _fetch(part)
                 _verify(part)
-                if _taken(archive):  # the user's own, put there meanwhile
+                if os.path.lexists(archive):  # the user has put one there meanwhile
                     part.unlink()
                 else:
                     part.rename(archive)
@@ -53,11 +53,6 @@ def download(cache: Path) -> Path:
         remedy = "make room (what has come is kept) or set data.cache=DIR"
         raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}, or {_alternative()}") from None
     return archive
-
-
-def _taken(path: Path) -> bool:
-    """Whether something has that name, if only a link that leads nowhere."""
-    return os.path.lexists(path)
 
 
 def _alternative() -> str:

@@ -91,7 +91,6 @@ def open_source(root: Path) -> Iterator[Source]:
 def _open_folder(root: Path) -> Source:
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     files = {name: stamp for split in SPLITS for name, stamp in _stamps(base / split, split)}
-
     return Source(files, f"{base}/", lambda name: jpeg.read(f"{base}/{name}"), f"{base}/")
 
 

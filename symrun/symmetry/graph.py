@@ -150,21 +150,21 @@ class _Search:
         if module is None or shape is None:
             return None
         axis = _output_axis(module, len(shape))
-        if axis is None or not self.owns_its_parameters(str(node.target)):
+        name = str(node.target)
+        if axis is None or not self.owns_its_parameters(name):
             return None
         ends = self._follow(node, UnitAxis(axis, spread=1))
         if not ends:
             return None
-        name = str(node.target)
-        takers = [end for end in ends if end is not _ABSORBED]
-        if not takers:
+        compensating = [end for end in ends if end is not _ABSORBED]
+        if not compensating:
             return Group(Symmetry.scale, name, (name,), self._rows(name, sign=1))
-        consumers = [members.parameter.removesuffix(".weight") for members in takers]
+        consumers = [members.parameter.removesuffix(".weight") for members in compensating]
         return Group(
             Symmetry.rescale,
             f"{name} -> {', '.join(consumers)}",
             (name, *consumers),
-            (*self._rows(name, sign=-1), *takers),
+            (*self._rows(name, sign=-1), *compensating),
         )
 
     def _rows(self, name: str, sign: int) -> tuple[Members, ...]:

@@ -82,10 +82,10 @@ def rows(parameter: str, shape: Sequence[int], sign: int = 1) -> Members:
 
 
 def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1) -> Members:
-    """The columns of a parameter of `shape` make `units` units, of as many neighbours each.
+    """The columns of a parameter of `shape`, divided into `units` units of adjacent columns.
 
-    These are a convolution's input channels, whose kernels are flattened, or a linear layer's
-    inputs, each flattened from a channel's positions.
+    A unit is an input channel of a convolution with its flattened kernel, or the inputs of a linear
+    layer that one channel was flattened into.
     """
     each, rest = divmod(math.prod(shape[1:]), units)
     assert rest == 0, f"{parameter}: columns that make no whole units"
