@@ -28,7 +28,7 @@ from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
 from symrun.training.plan import Plan
 from symrun.training.provenance import describe
-from symrun.training.setup import Training, make_tracker, prepare
+from symrun.training.setup import make_tracker, prepare
 
 Array = NDArray[np.float64]
 
@@ -62,9 +62,11 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     run.write_info(dataclasses.replace(info, status=Status.finished, last_step=steps))
     recorded = [*range(0, steps, config.track.every), steps]
     firsts = [0, *range(1, len(recorded), records_per_part)]
-    initial = _initial_rows(training)
+    initial = _HeldRows()
+    make_tracker(training, initial, Tracker).finish(0)
     random = np.random.default_rng(config.seed)
-    units, parameters = _Units(initial["units"], random), _Parameters(initial["parameters"], random)
+    units = _Units(initial.rows["units"], random)
+    parameters = _Parameters(initial.rows["parameters"], random)
     for number, (first, end) in enumerate(itertools.pairwise([*firsts, len(recorded)])):
         part = recorded[first:end]
         write_records(run, "units", number, [units.rows(step, steps) for step in part])
@@ -122,13 +124,6 @@ class _HeldRows:
 
     def put(self, table: str, record: Record) -> None:
         self.rows[table] = record()
-
-
-def _initial_rows(training: Training) -> dict[str, pa.Table]:
-    """What the tracker would record of the weights before training, by table."""
-    held = _HeldRows()
-    make_tracker(training, held, Tracker).finish(0)
-    return held.rows
 
 
 class _Units:

@@ -38,7 +38,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """What symrun knows of a network: its layers in forward order and its symmetry groups."""
+    """The layers of a network in forward order, and its symmetry groups."""
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
@@ -128,7 +128,7 @@ class _Search:
         return self.modules[str(node.target)]
 
     def owns_its_parameters(self, name: str) -> bool:
-        """Used once, trained, and shared with nothing: else a change of it shows elsewhere too."""
+        """Whether a module is used once, trained, and shares no parameter with another use."""
         module = self.modules[name]
         parameters = dict(module.named_parameters(recurse=False))
         return (
@@ -224,7 +224,7 @@ class _Search:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where its numbers lie, the same for tensors that share them."""
+    """The address of a tensor's memory, the same for tensors that share it."""
     return tensor.data_ptr() or id(tensor)
 
 
@@ -260,7 +260,7 @@ def _convolution_axis(module: nn.Module, ndim: int) -> int | None:
 
 
 def _layers(search: _Search) -> tuple[Layer, ...]:
-    """Those that own their weight as it is: a parametrised one is computed anew at every use."""
+    """The layers that own their weight; a parametrised weight is computed at every use."""
     layers: dict[str, Layer] = {}
     sizes: list[tuple[int, ...]] = []
     for node in search.graph.nodes:

@@ -60,10 +60,6 @@ class Measure:
         self._forced = (self.degree > 1).to(self.degree)
         """0 for a linear quantity, which B(g, g) does not drive; else 1."""
 
-    @property
-    def units(self) -> int:
-        return len(self.degree)
-
     @torch.no_grad()
     def weights(self) -> WeightReductions:
         sums = self._sums.weights()

@@ -139,7 +139,7 @@ class Tracker:
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
-        units = self._measure.units
+        units = len(self._measure.degree)
         arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
         for column in MEASUREMENTS:
             value = values.get(column)
