@@ -1,4 +1,4 @@
-"""The project's own cost: of tracking, of a record, of reading tables, of starting."""
+"""Measures what tracking, records, reading tables and starting cost."""
 
 from symrun.bench.report import Report, as_json, as_text, measure
 

@@ -1,4 +1,4 @@
-"""How long a piece of work takes: on the device, and on the host until its calls return."""
+"""Times a piece of work: on the device, and on the host until its calls return."""
 
 import resource
 import statistics
@@ -10,24 +10,23 @@ from dataclasses import dataclass
 import torch
 
 _CALLS = 10
-"""Between two events on a GPU, which tell times apart by half a microsecond."""
+"""Calls between two events on a GPU, whose resolution is half a microsecond."""
 _HOST_CALLS = 2
-"""Few, as a GPU takes about a thousand launches into its queue, and then the host waits for it."""
+"""Few: a GPU queues about a thousand launches, and then the host has to wait."""
 _WARM_UP = {"cpu": 2, "cuda": 5}
-"""Calls that are not timed: libraries choose algorithms; a CUDA graph is captured at the 4th."""
-_CYCLES_A_SECOND = 2e9
-"""Of a GPU's clock, which is not faster."""
-_LONGEST_HOLD = 0.2
-"""Seconds."""
+"""Untimed calls: libraries choose algorithms, and the 4th call captures a CUDA graph."""
+_CYCLES_PER_SECOND = 2e9
+"""An upper bound of a GPU's clock rate."""
+_MAX_HOLD_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Work:
-    """One call of it is what is measured.
+    """The call to be timed.
 
-    less: a part of it that does not count; what it costs is taken off.
-    queued: whether a GPU starts only once all calls wait in its queue, so that a slow host does not
-        count. Else it is timed as it comes.
+    less: a part of the call whose cost is subtracted.
+    queued: whether a GPU starts only once all calls are in its queue, so that a slow host does not
+        count.
     """
 
     call: Callable[[], object]
@@ -37,12 +36,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: between two events on a GPU, of the wall clock on a CPU.
+    """What one call costs.
 
-    host_seconds: until the call returns, without waiting for the GPU; None on a CPU, where that is
-        the same.
-    peak_bytes: the most that was allocated on the GPU meanwhile; on a CPU the most that the process
-        has held since it started.
+    seconds: the time between two events on a GPU, wall time on a CPU.
+    host_seconds: the time until the call returns, without waiting for the GPU; None on a CPU, where
+        it is the same.
+    peak_bytes: the peak of allocated GPU memory; on a CPU, of the process since it started.
     """
 
     seconds: float
@@ -62,7 +61,7 @@ class Clock:
         self._repeats = repeats
 
     def cost(self, work: Work) -> Cost:
-        """Work and what is taken off it take turns, so that a drift of the speed hits both."""
+        """The work and its `less` are timed in turn, so that a drift in speed affects both."""
         calls = [work.call] if work.less is None else [work.call, work.less]
         for _ in range(_WARM_UP[self._device.type]):
             for call in calls:
@@ -81,7 +80,7 @@ class Clock:
         )
 
     def _timing(self, call: Callable[[], object], queued: bool) -> tuple[float, float]:
-        """Seconds of one call, and the host's."""
+        """The seconds of one call, on the device and on the host."""
         if not self._on_gpu:
             host = _host_seconds(call, 1)
             return host, host
@@ -93,8 +92,8 @@ class Clock:
             for _ in range(2)
         )
         if queued:
-            hold = min(2 * _CALLS * host, _LONGEST_HOLD)
-            torch.cuda._sleep(int(hold * _CYCLES_A_SECOND))  # type: ignore[no-untyped-call]
+            hold = min(2 * _CALLS * host, _MAX_HOLD_SECONDS)
+            torch.cuda._sleep(int(hold * _CYCLES_PER_SECOND))  # type: ignore[no-untyped-call]
         first.record()
         for _ in range(_CALLS):
             call()

@@ -1,4 +1,4 @@
-"""`symrun bench`: from its options to figures, handed out as they come."""
+"""`symrun bench`: checks the options, measures, and prints or writes the figures."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _WITH_PARTS, _WITHOUT = ("repeats", "profile", "compile_sums"), ("pairs", "table
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure as the options say; 1 if a part failed.
+    """Measure as the options say. Returns 1 if a part failed, else 0.
 
     Error: UsageError for options that do not go together, and as in `measure`.
     """
@@ -27,19 +27,19 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name):
             rule = "has no effect with --parts" if options.parts else "needs --parts"
             raise UsageError(f"--{name.replace('_', '-')} {rule}")
-    with _as_they_come(options.json, options.out) as keep:
+    with _progressive_output(options.json, options.out) as save:
         if not options.parts:
             pairs = options.pairs or _PAIRS
             report.measure(
                 options.overrides,
                 pairs,
                 options.tables,
-                lambda found: keep(report.as_text(found), report.as_json(found)),
+                lambda found: save(report.as_text(found), report.as_json(found)),
             )
             return 0
         reports = measure_parts(
             options.overrides,
-            lambda found: keep(parts_report.as_text(found), parts_report.as_json(found)),
+            lambda found: save(parts_report.as_text(found), parts_report.as_json(found)),
             options.repeats or _REPEATS,
             options.compile_sums,
             options.profile,
@@ -48,12 +48,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _as_they_come(json: bool, out: Path | None) -> Iterator[Callable[[str, str], None]]:
-    """Takes figures as text and as JSON whenever there are more. `out` has all of them at any time;
-    they are printed at the end, and at an error or Ctrl-C as well."""
+def _progressive_output(json: bool, out: Path | None) -> Iterator[Callable[[str, str], None]]:
+    """Yields a function that takes all figures so far, as text and as JSON.
+
+    It rewrites `out` at every call. The last figures are printed at the end, also after an error or
+    Ctrl-C.
+
+    Error: UsageError if `out` cannot be written.
+    """
     shown = ""
 
-    def keep(text: str, as_json: str) -> None:
+    def save(text: str, as_json: str) -> None:
         nonlocal shown
         shown = as_json if json else text
         if out is not None:
@@ -64,7 +69,7 @@ def _as_they_come(json: bool, out: Path | None) -> Iterator[Callable[[str, str],
                 raise UsageError(f"--out={out} cannot be written: {error.strerror}") from None
 
     try:
-        yield keep
+        yield save
     finally:
         if shown:
             print(shown, flush=True)

@@ -1,4 +1,4 @@
-"""What a piece of work starts on a GPU, as torch's profiler sees it."""
+"""Counts what a piece of work launches on a GPU, with torch's profiler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +12,26 @@ from symrun.errors import RunError
 
 _CALLS = 3
 _ROWS = 80
-_NOT_WORK = ("gpu_user_annotation", "cuda_sync")
-"""What the profiler also puts on the device's time line."""
+_IGNORED_ACTIVITIES = ("gpu_user_annotation", "cuda_sync")
+"""Activities that the profiler also lists on the device's time line."""
 
 
 @dataclass(frozen=True)
 class Launches:
-    """Kernels, copies and fills of one call, the mean over some. seconds: what they took, without
-    the gaps between them."""
+    """The mean number of kernels, copies and fills in one call.
+
+    seconds: their durations, without the gaps between them.
+    """
 
     count: float
     seconds: float
 
 
 def launches(work: Work) -> Launches:
-    """Error: RunError if the profiler sees nothing on the GPU."""
+    """The launches of `work`, minus those of `work.less`.
+
+    Error: RunError if the profiler sees nothing on the GPU.
+    """
     whole = _launches(work.call)
     if work.less is None:
         return whole
@@ -35,7 +40,7 @@ def launches(work: Work) -> Launches:
 
 
 def profile_table(work: Work, device: torch.device) -> str:
-    """What takes the most time in `work`, the device's on a GPU: a row an operation or kernel."""
+    """A table of the operations or kernels in `work`, the slowest first (GPU time on a GPU)."""
     by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     averages = _profiled(work.call, device.type == "cuda").key_averages()
     return str(averages.table(sort_by=by, row_limit=_ROWS, max_name_column_width=90))
@@ -47,7 +52,8 @@ def _launches(call: Callable[[], object]) -> Launches:
         for event in _profiled(call, on_gpu=True).events() or []  # type: ignore[no-untyped-call]
         if event.device_type == DeviceType.CUDA
         and not getattr(event, "is_user_annotation", False)
-        and getattr(event, "activity_type", None) not in _NOT_WORK  # an older torch lacks it
+        and getattr(event, "activity_type", None)
+        not in _IGNORED_ACTIVITIES  # an older torch lacks it
     ]
     if not found:
         raise RunError("the profiler sees nothing on the GPU: it needs NVIDIA's CUPTI")
@@ -56,12 +62,12 @@ def _launches(call: Callable[[], object]) -> Launches:
 
 
 def _profiled(call: Callable[[], object], on_gpu: bool) -> profile:
-    """Of some calls, after one that is not in it."""
+    """The profile of some calls, after a call to warm up."""
     call()
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
     if on_gpu:
         torch.cuda.synchronize()
-    # Of one cycle, as here, it keeps them anyway; torch 2.11 warns unless it is told to
+    # One cycle keeps its events anyway, but torch 2.11 warns without acc_events
     found = profile(activities=activities, acc_events=True)
     with found:
         for _ in range(_CALLS):

@@ -1,4 +1,4 @@
-"""What the parts of an update cost, as a table for people and as JSON."""
+"""Reports what the parts of an update cost, as a table and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from symrun.bench.launches import Launches
 IN_EVERY_UPDATE = ("batch", "forward", "backward", "measuring", "laws", "optimiser step", "scores")
 """The parts that make up a tracked update in which no record is due."""
 TRACKED = "update, tracked"
-"""The update that they make up."""
 
 
 class Kind(StrEnum):
@@ -39,10 +38,10 @@ class Part:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One configuration, as far as it is measured. Each cost is a median of `repeats`.
+    """The results so far for one configuration. Each cost is a median of `repeats`.
 
     sums: the class that sums over units in the part `measuring`.
-    remarks: what failed apart from the parts, a line each.
+    remarks: failures outside the parts, one line each.
     """
 
     model: str
@@ -61,13 +60,13 @@ class StepReport:
 
     @property
     def failures(self) -> list[str]:
-        """A line each."""
+        """All failures, one line each."""
         failed = [f"{part.name}: {part.failed}" for part in self.parts if part.failed is not None]
         return [*failed, *self.remarks]
 
 
 def sum_of_parts(report: StepReport) -> Part | None:
-    """Of those that are in every update and were measured; None if there are none yet."""
+    """The sum over the measured parts of every update; None if none is measured yet."""
     parts = [p for p in report.parts if p.kind is Kind.part and p.name in IN_EVERY_UPDATE]
     costs = [part.cost for part in parts if part.cost is not None]
     if not costs:
@@ -99,7 +98,7 @@ def as_json(reports: Sequence[StepReport]) -> str:
 
 
 def as_text(reports: Sequence[StepReport]) -> str:
-    """A table a configuration, of milliseconds."""
+    """One table per configuration, in milliseconds."""
     return "\n\n".join(map(_as_text, reports))
 
 

@@ -1,27 +1,30 @@
-"""What is measured, as a table for people and as JSON."""
+"""Measures what tracking costs, and reports it as a table and as JSON."""
 
 import json
+import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from symrun.analysis.report import aligned
 from symrun.bench.settings import configurations, title
-from symrun.bench.start import help_seconds
 from symrun.bench.steps import StepCost, step_cost
 from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
 from symrun.launch import compose
 from symrun.training.device import memory_in_one_line
 
+_HELP_RUNS = 5
 _RECORDS_PER_PART = 33
-"""What a GPU that takes ten minutes for a run records between two flushes."""
+"""Records between two flushes if a GPU takes ten minutes for a run."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """steps: a row a configuration. tables: commands on a full-scale run's tables, if asked for."""
+    """steps: one per configuration. tables: commands on a full-scale run's tables, if requested."""
 
     steps: list[StepCost]
     help_seconds: float
@@ -32,34 +35,42 @@ def measure(
     overrides: Sequence[str],
     pairs: int,
     tables: bool,
-    so_far: Callable[[Report], None] = lambda report: None,
+    on_progress: Callable[[Report], None] = lambda report: None,
 ) -> Report:
     """Measure every combination of the settings; minutes each at full size.
 
-    so_far: is handed the report at the start and after each configuration.
+    on_progress: called with the report at the start and after each configuration.
 
     Error: UsageError for settings that `symrun train` would refuse, before anything is measured.
     Example: print(as_text(measure(["model.width=0.125"], pairs=10, tables=False)))
     """
     configs = configurations(overrides)
-    report = Report([], help_seconds(), [])
-    so_far(report)
+    report = Report([], _help_seconds(), [])
+    on_progress(report)
     for number, config in enumerate(configs, start=1):
         print(f"symrun bench: {number} of {len(configs)}: {title(config)}", file=sys.stderr)
         with memory_in_one_line("lower train.batch_size or model.width"):
             cost = step_cost(config, pairs)
         report = replace(report, steps=[*report.steps, cost])
-        so_far(report)
-        print(f"symrun bench: {_in_short(cost)}", file=sys.stderr)
+        on_progress(report)
+        untracked, tracked = cost.untracked_seconds * 1e3, cost.tracked_seconds * 1e3
+        short = f"untracked {untracked:.1f} ms, tracked {tracked:.1f} ms, ratio {cost.ratio:.4f}"
+        print(f"symrun bench: {short}", file=sys.stderr)
     if tables:
         report = replace(report, tables=list(_full_scale()))
-        so_far(report)
+        on_progress(report)
     return report
 
 
-def _in_short(cost: StepCost) -> str:
-    untracked, tracked = cost.untracked_seconds * 1e3, cost.tracked_seconds * 1e3
-    return f"untracked {untracked:.1f} ms, tracked {tracked:.1f} ms, ratio {cost.ratio:.4f}"
+def _help_seconds() -> float:
+    """The median wall time of `symrun --help`."""
+    seconds = []
+    for _ in range(_HELP_RUNS):
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "symrun", "--help"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _full_scale() -> list[Timing]:

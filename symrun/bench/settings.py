@@ -16,7 +16,7 @@ from symrun.typed import require
 
 _COMMON = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
 _ON_CPU = ["model.width=0.25", "train.batch_size=128"]
-"""What a CPU can do in a minute; a GPU gets the paper's own size."""
+"""A size that a CPU can measure in a minute; a GPU measures the paper's own size."""
 
 
 def configurations(overrides: Sequence[str]) -> list[Config]:
@@ -31,7 +31,7 @@ def configurations(overrides: Sequence[str]) -> list[Config]:
 
 
 def title(config: Config) -> str:
-    """What tells configurations apart at a glance: "vgg16_bn, width 1, batch 256"."""
+    """A short name of a configuration: "vgg16_bn, width 1, batch 256"."""
     size = f"width {config.model.width:g}, batch {config.train.batch_size}"
     return f"{config.model.name}, {size}"
 
@@ -48,7 +48,7 @@ def _configuration(chosen: list[str]) -> Config:
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Overrides with lists of values as overrides with one, every combination of them.
+    """Every combination of the values in overrides that list several.
 
     Error: UsageError for what Hydra cannot parse.
     Example: combinations(["seed=0,1", "device=cpu"])[1] == ["seed=1", "device=cpu"]

@@ -1,4 +1,4 @@
-"""An update taken apart: each part as something that can be called again and again."""
+"""Splits an update into parts that can be called repeatedly."""
 
 import itertools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import partial
 
 from symrun.bench.clock import Work
 from symrun.bench.steps import endless
-from symrun.bench.sums import CompiledSums, checked, ways_to_sum
+from symrun.bench.sums import CompiledSums, Making, checked, ways_to_sum
 from symrun.config import Config
 from symrun.data import load
 from symrun.laws import Propagation
@@ -23,16 +23,16 @@ from symrun.training.plan import Plan
 from symrun.training.setup import Training, make_tracker, prepare
 
 Works = dict[str, Callable[[], Work]]
-"""By name; each is made when it is its turn, so that what cannot be made fails alone."""
+"""Work by name. Each is made just before it is timed, so that one that fails does so alone."""
 
-_STANDSTILL = 1e-9
-"""Of the learning rates: weights stay where they are, however often they are updated."""
+_LR_SCALE = 1e-9
+"""Scales the learning rates down, so that repeated updates do not move the weights."""
 
 
 class Step:
-    """What an update of `config` consists of, on one network.
+    """The parts of an update of `config`, on one network.
 
-    Gradients and momentum buffers are there from the start, as from the second update on.
+    Gradients and momentum buffers exist from the start, as they do from the second update on.
 
     Error: as in `prepare` and Tracker.
     Example: Step(config).parts()["forward"]().call()
@@ -41,7 +41,7 @@ class Step:
     def __init__(self, config: Config) -> None:
         training = prepare(Plan.of(config), load(config.data))
         training.model.train()
-        rates = [_STANDSTILL * lr for lr in training.learning_rates]
+        rates = [_LR_SCALE * lr for lr in training.learning_rates]
         self._training = replace(training, learning_rates=rates)
         self._eager = replace(self._training, forward=training.model, cuda_graph=False)
         self._compiled = config.train.compile
@@ -57,16 +57,16 @@ class Step:
             self._measure.degree,
             momentum=self._momentum is not None,
         )
-        self._records = _Records()
-        self._tracker = make_tracker(training, self._records, _Unrecorded)
+        self._records = _HeldRecords()
+        self._tracker = make_tracker(training, self._records, _TrackerWithoutRecords)
         self._batches = endless(training)
         self._steps = itertools.cycle(range(training.steps))
-        """One after the other, whatever is called: laws keep what they know of a learning rate."""
+        """Every call takes the next step: laws cache their matrices for one learning rate."""
         self._images, self._labels = next(self._batches)
         self._update(self._eager, None).call()
 
     def parts(self) -> Works:
-        """Those of an eager update, and what a record takes beyond one."""
+        """The parts of an eager update, and what a record adds to it."""
         return {
             "batch": lambda: Work(lambda: next(self._batches)),
             **self._network(self._eager, ""),
@@ -84,23 +84,18 @@ class Step:
         return self._updates(self._eager, "")
 
     def ways_to_sum(self) -> Works:
-        """Each is first held against plain torch."""
-        reductions, momentum = self._reductions, self._momentum
-        return {
-            name: partial(checked, making, reductions, momentum)
-            for name, making in ways_to_sum(reductions, momentum).items()
-        }
+        return self._checked(ways_to_sum(self._reductions, self._momentum))
 
     def compiled_sums(self) -> Works:
-        making = partial(CompiledSums, self._reductions, self._momentum)
-        return {"plain torch, compiled": partial(checked, making, self._reductions, self._momentum)}
+        compiled = partial(CompiledSums, self._reductions, self._momentum)
+        return self._checked({"plain torch, compiled": compiled})
 
     def compiled_parts(self) -> Works:
-        """None unless train.compile is asked for."""
+        """The compiled parts; none without train.compile."""
         return self._network(self._training, ", compiled") if self._compiled else {}
 
     def fast_updates(self) -> Works:
-        """As train.compile and train.cuda_graph ask for, each alone and together."""
+        """Updates with train.compile and train.cuda_graph if set, each alone and together."""
         works: Works = {}
         if self._compiled:
             works |= self._updates(replace(self._training, cuda_graph=False), ", compiled")
@@ -110,9 +105,15 @@ class Step:
             works |= self._updates(self._training, ", compiled, graph")
         return works
 
-    def let_go(self) -> None:
-        """Of the records handed over so far. Waits for the device."""
-        self._records.let_go()
+    def release_records(self) -> None:
+        """Free the memory of the records so far. It waits for the device."""
+        self._records.release()
+
+    def _checked(self, ways: dict[str, Making]) -> Works:
+        return {
+            name: partial(checked, making, self._reductions, self._momentum)
+            for name, making in ways.items()
+        }
 
     def _network(self, training: Training, suffix: str) -> Works:
         forward = partial(training.outputs_and_loss, self._images, self._labels)
@@ -170,21 +171,21 @@ class Step:
         return Work(call, queued=False)
 
 
-class _Unrecorded(Tracker):
+class _TrackerWithoutRecords(Tracker):
     def due(self, step: int) -> bool:
         return False
 
 
-class _Records:
-    """Takes records as a writer does, and keeps them: rows would be made beside what is timed."""
+class _HeldRecords:
+    """Stands in for a writer and holds its records; building rows would disturb the timing."""
 
     def __init__(self) -> None:
-        self._kept: list[Record] = []
+        self._held: list[Record] = []
 
     def put(self, table: str, record: Record) -> None:
-        self._kept.append(record)
+        self._held.append(record)
 
-    def let_go(self) -> None:
-        for record in self._kept:
+    def release(self) -> None:
+        for record in self._held:
             record()
-        self._kept.clear()
+        self._held.clear()

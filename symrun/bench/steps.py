@@ -1,4 +1,4 @@
-"""What an update costs with tracking and without, beside what the device could do."""
+"""Measures an update with and without tracking, and the device's peak speed."""
 
 import statistics
 import tempfile
@@ -31,23 +31,22 @@ _RECORDS = 20
 _SMALL_BATCH = 8
 _CALLS = 40
 _GPU_STEPS = 20
-"""Timed together on a GPU, where waiting after each step would cost what is measured."""
+"""Steps timed together on a GPU, where a wait after each would distort the result."""
 
 
 @dataclass(frozen=True)
 class StepCost:
     """One setting, measured. Seconds are medians of one update, its batch included.
 
-    cuda_graph, compile: how an update was made.
+    cuda_graph, compile: how an update was updates_done.
     ratio: tracked / untracked, the median over pairs, and its quartiles.
-    ratio_of_sums: of all the time, records included.
+    ratio_of_sums: total tracked time / total untracked time, records included.
     tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
-        On the CPU this is what tracking adds, without the noise of the rest, and without what
-        the writing thread takes from it. A CUDA graph hides most of it from the host.
-    floor_seconds: the FLOP of forward and backward at the speed of the
-        fastest large matrix product or convolution.
-    record_bytes: on disk, every unit and the sampled parameters.
-    first_update_seconds: the first of all chooses algorithms and compiles.
+        On the CPU this is the cost of tracking without noise, and without the writing thread.
+        A CUDA graph hides most of it from the host.
+    floor_seconds: the FLOP of forward and backward at the device's peak speed.
+    record_bytes: one record on disk, with every unit and the sampled parameters.
+    first_update_seconds: the first update also chooses algorithms and compiles.
     """
 
     model: str
@@ -76,16 +75,17 @@ class StepCost:
 
 
 def step_cost(config: Config, pairs: int) -> StepCost:
-    """Updates with and without tracking take turns in one process on one network, so that a drift
-    of the machine's speed hits both alike.
+    """Measure updates with and without tracking in turn, on one network in one process.
+
+    A drift in the machine's speed then affects both alike.
 
     Example: step_cost(compose(["data=synthetic", "model.width=0.25"]), pairs=20).ratio
     """
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(RunDirectory.create(Path(folder) / "time", "")) as writer:
-            training, tracker = _made(config, writer)
+            training, tracker = _prepared(config, writer)
             with own_stream(training.device) if training.cuda_graph else nullcontext():
-                first, measured = _paired(training, tracker, pairs)
+                first, measured = _paired_seconds(training, tracker, pairs)
         record_bytes = _record_bytes(config, Path(folder) / "bytes")
     ratios = sorted(tracked / untracked for untracked, tracked in measured)
     low, ratio, high = (ratios[len(ratios) * quarter // 4] for quarter in (1, 2, 3))
@@ -119,8 +119,8 @@ def step_cost(config: Config, pairs: int) -> StepCost:
     )
 
 
-class _Timed(Tracker):
-    """With a clock for what the host spends in it."""
+class _TimedTracker(Tracker):
+    """A tracker that counts the seconds the host spends in it."""
 
     seconds = 0.0
     updates = 0
@@ -145,9 +145,9 @@ class _Timed(Tracker):
         self.seconds += time.perf_counter() - started
 
 
-def _made(config: Config, writer: TableWriter) -> tuple[Training, _Timed]:
+def _prepared(config: Config, writer: TableWriter) -> tuple[Training, _TimedTracker]:
     training = prepare(Plan.of(config), load(config.data))
-    return training, make_tracker(training, writer, _Timed)
+    return training, make_tracker(training, writer, _TimedTracker)
 
 
 def endless(training: Training) -> Iterator[Batch]:
@@ -160,24 +160,24 @@ def endless(training: Training) -> Iterator[Batch]:
                 yield images, labels
 
 
-def _paired(
-    training: Training, tracker: _Timed, pairs: int
+def _paired_seconds(
+    training: Training, tracker: _TimedTracker, pairs: int
 ) -> tuple[float, list[tuple[float, float]]]:
     """Seconds of the first update; then of one without and one with tracking, pair by pair in
     alternating order."""
     scores = Scores(training.device)
     batches = endless(training)
     update = {on: Update(training, tracker if on else None, scores) for on in (False, True)}
-    made = {False: 0, True: 0}
+    updates_done = {False: 0, True: 0}
     on_cpu = training.device.type == "cpu"
 
     def seconds(tracked: bool, updates: int = 1 if on_cpu else _GPU_STEPS) -> float:
         started = time.perf_counter()
         for _ in range(updates):
             images, labels = next(batches)
-            step = made[tracked] % training.steps
+            step = updates_done[tracked] % training.steps
             update[tracked](images, labels, step)
-            made[tracked] += 1
+            updates_done[tracked] += 1
         if not on_cpu:
             torch.cuda.synchronize()
         return (time.perf_counter() - started) / updates
@@ -200,12 +200,12 @@ def _paired(
 
 
 def _record_bytes(config: Config, folder: Path) -> float:
-    """Of a record on disk, where a part holds those of _RECORDS updates of small batches."""
+    """Bytes of a record on disk, from a part with _RECORDS records."""
     train = replace(config.train, batch_size=_SMALL_BATCH, compile=False, cuda_graph=False)
     config = replace(config, train=train, track=replace(config.track, every=1))
     run = RunDirectory.create(folder, "")
     with TableWriter(run) as writer:
-        training, tracker = _made(config, writer)
+        training, tracker = _prepared(config, writer)
         update = Update(training, tracker, Scores(training.device))
         for step, (images, labels) in zip(range(_RECORDS), endless(training), strict=False):
             update(images, labels, step)
@@ -214,7 +214,7 @@ def _record_bytes(config: Config, folder: Path) -> float:
 
 
 def _flop(training: Training) -> int:
-    """Of forward and backward over one batch."""
+    """The FLOP of forward and backward over one batch."""
     images, labels = next(endless(training))
     eager = replace(training, forward=training.model)
     with FlopCounterMode(display=False) as counter:
@@ -224,7 +224,7 @@ def _flop(training: Training) -> int:
 
 
 def _flop_per_second(device: torch.device, precision: Precision) -> float:
-    """The fastest that a large matrix product or convolution went, in this arithmetic."""
+    """The speed of the fastest large matrix product or convolution, in this precision."""
     dtype = {Precision.float64: torch.float64, Precision.bf16: torch.bfloat16}.get(
         precision, torch.float32
     )

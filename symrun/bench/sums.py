@@ -1,4 +1,4 @@
-"""Other ways to sum over units at every step, to be timed beside the one that is used.
+"""Other ways to sum over units, to compare with the one in use.
 
 Once they have been timed on a GPU, all but the fastest can go.
 """
@@ -25,13 +25,13 @@ SHAPES = (
     TileShape(64, 256, 4),
     TileShape(128, 256, 8),
 )  # fmt: skip
-"""Of a kernel's tiles. Compiled for an H100, with momentum too, none spills a register."""
+"""Tile shapes of the kernel. Compiled for an H100, none spills a register, also with momentum."""
 
 Making = Callable[[], UnitSums]
 
 
 def ways_to_sum(reductions: Reductions, momentum: Momentum | None) -> dict[str, Making]:
-    """What makes the sums in plain torch, and on a GPU in kernels of several shapes, by name."""
+    """Ways to sum, by name: plain torch and, on a GPU, kernels of several tile shapes."""
     ways: dict[str, Making] = {"plain torch": lambda: TorchSums(reductions, momentum)}
     if reductions.device.type == "cuda":
         for shape in SHAPES:
@@ -47,7 +47,7 @@ def _kernel(reductions: Reductions, momentum: Momentum | None, shape: TileShape)
 
 
 def checked(making: Making, reductions: Reductions, momentum: Momentum | None) -> Work:
-    """The sums of an update. Error: RunError if they are not those of plain torch."""
+    """Work that sums for one update. Error: RunError unless the sums agree with plain torch."""
     sums = making()
     if not agree(sums, TorchSums(reductions, momentum), reductions):
         raise RunError("wrong: its sums are not those of plain torch")
@@ -55,9 +55,9 @@ def checked(making: Making, reductions: Reductions, momentum: Momentum | None) -
 
 
 class CompiledSums:
-    """`TorchSums` without blocks, as torch.compile makes it: some kernels for each parameter.
+    """`TorchSums` without blocks under torch.compile, which makes some kernels per parameter.
 
-    It is compiled here, which takes half a minute on a CPU.
+    The constructor compiles, which takes half a minute on a CPU.
 
     Assumes: all parameters have gradients, and momentum buffers if there is momentum.
     """
@@ -69,9 +69,9 @@ class CompiledSums:
         self._planes = 2 if momentum is None else 4
         self._factors = (0.0, 0.0, 0.0) if momentum is None else momentum.factors
         self._nesterov = momentum is not None and momentum.nesterov
-        torch._dynamo.reset()  # or it compiles a few in a process, and then refuses
+        torch._dynamo.reset()  # otherwise dynamo refuses after a few compilations
         self._fast = torch.compile(self._sums, dynamic=False, fullgraph=True)
-        with warnings.catch_warnings():  # torch advises to use TF32, which no sum here could
+        with warnings.catch_warnings():  # torch recommends TF32, which is no use to sums
             warnings.simplefilter("ignore")
             self.gradients()
 

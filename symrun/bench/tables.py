@@ -1,4 +1,4 @@
-"""The tables at full scale: made without training, then read by the commands that people wait for.
+"""Makes full-scale tables without training, and times the commands that read them.
 
     config = compose(["model=vgg16_bn", *FULL_SCALE])
     run = make_run(Path("made/bn"), config, records_per_part=33)
@@ -28,7 +28,7 @@ from symrun.runs.writer import Record, write_records
 from symrun.tracking import Tracker
 from symrun.training.plan import Plan
 from symrun.training.provenance import describe
-from symrun.training.setup import Training, make_tracker, prepare
+from symrun.training.setup import make_tracker, prepare
 
 Array = NDArray[np.float64]
 
@@ -42,8 +42,8 @@ FULL_SCALE = (
 )
 """The paper's classes, images and length, without its data."""
 
-_OFF = {"flow": 1e-3, "discrete": 1e-5, "exact": 1e-8}
-"""How far each law is off, relative to the motion."""
+_LAW_ERRORS = {"flow": 1e-3, "discrete": 1e-5, "exact": 1e-8}
+"""The error of each law, relative to the motion."""
 
 
 def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirectory:
@@ -62,9 +62,11 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     run.write_info(dataclasses.replace(info, status=Status.finished, last_step=steps))
     recorded = [*range(0, steps, config.track.every), steps]
     firsts = [0, *range(1, len(recorded), records_per_part)]
-    initial = _initial_rows(training)
+    initial = _HeldRows()
+    make_tracker(training, initial, Tracker).finish(0)
     random = np.random.default_rng(config.seed)
-    units, parameters = _Units(initial["units"], random), _Parameters(initial["parameters"], random)
+    units = _Units(initial.rows["units"], random)
+    parameters = _Parameters(initial.rows["parameters"], random)
     for number, (first, end) in enumerate(itertools.pairwise([*firsts, len(recorded)])):
         part = recorded[first:end]
         write_records(run, "units", number, [units.rows(step, steps) for step in part])
@@ -74,7 +76,7 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
 
 @dataclass(frozen=True)
 class Timing:
-    """One command in a process of its own. peak_bytes: the most memory that it held."""
+    """The cost of one command, run in its own process. peak_bytes: its peak memory."""
 
     name: str
     seconds: float
@@ -84,7 +86,7 @@ class Timing:
 def time_commands(plain: RunDirectory, bn: RunDirectory) -> Iterator[Timing]:
     """Time fig1 and check of `bn`, and fig5 of both, one after the other.
 
-    Error: RunError, with what it said, if one fails.
+    Error: RunError with the command's message if it fails.
     """
     commands = {
         "plot fig1": ["plot", "fig1", str(bn.path)],
@@ -114,21 +116,14 @@ sys.exit(code)
 """
 
 
-class _Kept:
-    """Keeps the rows of one record instead of writing them."""
+class _HeldRows:
+    """Stands in for a writer and holds the rows of one record."""
 
     def __init__(self) -> None:
         self.rows: dict[str, pa.Table] = {}
 
     def put(self, table: str, record: Record) -> None:
         self.rows[table] = record()
-
-
-def _initial_rows(training: Training) -> dict[str, pa.Table]:
-    """What the tracker would record of the weights before training, by table."""
-    kept = _Kept()
-    make_tracker(training, kept, Tracker).finish(0)
-    return kept.rows
 
 
 class _Units:
@@ -144,7 +139,7 @@ class _Units:
         self._rate, self._turns = random.uniform(1, 4, units), random.uniform(2, 12, units)
         self._off = {
             name: size * random.normal(size=units)
-            for name, size in _OFF.items()
+            for name, size in _LAW_ERRORS.items()
             if not initial[name].null_count  # null for an optimiser that the laws do not cover
         }
 
@@ -160,7 +155,7 @@ class _Units:
             noise = self._random.standard_normal((2, len(motion)))
             columns["grad_norm_sq"] = 1e-6 * magnitude * np.exp(0.3 * noise[0])
             columns["defect"] = 1e-9 * magnitude * noise[1]
-        return _filled(self._initial, step, columns)
+        return _with_columns(self._initial, step, columns)
 
 
 class _Parameters:
@@ -173,11 +168,11 @@ class _Parameters:
 
     def rows(self, step: int, steps: int) -> pa.Table:
         self._value += self._size * self._random.standard_normal(len(self._size))
-        return _filled(self._initial, step, {"value": self._value})
+        return _with_columns(self._initial, step, {"value": self._value})
 
 
-def _filled(initial: pa.Table, step: int, columns: Mapping[str, Array]) -> pa.Table:
-    """`initial` at another step, with other values; null where `initial` is and there are none."""
+def _with_columns(initial: pa.Table, step: int, columns: Mapping[str, Array]) -> pa.Table:
+    """`initial` at another step, with some of its columns replaced."""
     table = initial
     values = {"step": np.full(initial.num_rows, step), **columns}
     for name, value in values.items():

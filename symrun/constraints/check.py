@@ -29,10 +29,10 @@ _EFFECTIVE = ("model", "data", "task", "experiment", "seed", "device")
 
 
 def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[str]:
-    """What the user means: the run in the folder `target`, or else the settings of a model.
+    """The run in the folder `target`, or else the settings of a model.
 
-    target: a folder, the name of a model, or the first override. What is returned for a model
-    composes to synthetic images, so that nothing is downloaded, unless an override says otherwise.
+    target: a folder, the name of a model, or the first override. A model gets synthetic images, so
+    that nothing is downloaded, unless an override chooses other data.
 
     Error: UsageError if it is neither, or a setting has no effect here.
     Example: run_or_overrides("vgg16", ["model.width=0.125"])
@@ -70,7 +70,7 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
     yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
 
-    # A run recorded on a GPU can be checked without one: the report says on what.
+    # A run recorded on a GPU can be checked without one: the report names the device.
     device_now = config.device if torch.cuda.is_available() else Device.cpu
     dataset = load(config.data)
     for key in ("classes", "image_size"):
@@ -114,7 +114,7 @@ class _Network:
         plan = Plan.of(config)
         with memory_in_one_line("lower --batch or model.width"):
             self.training = prepare(plan, dataset)
-            # Their order depends on seed and epoch alone: the first are the run's own.
+            # The order depends on seed and epoch alone, so these are the run's first images.
             batches = Batches(dataset, size, config.seed, plan.device, plan.dtype)
             self.images, self.labels = next(batches.epoch(1))
         self._seed = config.seed

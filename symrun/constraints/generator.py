@@ -68,11 +68,10 @@ def per_unit(group: Group, left: Vector, right: Vector) -> Tensor:
 
 
 def asymmetric(group: Group, vector: Vector, draws: Generator) -> Vector:
-    """A random direction that is no symmetry, for comparison: in each unit orthogonal to `vector`
-    and as long.
+    """A random direction that is no symmetry: in each unit orthogonal to `vector` and as long.
 
-    Random signs on the entries would do for wide layers; but of two entries, a bias of two
-    classes, they leave half of all draws the symmetry itself.
+    Random signs would do for wide layers, but for a bias of two classes half of all draws would be
+    the symmetry itself.
     """
     noise = {
         name: torch.randn(values.shape, dtype=values.dtype, generator=draws).to(values.device)

@@ -5,8 +5,7 @@
     rescale       <g, theta_A2> - <g, theta_A1> = 0      beside |g| |theta_A|, A = A1 and A2
 
 The quotient is the cosine between the gradient and the symmetry's generator: 0 for a perfect
-symmetry in exact arithmetic. What it is in a run is the rounding of the run's precision, and
-BatchNorm's eps.
+symmetry in exact arithmetic. In a run it comes from rounding and from BatchNorm's eps.
 
 Source: Kunin et al. 2021, section 3.
 """
@@ -23,7 +22,7 @@ from symrun.runs.info import GroupInfo
 from symrun.runs.tables import unit_curves
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
-# A float32 table holds smaller numbers with fewer and fewer digits, down to none.
+# Below it, float32 tables lose digits.
 
 
 @dataclass(frozen=True)

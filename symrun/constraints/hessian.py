@@ -88,7 +88,10 @@ class Curvature:
         model.train()
         torch.manual_seed(seed)
         loss = criterion(model(images), labels)
-        self._graph = dict(zip(self._parameters, self._derivative(loss), strict=True))
+        gradients = torch.autograd.grad(
+            loss, list(self._parameters.values()), create_graph=True, materialize_grads=True
+        )
+        self._graph = dict(zip(self._parameters, gradients, strict=True))
         self.weights: Vector = {name: p.detach() for name, p in self._parameters.items()}
         self.gradient: Vector = {name: g.detach() for name, g in self._graph.items()}
 
@@ -104,11 +107,6 @@ class Curvature:
             materialize_grads=True,
         )
         return dict(zip(self._parameters, products, strict=True))
-
-    def _derivative(self, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            loss, list(self._parameters.values()), create_graph=True, materialize_grads=True
-        )
 
 
 def hessian_constraints(

@@ -8,15 +8,15 @@ from symrun.constraints.gradient import GradientConstraint
 from symrun.constraints.hessian import HessianConstraint
 
 _IDENTITY = ("symmetry", "group", "units")
-_OF_EPS = "scale: BatchNorm's eps breaks this symmetry, in proportion to eps"
+_EPS_NOTE = "scale: BatchNorm's eps breaks this symmetry, in proportion to eps"
 
 
 @dataclass(frozen=True)
 class Report:
     """One kind of constraint for every group.
 
-    title: says the precision and the device as well. step: of the weights; None where the rows
-    sum up the records of a run.
+    title: includes precision and device. step: the step of the weights; None if the rows summarise
+    the records of a run.
     """
 
     constraint: str
@@ -28,7 +28,7 @@ class Report:
 
 
 def as_table(report: Report) -> str:
-    """The title, and a line a group."""
+    """The title, then one line per group."""
     if not report.rows:
         return f"{report.title}\nno symmetry group"
     numbers = [field.name for field in fields(report.rows[0])[len(_IDENTITY) :]]
@@ -36,36 +36,38 @@ def as_table(report: Report) -> str:
     for row in report.rows:
         measured = [scientific(getattr(row, name)) for name in numbers]
         lines.append([row.symmetry, row.group, str(row.units), *measured])
-    of_eps = [_OF_EPS] if any(row.symmetry == "scale" for row in report.rows) else []
-    return "\n".join([report.title, aligned(lines), *of_eps])
+    eps_note = [_EPS_NOTE] if any(row.symmetry == "scale" for row in report.rows) else []
+    return "\n".join([report.title, aligned(lines), *eps_note])
 
 
 def as_json(reports: Sequence[Report]) -> str:
     """{"rows": [{"constraint", "step", "precision", "device", and the row's own fields}, ...]}"""
-    rows = []
-    for report in reports:
-        shared = {name: getattr(report, name) for name in ("constraint", "step")}
-        shared |= {"precision": report.precision, "device": report.device}
-        rows += [shared | asdict(row) for row in report.rows]
-    return rows_as_json(rows)
+    shared = ("constraint", "step", "precision", "device")
+    return rows_as_json(
+        [
+            {name: getattr(report, name) for name in shared} | asdict(row)
+            for report in reports
+            for row in report.rows
+        ]
+    )
 
 
 def shortcomings(reports: Sequence[Report], max_residual: float) -> list[str]:
-    """The groups whose Hessian constraint is off by more than the bar, or not finite, a line each.
+    """One line per group whose Hessian constraint exceeds the bar or is not finite.
 
-    One line as well where nothing was held against the bar.
+    One line as well if no group could be compared with the bar.
     """
-    held = [
+    compared = [
         (report, row, row.relative_error)
         for report in reports
         for row in report.rows
         if isinstance(row, HessianConstraint) and row.relative_error is not None
     ]
-    if not held:
+    if not compared:
         return ["no group has a relative error of its Hessian constraint"]
     return [
         f"Hessian constraint of {row.symmetry} {row.group} at step {report.step}: "
         f"relative error {error:.6g}, the bar is {max_residual:g}"
-        for report, row, error in held
+        for report, row, error in compared
         if not error <= max_residual  # so that NaN falls short
     ]

@@ -1,4 +1,4 @@
-"""Batches on the device, drawn from (seed, epoch) alone, so that a run can stop and go on."""
+"""Batches depend on (seed, epoch) alone, so that a run can stop and resume."""
 
 import itertools
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Batches:
         self.flip_probability = 0.5 if dataset.flip else 0.0
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.home = device if on_device else torch.device("cpu")
-        """Where the data set lies, and images are taken from it."""
+        """The device that holds the data set."""
         self.train_images = dataset.train.images.to(self.home)
         self.train_labels = dataset.train.labels.to(self.home)
         self.val_images = dataset.val.images.to(self.home)
@@ -107,7 +107,7 @@ class Batches:
         """images: uint8 [batch, channels, height, width]; top, left, flip: [batch]."""
         height, width = images.shape[2:]
         padded = F.pad(images, [self.crop_padding] * 4)
-        # Every crop there could be, as a view: [batch, channels, edges, edges, height, width].
+        # A view of all possible crops: [batch, channels, edges, edges, height, width].
         crops = padded.unfold(2, height, 1).unfold(3, width, 1)
         cropped = crops[torch.arange(len(images), device=self.device), :, top, left]
         return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)

@@ -1,4 +1,4 @@
-"""What every data set is: two splits of uint8 images in memory, and how to prepare them."""
+"""A data set is two splits of uint8 images in memory, and how to prepare them."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image: channels, height, width."""
+        """Channels, height and width of an image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 

@@ -1,9 +1,8 @@
-"""The images of a source decoded in their order, on all cores.
+"""Decodes the images of a source in order, on all cores.
 
-The work is done by programs of their own (`jpeg.py`), one a core, which this process asks and
-hears in turn, over pipes. They are neither threads, which would wait for each other's Python half
-of the time, nor processes of `multiprocessing`, which would import the user's script again or
-copy a process that has threads.
+Each core runs the program `jpeg.py`, and this process talks to them in turn, over pipes. Threads
+would wait half of the time for each other's Python, and `multiprocessing` would import the user's
+script again or fork a process that has threads.
 """
 
 import os
@@ -20,12 +19,12 @@ from symrun.data import jpeg
 from symrun.data.source import Source
 from symrun.errors import RunError, UsageError, in_one_line
 
-# What a process gets at a time: enough that waiting for each other is rare, and little memory.
+# Images sent to a process at a time: enough that waiting is rare, at little memory.
 _CHUNK = 64
-# For fewer images than this a process is not worth its start.
-_LEAST = 1000
-# More processes than this would wait for the one that collects what they make.
-_MOST = 16
+# A process with fewer images is not worth its start.
+_MIN_IMAGES = 1000
+# More processes would wait for this one to collect their results.
+_MAX_PROCESSES = 16
 
 _Process = subprocess.Popen[bytes]
 
@@ -43,7 +42,7 @@ def pixels(source: Source, name: str) -> bytes:
         raise
     except Exception:  # Pillow meets damage with errors of a dozen types
         what = "is not a JPEG of 64x64 pixels, or is damaged or cut short"
-        raise UsageError(f"{source.called(name)} {what}: replace it") from None
+        raise UsageError(f"{source.display_name(name)} {what}: replace it") from None
 
 
 def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, None]:
@@ -57,7 +56,7 @@ def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, N
             for image in images: ...
     """
     with ExitStack() as stack:
-        count = _worth_starting(len(names))
+        count = _process_count(len(names))
         requests = "contents" if source.folder is None else "paths"
         processes = [stack.enter_context(_process(requests)) for _ in range(count)]
         if not processes:
@@ -67,19 +66,19 @@ def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, N
                 yield decoded or pixels(source, name)
 
 
-def _worth_starting(images: int) -> int:
-    """How many processes to start for so many images: none if there would be only one."""
+def _process_count(images: int) -> int:
+    """The number of processes to start for so many images; 0 rather than 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))  # those that this process may use
     else:
         cores = os.cpu_count() or 1
-    count = min(cores, images // _LEAST, _MOST)
+    count = min(cores, images // _MIN_IMAGES, _MAX_PROCESSES)
     return count if count > 1 else 0
 
 
 @contextmanager
 def _process(requests: str) -> Iterator[_Process]:
-    """The program `jpeg.py`, which is sent "contents" or "paths"; killed when the context is left.
+    """Runs `jpeg.py`, which is sent "contents" or "paths", until the context is left.
 
     Error: RunError if it cannot be started.
     """
@@ -106,41 +105,37 @@ def _process(requests: str) -> Iterator[_Process]:
 def _answers(
     source: Source, names: Sequence[str], processes: Sequence[_Process]
 ) -> Iterator[tuple[str, bytes]]:
-    """Every name in order, and the pixels of the image: none if it has to be looked at again."""
-    asked: deque[tuple[_Process, Sequence[str]]] = deque()
+    """Every name in order with its pixels, which are empty if a process could not decode it."""
+    pending: deque[tuple[_Process, Sequence[str]]] = deque()
     for process, first in zip(cycle(processes), range(0, len(names), _CHUNK)):
         chunk = names[first : first + _CHUNK]
         requests = [_request(source, name) for name in chunk]
         # A process has one chunk at a time, and reads all of it before it writes: neither side
         # ever waits for the other to make room in a pipe.
-        answer = _answer(*asked.popleft()) if len(asked) == len(processes) else []
-        _ask(process, requests)
-        asked.append((process, chunk))
+        answer = _answer(*pending.popleft()) if len(pending) == len(processes) else []
+        assert process.stdin is not None
+        try:
+            jpeg.send(process.stdin, requests)
+        except BrokenPipeError:
+            raise _lost(process) from None
+        pending.append((process, chunk))
         yield from answer
-    while asked:
-        yield from _answer(*asked.popleft())
+    while pending:
+        yield from _answer(*pending.popleft())
 
 
 def _request(source: Source, name: str) -> bytes:
-    """What a process needs to know of an image: the path of its file, or the content."""
+    """The path or the content of an image, as `jpeg.py` expects it."""
     if source.folder is not None:
         return os.fsencode(source.folder + name)
     try:
         return source.read(name)
-    except UsageError:  # `pixels` says so when its turn has come
+    except UsageError:  # `pixels` raises it again in its turn
         return b""
 
 
-def _ask(process: _Process, requests: list[bytes]) -> None:
-    assert process.stdin is not None
-    try:
-        jpeg.send(process.stdin, requests)
-    except BrokenPipeError:
-        raise _lost(process) from None
-
-
 def _answer(process: _Process, names: Sequence[str]) -> list[tuple[str, bytes]]:
-    """The names of the images that `process` has been asked for, and what it made of them."""
+    """The images requested from `process`: their names and pixels."""
     assert process.stdout is not None
     parts = jpeg.receive(process.stdout)
     if len(parts) != len(names):

@@ -1,4 +1,4 @@
-"""The official archive of Tiny ImageNet over HTTP, resumed after whatever stopped it."""
+"""Downloads the official archive of Tiny ImageNet, and resumes after an interruption."""
 
 import hashlib
 import os
@@ -27,24 +27,24 @@ _PIECE_BYTES = 2**16
 
 
 def download(cache: Path) -> Path:
-    """The official zip in `cache`, fetched and verified; or whatever has that name there already.
+    """The path of the official zip in `cache`, downloaded and verified unless it exists.
 
-    The bytes go to a hidden file beside it, which outlives an interruption of any kind: the next
-    call asks for the rest of them. Of two processes, the second waits for the first.
+    The bytes go to a hidden file beside it, which survives any interruption: the next call requests
+    the rest. Of two processes, the second waits for the first.
 
     Error: UsageError if it cannot be fetched or stored, or is not the file it should be.
     """
     archive = cache / ARCHIVE
     part = cache / f".{ARCHIVE}.part"
     try:
-        if _taken(archive):
+        if os.path.lexists(archive):  # if only as a link that leads nowhere
             return archive
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / f".{ARCHIVE}.lock", wait=True):
-            if not _taken(archive):
+            if not os.path.lexists(archive):
                 _fetch(part)
                 _verify(part)
-                if _taken(archive):  # the user's own, put there meanwhile
+                if os.path.lexists(archive):  # the user has put one there meanwhile
                     part.unlink()
                 else:
                     part.rename(archive)
@@ -55,19 +55,14 @@ def download(cache: Path) -> Path:
     return archive
 
 
-def _taken(path: Path) -> bool:
-    """Whether something has that name, if only a link that leads nowhere."""
-    return os.path.lexists(path)
-
-
 def _alternative() -> str:
     return f"give the zip or its unpacked folder with data.root=DIR ({URL})"
 
 
 def _fetch(part: Path) -> None:
-    """Bring `part` to its full length, from wherever it stands.
+    """Download the bytes that `part` lacks.
 
-    Error: UsageError once an attempt brings nothing, or with the last; OSError from the disk.
+    Error: UsageError if an attempt brings nothing or the last one fails; OSError from the disk.
     """
     part.touch()
     with (
@@ -81,11 +76,11 @@ def _fetch(part: Path) -> None:
             unit_divisor=1024,
         ) as progress,
     ):
-        have, had = _length(file), -1
+        have, previous = _length(file), -1
         for _ in range(_ATTEMPTS):
-            if not had < have < SIZE_BYTES:
+            if not previous < have < SIZE_BYTES:
                 break
-            had, problem = have, "the connection ended early"
+            previous, problem = have, "the connection ended early"
             try:
                 for place, piece in _pieces(have):
                     file.seek(place)
@@ -101,23 +96,22 @@ def _fetch(part: Path) -> None:
 
 
 def _length(file: BufferedRandom) -> int:
-    """Bytes in the file, with those that Python has not handed to the system yet."""
+    """The number of bytes in the file, including those in Python's buffer."""
     return file.seek(0, os.SEEK_END)
 
 
 def _pieces(have: int) -> Iterator[tuple[int, bytes]]:
     """The archive from byte `have` on, in pieces, each with its place.
 
-    From 0 if the server sends only all of it. Nothing is cut off then: the pieces come to lie
-    where the same bytes are, and a connection that ends sooner than the last one did no harm.
+    It starts at 0 if the server cannot send a part. The pieces then overwrite the same bytes, so a
+    connection that ends earlier than the last one does no harm.
 
-    Error: ConnectionError, whatever ends it, so that errors of the disk can be told from it.
+    Error: ConnectionError for any failure, to distinguish it from an error of the disk.
     """
     try:
         place, response = _answer(have)
         with response:
-            # At most what is missing, however much comes; read1 leaves nothing in a buffer that
-            # an interruption would lose.
+            # Never more than is missing; read1 buffers nothing that an interruption would lose.
             while piece := response.read1(min(_PIECE_BYTES, SIZE_BYTES - place)):
                 yield place, piece
                 place += len(piece)
@@ -126,7 +120,7 @@ def _pieces(have: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _answer(have: int) -> tuple[int, HTTPResponse]:
-    """The server's answer, and from which byte on it sends: `have` or 0.
+    """The first byte that the server sends (`have` or 0), and its response.
 
     Error: ConnectionError if it is not the archive, such as the login page of a network.
     """
@@ -142,21 +136,21 @@ def _answer(have: int) -> tuple[int, HTTPResponse]:
         field, fits = "Content-Range", rf"bytes {have}-\d+/({SIZE_BYTES}|\*)"
     else:
         field, fits, have = "Content-Length", rf"{SIZE_BYTES}|", 0
-    said = response.headers.get(field, "")
-    if not re.fullmatch(fits, said):
+    value = response.headers.get(field, "")
+    if not re.fullmatch(fits, value):
         response.close()
-        raise ConnectionError(f"the server has another file, of {field} {said or 'unknown'}")
+        raise ConnectionError(f"the server has another file, of {field} {value or 'unknown'}")
     return have, response
 
 
 def _verify(part: Path) -> None:
-    """Put the archive on the disk for good, or remove what is not it.
+    """Flush the archive to the disk, or remove it if it is another file.
 
     Error: UsageError for a wrong digest.
     """
     with open(part, "rb") as file:
         digest = hashlib.file_digest(file, "md5").hexdigest()
-        os.fsync(file.fileno())  # a rename may get to the disk sooner than the bytes
+        os.fsync(file.fileno())  # a rename may reach the disk before the bytes
     if digest != MD5:
         part.unlink()
         wrong = f"the download of {ARCHIVE} has MD5 {digest} instead of {MD5}"

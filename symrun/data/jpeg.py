@@ -1,9 +1,9 @@
-"""A JPEG of 64x64 pixels, read and decoded; and a program that does so for another process.
+"""Decodes JPEGs of 64x64 pixels, as functions and as a program for another process.
 
     python jpeg.py contents     decodes the images that come on standard input
     python jpeg.py paths        decodes the files whose names come on standard input
 
-It imports neither torch nor numpy nor the package, so that the program is up within 0.1 s.
+It imports neither torch nor numpy nor the package, so that the program starts within 0.1 s.
 """
 
 import os
@@ -26,7 +26,7 @@ def read(path: str | bytes) -> bytes:
     Error: OSError if it cannot be read.
     """
     with open(path, "rb") as file:
-        # Room for no more than there is: to ask for the most would take as long as all the rest.
+        # A read of MAX_FILE_BYTES would allocate them, which takes as long as everything else.
         return file.read(min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES))
 
 
@@ -36,7 +36,7 @@ def decoded(content: bytes) -> bytes:
     Error: ValueError for another size, and whatever Pillow meets damage with.
     """
     with Image.open(BytesIO(content), formats=["JPEG"]) as image:
-        # Known before it is decoded: a few bytes can claim an image that fills the memory.
+        # Checked before decoding: a few bytes can claim an image that fills the memory.
         if image.size != (SIDE, SIDE):
             raise ValueError(f"{image.size} pixels")
         pixels = image.convert("RGB").tobytes()
@@ -44,14 +44,14 @@ def decoded(content: bytes) -> bytes:
 
 
 def send(stream: IO[bytes], parts: list[bytes]) -> None:
-    """A line with the length of each part, and the parts."""
+    """Write a line with the length of each part, then the parts."""
     stream.write(" ".join(str(len(part)) for part in parts).encode() + b"\n")
     stream.write(b"".join(parts))
     stream.flush()
 
 
 def receive(stream: IO[bytes]) -> list[bytes]:
-    """The parts that `send` has sent; none if the other end was closed before all of them came."""
+    """The parts that `send` wrote; none if the stream ends before all of them."""
     line = stream.readline()
     lengths = [int(length) for length in line.split()]
     parts = [stream.read(length) for length in lengths]
@@ -64,7 +64,7 @@ def _serve(content: Callable[[bytes], bytes]) -> None:
 
     It ends with its standard input, which the system closes however the other process ends.
     """
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody waits for the answer any more
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly if the reader has gone
     with open(0, "rb") as requests, open(1, "wb") as answers:
         while images := receive(requests):
             send(answers, [_attempt(content, image) for image in images])
@@ -73,7 +73,7 @@ def _serve(content: Callable[[bytes], bytes]) -> None:
 def _attempt(content: Callable[[bytes], bytes], image: bytes) -> bytes:
     try:
         return decoded(content(image))
-    except Exception:  # the other process finds out what to tell the user
+    except Exception:  # the other process makes the message
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Where Tiny ImageNet's files are read from: the zip, or an unpacked folder."""
+"""Reads Tiny ImageNet's files from the zip or an unpacked folder."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ from symrun.errors import UsageError, in_one_line
 FOLDER = "tiny-imagenet-200"
 SPLITS = ("train", "val")
 
-# Of the genuine archive, train/ and val/ have 110,201 files, and the list of all members has
-# 15 MB. Far more is a mistake, or made to fill the memory or the disk.
+# The genuine archive has 110,201 files in train/ and val/, and a list of members of 15 MB. Far more
+# is a mistake, or an attack on the memory or the disk.
 _MAX_FILES = 2**18
 _MAX_LIST_BYTES = 2**25
 _LEAVES_THE_ARCHIVE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
@@ -29,9 +29,8 @@ _OFFICIAL = "use the official archive: leave data.root out to download it"
 class Source:
     """The files of train/ and val/, by their names below tiny-imagenet-200/.
 
-    files: name -> (bytes, CRC in a zip or modification time in a folder). where: what, put before
-    a name, tells the user which file is meant. folder: what, put before a name, is its path; None
-    for a zip.
+    files: name -> (bytes, CRC in a zip or modification time in a folder). where: the prefix of a
+    name in messages. folder: the prefix that makes a name a path; None for a zip.
     """
 
     files: Mapping[str, tuple[int, int]]
@@ -41,33 +40,33 @@ class Source:
 
     def __post_init__(self) -> None:
         if len(self.files) > _MAX_FILES:
-            many = f"{self.called('')} holds {len(self.files)} files in train/ and val/"
+            many = f"{self.display_name('')} holds {len(self.files)} files in train/ and val/"
             raise UsageError(f"{many}, more than the {_MAX_FILES} that are allowed: {_OFFICIAL}")
         for name, (size, _) in self.files.items():
             if size > MAX_FILE_BYTES:
                 limit = f"more than the {MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
-                raise UsageError(f"{self.called(name)} has {size} bytes, {limit}: replace it")
+                raise UsageError(f"{self.display_name(name)} has {size} bytes, {limit}: replace it")
 
     @property
     def key(self) -> str:
-        """Names the content: another source with the same key decodes to the same images."""
+        """A digest of the content: sources with the same key decode to the same images."""
         return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
 
-    def called(self, name: str) -> str:
-        """What to call a file in a message."""
+    def display_name(self, name: str) -> str:
+        """The name of a file in a message."""
         return in_one_line(self.where + name)
 
     def read(self, name: str) -> bytes:
-        """Error: UsageError if there is no such file or it cannot be read."""
+        """The content of a file. Error: UsageError if it is missing or cannot be read."""
         if name not in self.files:
-            raise UsageError(f"{self.called(name)} is missing: fetch the data set again")
+            raise UsageError(f"{self.display_name(name)} is missing: fetch the data set again")
         try:
             return self.contents(name)
         except MemoryError:
             raise
         except Exception as error:  # zipfile meets damage with errors of a dozen types
             problem = in_one_line(error) or type(error).__name__
-            raise UsageError(f"{self.called(name)} cannot be read: {problem}") from None
+            raise UsageError(f"{self.display_name(name)} cannot be read: {problem}") from None
 
 
 @contextmanager
@@ -91,7 +90,6 @@ def open_source(root: Path) -> Iterator[Source]:
 def _open_folder(root: Path) -> Source:
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     files = {name: stamp for split in SPLITS for name, stamp in _stamps(base / split, split)}
-
     return Source(files, f"{base}/", lambda name: jpeg.read(f"{base}/{name}"), f"{base}/")
 
 
@@ -135,7 +133,7 @@ def _archive(path: Path, opened: ExitStack) -> zipfile.ZipFile:
 
 
 class _ZipReader(BufferedReader):
-    """A file from which zipfile can read no list of members that would fill the memory."""
+    """A file that refuses to read a list of members large enough to fill the memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_LIST_BYTES:
@@ -147,9 +145,9 @@ class _ZipReader(BufferedReader):
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """As many bytes as the archive claims, which `Source` has limited, whatever else is packed.
+    """A member, cut to the size that the archive claims, which `Source` limits.
 
-    Not by archive.read, nor with methods besides these two: both unpack all before they cut.
+    archive.read and other compression methods would unpack all of it before they cut.
     """
     member = archive.getinfo(name)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -71,36 +71,33 @@ def _samples(source: Source) -> dict[str, list[Sample]]:
             if name.endswith(".JPEG"):
                 images.append(name)
     if len(images_of) < 2:
-        found = f"{source.called('train')} holds {len(images_of)} classes, but 2 are needed"
+        found = f"{source.display_name('train')} holds {len(images_of)} classes, but 2 are needed"
         raise UsageError(f"{found}: give the zip or the folder of Tiny ImageNet as data.root")
 
     labels = {wnid: label for label, wnid in enumerate(sorted(images_of))}
     for wnid in labels:
-        _require_listed(source, wnid)
+        boxes = f"train/{wnid}/{wnid}_boxes.txt"
+        if boxes in source.files:
+            for file, *_ in _rows(source, boxes):
+                _require(source, f"train/{wnid}/images/{file}", boxes)
         if not images_of[wnid]:
-            empty = source.called(f"train/{wnid}")
+            empty = source.display_name(f"train/{wnid}")
             raise UsageError(f"{empty} holds no images: fetch them, or remove it")
     train = [(name, label) for wnid, label in labels.items() for name in images_of[wnid]]
     return {"train": train, "val": _val_samples(source, labels)}
 
 
-def _require_listed(source: Source, wnid: str) -> None:
-    boxes = f"train/{wnid}/{wnid}_boxes.txt"
-    if boxes in source.files:
-        for file, *_ in _rows(source, boxes):
-            _require(source, f"train/{wnid}/images/{file}", boxes)
-
-
 def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
     """The validation images of the classes in `labels`.
 
-    All of them, unless only some of the classes are there: then only some of their validation
-    images may be there, too.
+    All must exist, unless train/ holds only some of the classes.
     """
     annotations = "val/val_annotations.txt"
     rows = _rows(source, annotations)
     if any(len(row) < 2 for row in rows):
-        raise UsageError(f"{source.called(annotations)} has a line without a class: replace it")
+        raise UsageError(
+            f"{source.display_name(annotations)} has a line without a class: replace it"
+        )
     annotated = [(f"val/images/{file}", wnid) for file, wnid, *_ in rows]
     if all(wnid in labels for _, wnid in annotated):
         for name, _ in annotated:
@@ -109,7 +106,7 @@ def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
         (name, labels[wnid]) for name, wnid in annotated if wnid in labels and name in source.files
     ]
     if not samples:
-        empty = source.called("val/images")
+        empty = source.display_name("val/images")
         raise UsageError(f"{empty} holds no image of a class in train/: fetch some")
     return samples
 
@@ -117,7 +114,7 @@ def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
 def _require(source: Source, name: str, listing: str) -> None:
     if name not in source.files:
         problem = f"is missing, but {in_one_line(listing)} lists it: fetch the data set again"
-        raise UsageError(f"{source.called(name)} {problem}")
+        raise UsageError(f"{source.display_name(name)} {problem}")
 
 
 def _rows(source: Source, name: str) -> list[list[str]]:
@@ -127,9 +124,9 @@ def _rows(source: Source, name: str) -> list[list[str]]:
 
 
 def _decode_once(source: Source, folder: Path) -> None:
-    """Make the decoded images, unless another process does so meanwhile."""
+    """Decode the images, unless another process has done so by the time of the lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # One lock for all sources: whoever holds it knows that every draft is of a killed process.
+    # One lock serves all sources, so every draft that its holder finds is from a killed process.
     with locked(folder.parent / ".tiny_imagenet.lock", wait=True):
         if not folder.exists():
             sweep_drafts(folder.parent, "tiny_imagenet-*")
@@ -150,8 +147,7 @@ def _decode(source: Source, folder: Path) -> None:
             labels = np.array([label for _, label in samples[split]], dtype=np.int64)
             np.save(draft / f"{split}_labels.npy", labels)
             shape = (len(labels), *IMAGE_SHAPE)
-            # Written in order, not through a memory map: a full disk is an error in a write, but
-            # kills the process when a page of a map finds no place.
+            # Not through a memory map: a full disk fails a write, but kills a process with a map.
             with open(draft / f"{split}_images.npy", "wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -163,8 +159,7 @@ def _decode(source: Source, folder: Path) -> None:
 def _splits(folder: Path) -> tuple[Split, Split]:
     """train/ and val/ as `_decode` left them.
 
-    A flipped bit among the pixels goes unnoticed: to look for one would take reading all 1.4 GB
-    at every start.
+    It does not check the pixels, which would mean reading 1.4 GB at every start.
 
     Error: UsageError if anything else is damaged.
     """
@@ -198,8 +193,8 @@ def _split(folder: Path, split: str) -> Split:
 def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> torch.Tensor:
     """The array [images, *shape] in a .npy file, mapped into memory.
 
-    Only what `_decode` writes is looked at further: objects, which unpickling would run, and
-    headers of version 2, which may claim any length, never are.
+    It accepts only what `_decode` writes: no objects, which unpickling would run, and no headers of
+    version 2, which may claim any length.
 
     Error: ValueError and others for any other content.
     """

@@ -23,6 +23,7 @@ from symrun.figures.grid import Grid
 from symrun.figures.selection import Selection
 from symrun.figures.style import FORMATS, save
 from symrun.runs.directory import OUTPUTS, RunDirectory
+from symrun.symmetry import Symmetry
 
 
 class FigureModule(Protocol):
@@ -43,9 +44,10 @@ FIGURES: dict[str, FigureModule] = {
     "fig4": fig4,
     "fig5": fig5,
     "grid": Grid(None),
-    "grid_scale": Grid("scale"),
-    "grid_rescale": Grid("rescale"),
-    "grid_translation": Grid("translation"),
+    **{
+        f"grid_{symmetry.value}": Grid(symmetry.value)
+        for symmetry in sorted(Symmetry, key=lambda symmetry: -symmetry.degree)
+    },
     "phase": phase,
     "seeds": seeds,
     "residual": residual,

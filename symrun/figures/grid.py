@@ -73,7 +73,7 @@ class Grid:
         shown = [_columns(run) if symmetry == _LAST else layer_sums(run, symmetry) for run in runs]
         places, rows, decays = _places(infos)
         what = "columns of the last layer" if symmetry == _LAST else "sums over each layer"
-        heading = f"{symmetry.capitalize()}, {what}, on {settings(infos)}"
+        heading = f"{Symmetry(symmetry).title}, {what}, on {settings(infos)}"
         kinds = " and ".join(dict.fromkeys(optimiser(info)[0] for info in infos))
         last_step = max(int(curves.steps[-1]) for curves in shown)
         caption = common_caption(infos, last_step, [kinds])

@@ -11,6 +11,7 @@ from symrun.figures.style import drawable
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
 from symrun.runs.tables import Curves, unit_curves
+from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
@@ -21,8 +22,9 @@ def groups_of(info: RunInfo, symmetry: str) -> list[str]:
 
 
 def hidden_symmetries(info: RunInfo) -> list[str]:
-    """The symmetries that hidden layers of this run have: scale, rescale."""
-    return [symmetry for symmetry in ("scale", "rescale") if groups_of(info, symmetry)]
+    """The symmetries that hidden layers of this run have: all but translation."""
+    hidden = (symmetry.value for symmetry in Symmetry if symmetry is not Symmetry.translation)
+    return [symmetry for symmetry in hidden if groups_of(info, symmetry)]
 
 
 def layer_sums(run: RunDirectory, symmetry: str) -> Curves:

@@ -58,7 +58,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     places = panels.subplots(1, len(symmetries), squeeze=False)[0]
     for axes, (symmetry, sums) in zip(places, curves.items(), strict=True):
         _draw_panel(axes, sums)
-        axes.set_title(symmetry.capitalize())
+        axes.set_title(Symmetry(symmetry).title)
         axes.set_ylabel(f"{Symmetry(symmetry).label},\nsum over a layer, change since the start")
         label_steps(axes, step_label(info))
     groups = groups_of(info, symmetries[0])

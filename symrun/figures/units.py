@@ -15,6 +15,7 @@ from symrun.figures.captions import captions, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
+from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
@@ -70,7 +71,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for axes, (symmetry, by_law) in zip(places, unexplained.items(), strict=True):
         _draw_panel(axes, by_law, limits)
         moved = by_law[laws[0]].size
-        title = f"{symmetry.capitalize()}: {moved:,} of {counts[symmetry]:,} units moved"
+        title = f"{Symmetry(symmetry).title}: {moved:,} of {counts[symmetry]:,} units moved"
         axes.set_title(title, pad=15)
         axes.set_xlabel("Unexplained at most, 1 − explained")
     places[0].set_ylabel("Share of the units that moved, %")

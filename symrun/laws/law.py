@@ -37,7 +37,7 @@ class SGD:
 
 
 class Input(IntEnum):
-    """What drives the laws over update n, measured before it: float64 rows [units] in this order.
+    """The inputs of the laws at update n, measured before it: float64 rows [units] in this order.
 
     force: B(g, g). defect: D = B(theta, g), or the sum of g for a linear reducer; a perfect
     symmetry makes it 0. update_sq: B(u, u) and cross: B(u, b), with momentum only. For a linear
@@ -57,8 +57,7 @@ class Input(IntEnum):
 class Law(Protocol):
     """Predicts each unit's conserved quantity, update by update.
 
-    The state is float64 [rows, units]; row 0 is the conserved quantity, further rows are what
-    else the law carries along.
+    The state is float64 [rows, units]. Row 0 is the conserved quantity; a law may add more rows.
     """
 
     def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ class Law(Protocol):
         ...
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
-        """Its product with the state above the inputs is the state one update later.
+        """The matrix whose product with [state; inputs] is the state one update later.
 
         first: whether it is update 0, whose b is d. Returns float64 [rows, rows + inputs] on the
         CPU. Error: ValueError for a degree for which the law does not hold.

@@ -9,7 +9,7 @@ from symrun.laws.law import Input, Law
 
 
 class Propagation:
-    """Takes the laws from update to update, all units and all laws in one matrix product.
+    """Advances all laws of all units by one update in one matrix product.
 
     conserved, degree: float64 [units], Q_0 and k. momentum: whether the optimiser has any, which
     decides what inputs there are.
@@ -40,14 +40,14 @@ class Propagation:
         size = self._state.numel()
         places = torch.arange(size, device=which.device).view_as(self._state)
         self._chosen = (places + size * which).flatten()
-        """Where each entry of the state stands among those of all degrees, one after the other."""
+        """The index of each state entry in the flattened product for all degrees."""
         columns = rows + Input.count(momentum)
         self._matrices = conserved.new_zeros(len(self._degrees), rows, columns)
         self._prepared: tuple[float, bool] | None = None
 
     @property
     def state(self) -> Tensor:
-        """All that the laws carry along, [rows, units]: in place, and to be set so."""
+        """The state of all laws, [rows, units]. Set it in place."""
         return self._state
 
     @property
@@ -56,8 +56,7 @@ class Propagation:
         return {name: self._state[rows.start] for name, rows in self._rows.items()}
 
     def prepare(self, lr: float, first: bool) -> None:
-        """Set the coming update's learning rate, and whether it is the first: on the host, and
-        from there to the device without waiting for it."""
+        """Make the matrices of the next update and copy them to the device, without waiting."""
         if (lr, first) == self._prepared:
             return
         self._prepared = lr, first
@@ -73,7 +72,7 @@ class Propagation:
         self._matrices.copy_(matrices, non_blocking=True)
 
     def advance(self, inputs: Tensor) -> None:
-        """Take all laws over one update: on the device alone, into the same memory each time.
+        """Advance all laws by one update, in place and on the device alone.
 
         inputs: float64 [2 or 4, units], in the order of `Input`.
         """

@@ -38,7 +38,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """What symrun knows of a network: its layers in forward order and its symmetry groups."""
+    """The layers of a network in forward order, and its symmetry groups."""
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
@@ -127,7 +127,7 @@ class _Search:
         return self.modules[str(node.target)]
 
     def owns_its_parameters(self, name: str) -> bool:
-        """Used once, trained, and shared with nothing: else a change of it shows elsewhere too."""
+        """Whether a module is used once, trained, and shares no parameter with another use."""
         module = self.modules[name]
         parameters = dict(module.named_parameters(recurse=False))
         return (
@@ -149,21 +149,21 @@ class _Search:
         if module is None or shape is None:
             return None
         axis = _output_axis(module, len(shape))
-        if axis is None or not self.owns_its_parameters(str(node.target)):
+        name = str(node.target)
+        if axis is None or not self.owns_its_parameters(name):
             return None
         ends = self._follow(node, UnitAxis(axis, spread=1))
         if not ends:
             return None
-        name = str(node.target)
-        takers = [end for end in ends if end is not _ABSORBED]
-        if not takers:
+        compensating = [end for end in ends if end is not _ABSORBED]
+        if not compensating:
             return Group(Symmetry.scale, name, (name,), self._rows(name, sign=1))
-        consumers = [members.parameter.removesuffix(".weight") for members in takers]
+        consumers = [members.parameter.removesuffix(".weight") for members in compensating]
         return Group(
             Symmetry.rescale,
             f"{name} -> {', '.join(consumers)}",
             (name, *consumers),
-            (*self._rows(name, sign=-1), *takers),
+            (*self._rows(name, sign=-1), *compensating),
         )
 
     def _rows(self, name: str, sign: int) -> tuple[Members, ...]:
@@ -223,7 +223,7 @@ class _Search:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where its numbers lie, the same for tensors that share them."""
+    """The address of a tensor's memory, the same for tensors that share it."""
     return tensor.data_ptr() or id(tensor)
 
 
@@ -259,7 +259,7 @@ def _convolution_axis(module: nn.Module, ndim: int) -> int | None:
 
 
 def _layers(search: _Search) -> tuple[Layer, ...]:
-    """Those that own their weight as it is: a parametrised one is computed anew at every use."""
+    """The layers that own their weight; a parametrised weight is computed at every use."""
     layers: dict[str, Layer] = {}
     sizes: list[tuple[int, ...]] = []
     for node in search.graph.nodes:

@@ -23,8 +23,8 @@ from functools import cached_property
 class Symmetry(Enum):
     """The families of symmetry that the paper treats, each with all that is particular to it.
 
-    degree: that of the conserved quantity in the parameters; 1 sums theta, 2 sums products.
-    label: the quantity of a unit, on the axis of a figure. colour: the symmetry's, in figures.
+    degree: the degree of the conserved quantity in the parameters; 1 sums theta, 2 sums products.
+    label: the axis label of the quantity in figures. colour: the colour in figures.
     """
 
     translation = "translation", 1, "Sum of parameters", "#009E73"
@@ -44,10 +44,16 @@ class Symmetry(Enum):
         symmetry.degree, symmetry.label, symmetry.colour = degree, label, colour
         return symmetry
 
+    @property
+    def title(self) -> str:
+        """Its name at the head of a figure."""
+        name: str = self.value
+        return name.replace("_", " ").capitalize()
+
 
 @dataclass(frozen=True)
 class Members:
-    """What one parameter contributes to the units of a group: whole rows, or whole columns.
+    """The rows or columns of one parameter that belong to the units of a group.
 
     A parameter [n, ...] is seen as a matrix [n, all else], a vector as [n, 1]. Its lines are the
     rows of that matrix if `axis` is 0, and its columns if `axis` is 1.
@@ -72,7 +78,7 @@ class Members:
 
     @property
     def count(self) -> int:
-        """How many units there are up to the highest that has a line here."""
+        """One more than the highest unit that has a line here."""
         return 1 + max(self.units, default=-1)
 
 
@@ -82,10 +88,10 @@ def rows(parameter: str, shape: Sequence[int], sign: int = 1) -> Members:
 
 
 def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1) -> Members:
-    """The columns of a parameter of `shape` make `units` units, of as many neighbours each.
+    """The columns of a parameter of `shape`, divided into `units` units of adjacent columns.
 
-    These are a convolution's input channels, whose kernels are flattened, or a linear layer's
-    inputs, each flattened from a channel's positions.
+    A unit is an input channel of a convolution with its flattened kernel, or the inputs of a linear
+    layer that one channel was flattened into.
     """
     each, rest = divmod(math.prod(shape[1:]), units)
     assert rest == 0, f"{parameter}: columns that make no whole units"

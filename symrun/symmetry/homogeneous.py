@@ -59,17 +59,15 @@ def pass_through(
     if isinstance(module, nn.Flatten):
         return _flatten(shape, units, module.start_dim, module.end_dim)
     if operation in _FLATTEN:
-        start, end = _flatten_range(*node.args[1:], **node.kwargs)
-        return _flatten(shape, units, start, end)
+        arguments: Any = node.args[1:]
+        return _flatten(shape, units, *arguments, **node.kwargs)
     return None
 
 
-def _flatten_range(start_dim: Any = 0, end_dim: Any = -1) -> tuple[int, int]:
-    return int(start_dim), int(end_dim)
-
-
-def _flatten(shape: tuple[int, ...], units: UnitAxis, start: int, end: int) -> UnitAxis | None:
-    start, end = start % len(shape), end % len(shape)
+def _flatten(
+    shape: tuple[int, ...], units: UnitAxis, start_dim: Any = 0, end_dim: Any = -1
+) -> UnitAxis | None:
+    start, end = start_dim % len(shape), end_dim % len(shape)
     if units.axis < start:
         return units
     if units.axis > end:

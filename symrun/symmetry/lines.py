@@ -1,6 +1,6 @@
-"""Lines of a parameter, its rows or its columns, and which of them make up each unit.
+"""Says which lines of a parameter, rows or columns, make up each unit.
 
-Apart from `groups.py`, which is read where nothing needs torch.
+This file imports torch, which `groups.py` must not.
 """
 
 import torch
@@ -17,9 +17,9 @@ def lines_of(members: Members, values: Tensor) -> Tensor:
 
 
 def lines_by_unit(units: Tensor, count: int) -> Tensor:
-    """The lines of each unit, one below the other in their order: int64 [most, count].
+    """The lines of each unit in ascending order, one unit per column: int64 [most, count].
 
-    A unit with fewer lines than another is filled up with len(units), one past the last line.
+    A unit with fewer lines is padded with len(units), one past the last line.
 
     units: int64 [lines], the unit of each line, of `count` units; -1: none.
     Example: lines_by_unit(torch.tensor([0, 1, -1, 0]), 2).tolist() == [[0, 1], [3, 4]]

@@ -17,27 +17,23 @@ _INTERPRETED = not isinstance(sum_tiles, triton.JITFunction)  # TRITON_INTERPRET
 _TERMS = 32
 _TERMS_WARPS = 4
 _GRAPHS = 16
-"""Calls that CUDA graphs can hold: an update with and without a record, for each size of batch."""
+"""CUDA graphs can capture this many calls: with and without a record, for each batch size."""
 
 
 class KernelSums:
-    """What `TorchSums` gives, within the rounding of float64 sums, from memory read once.
+    """The sums of `TorchSums`, within float64 rounding, from one pass over memory.
 
-    The first kernel sums the rows and columns of tiles of all parameters, the second adds up, for
-    each slot, what the tiles left. Nothing waits for the device, and the same input gives the same
-    bits. A CUDA graph can hold a call if one like it was made before: a kernel is compiled at its
-    first launch, and gradients() has one for the first update and another for all later ones.
+    The first kernel sums the rows and columns of each tile; the second adds these partial sums up
+    to slots. Nothing waits for the device, and the same input gives the same bits. A CUDA graph can
+    capture a call only after a call like it: a kernel is compiled at its first launch, and
+    gradients() uses one kernel for the first update and another for all later ones.
 
-    The default shape of tiles is chosen by arithmetic and by what the compiler reports; no GPU has
-    timed it, but `symrun bench --parts` times several. Compiled for an H100 by Triton 3.8 (3.6),
-    the first kernel takes 32 to 96 (40 to 128) registers a thread, so a multiprocessor holds at
-    least 20 (16) warps. Each waits for 4 loads of 128 bytes from each tensor at a time: 24 to 43 KB
-    in flight, where 3.4 to 4.8 TB/s and 0.8 us of latency need 20 to 29 KB. Its 27 to 47
-    instructions an entry and warp take at most about half of what a multiprocessor can issue while
-    that is read.
+    The default tile shape comes from the compiler's report, not from timings on a GPU;
+    `symrun bench --parts` times several. For an H100, Triton 3.8 (3.6) gives the first kernel 32 to
+    96 (40 to 128) registers per thread, so a multiprocessor holds at least 20 (16) warps. They keep
+    24 to 43 KB of loads in flight; 3.4 to 4.8 TB/s at 0.8 us of latency need 20 to 29 KB.
 
-    momentum: what the optimiser adds to the gradient, with its settings as they are now; None for
-    an update along the gradient. shape: of the tiles.
+    momentum: reads the momentum buffers; None for SGD without momentum. shape: the tile shape.
     Assumes: `KernelSums.fits(reductions)`, and no weight changes its layout.
     """
 
@@ -69,8 +65,11 @@ class KernelSums:
 
     @staticmethod
     def fits(reductions: Reductions) -> bool:
-        """Whether the kernels can read these parameters: each dense, all float32 or all float64,
-        on a CUDA GPU, or on the CPU if Triton interprets (TRITON_INTERPRET=1)."""
+        """Whether the kernels can read these parameters.
+
+        All must be dense, of one type (float32 or float64), and on a CUDA GPU, or on the CPU if
+        Triton interprets (TRITON_INTERPRET=1).
+        """
         parameters = reductions.parameters
         types = {parameter.dtype for parameter in parameters}
         devices = {parameter.device.type for parameter in parameters}
@@ -95,15 +94,17 @@ class KernelSums:
             for source in self._reductions.sources
             for gradient in source.single_gradients()
         ]
-        read: list[Sequence[Tensor]] = [self._parameters, self._as_weights(gradients)]
+        read: list[Sequence[Tensor]] = [self._parameters, self._in_weight_layout(gradients)]
         if self._momentum is None:
             return self._sums(2, read)
         if not self._momentum.first:
-            read.append(self._as_weights([self._momentum.buffer(p) for p in self._parameters]))
+            read.append(
+                self._in_weight_layout([self._momentum.buffer(p) for p in self._parameters])
+            )
         return self._sums(4, read)
 
     def _sums(self, planes: int, read: Sequence[Sequence[Tensor]]) -> Tensor:
-        """[planes, slots]; read: weights, gradients, momentum buffers, as far as needed."""
+        """[planes, slots]; read: the weights, then gradients and momentum buffers if needed."""
         partials, count = self._partials.shape[1], self._reductions.count
         sums = self._partials.new_empty(planes, count)
         with torch.cuda.device_of(sums):  # type: ignore[no-untyped-call]
@@ -136,26 +137,26 @@ class KernelSums:
         return sums
 
     def _addresses(self, read: Sequence[Sequence[Tensor]]) -> Tensor:
-        """int64 [len(read), parameters], on the device: gradients move from step to step."""
+        """Addresses of tensors, int64 [len(read), parameters]; gradients move from step to step."""
         pointers = [[tensor.data_ptr() for tensor in tensors] for tensors in read]
         addresses = torch.tensor(pointers, dtype=torch.int64, device="cpu")
         if self._partials.is_cuda and torch.cuda.is_current_stream_capturing():
-            # A capture may ask for no pinned memory, and the graph reads it at every replay.
+            # A capture cannot allocate pinned memory, and the graph reads it at every replay.
             addresses = self._pinned.pop()[: len(read)].copy_(addresses)
             self._captured.append(addresses)
         elif self._partials.is_cuda:
             addresses = addresses.pin_memory()
         return addresses.to(self._partials.device, non_blocking=True)
 
-    def _as_weights(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Those that lie in memory as their weights do, and copies that do of others."""
+    def _in_weight_layout(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors, each copied if its memory layout differs from its weight's."""
         return [
-            tensor if _lies_as(tensor, weight) else torch.empty_like(weight).copy_(tensor)
+            tensor if _same_layout(tensor, weight) else torch.empty_like(weight).copy_(tensor)
             for tensor, weight in zip(tensors, self._parameters, strict=True)
         ]
 
 
-def _lies_as(tensor: Tensor, weight: Tensor) -> bool:
+def _same_layout(tensor: Tensor, weight: Tensor) -> bool:
     if tensor.dtype is not weight.dtype:
         return False
     ours, theirs = tensor.stride(), weight.stride()

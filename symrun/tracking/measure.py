@@ -1,4 +1,4 @@
-"""Reductions of weights and gradients, per unit, in float64, on the parameters' device."""
+"""Sums weights and gradients over each unit, in float64, on the parameters' device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class WeightReductions:
 class GradientReductions:
     """grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs, float64 [units].
 
-    inputs: what drives the laws over the coming update, [2 or 4, units], in the order of `Input`.
+    inputs: the inputs of the laws for the next update, [2 or 4, units], in the order of `Input`.
     """
 
     grad_norm_sq: Tensor
@@ -37,12 +37,12 @@ class GradientReductions:
 
 
 class Measure:
-    """Reduces a model's parameters to the units of its groups, laid one after the other.
+    """Reduces a model's parameters to the units of its groups, one group after the other.
 
-    Nothing here waits for the device, and nothing is written to the parameters.
+    Nothing here waits for the device or changes the parameters.
 
-    momentum: what the optimiser adds to the gradient; None for an update along the gradient.
-    sums: how to sum. Error: UsageError if the kernel is asked for where it cannot run.
+    momentum: reads the momentum buffers; None for SGD without momentum.
+    Error: UsageError if the kernel is asked for where it cannot run.
     """
 
     def __init__(
@@ -56,13 +56,9 @@ class Measure:
         self._sums = select_sums(sums, self._reductions, momentum)
         self._momentum = momentum
         self.degree = self._reductions.degree
-        """Of each unit's quantity, float64 [units], on the parameters' device."""
+        """The degree of each unit's quantity, float64 [units], on the parameters' device."""
         self._forced = (self.degree > 1).to(self.degree)
         """0 for a linear quantity, which B(g, g) does not drive; else 1."""
-
-    @property
-    def units(self) -> int:
-        return len(self.degree)
 
     @torch.no_grad()
     def weights(self) -> WeightReductions:

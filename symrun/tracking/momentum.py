@@ -1,6 +1,4 @@
-"""The update that SGD with momentum is about to make, from its buffers, without touching them."""
-
-from dataclasses import dataclass
+"""Predicts the next update of SGD with momentum from its buffers, without changing them."""
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +6,11 @@ from torch import Tensor, nn
 from symrun.errors import UsageError
 
 
-@dataclass(frozen=True)
-class ComingUpdate:
-    """Float64, shaped as the weights are. buffer: b_n. update: u_n, so that theta moves -lr u."""
-
-    buffer: Tensor
-    update: Tensor
-
-
 class Momentum:
     """Reads the momentum buffers b_{n-1} of torch.optim.SGD and says what b_n and u_n will be.
 
-    They are formed before the update, since afterwards theta_n is gone and, with Nesterov, torch
-    may have overwritten the gradient.
+    It computes them before the update: afterwards theta_n is gone and, with Nesterov, torch may
+    have overwritten the gradient.
     """
 
     def __init__(self, optimizer: torch.optim.SGD) -> None:
@@ -28,7 +18,7 @@ class Momentum:
 
     @property
     def first(self) -> bool:
-        """Whether the next update is the first, which makes the buffers."""
+        """Whether the next update is the first, which creates the buffers."""
         return not any("momentum_buffer" in state for state in self._optimizer.state.values())
 
     @property
@@ -38,7 +28,7 @@ class Momentum:
     @property
     def factors(self) -> tuple[float, float, float]:
         """Weight decay, momentum, and 1 - dampening, as they stand now."""
-        settings = self._optimizer.param_groups[0]  # that of all: momentum_of checked
+        settings = self._optimizer.param_groups[0]  # the same for all groups: momentum_of checks it
         return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
 
     def buffer(self, parameter: nn.Parameter) -> Tensor:
@@ -46,8 +36,13 @@ class Momentum:
         buffer: Tensor = self._optimizer.state[parameter]["momentum_buffer"]
         return buffer
 
-    def update(self, weight: Tensor, gradient: Tensor, last: Tensor | None = None) -> ComingUpdate:
-        """weight, gradient: float64. last: b_{n-1}; None in the first update."""
+    def buffer_and_update(
+        self, weight: Tensor, gradient: Tensor, last: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """b_n and u_n, float64 and shaped as the weight is; theta will move by -lr u_n.
+
+        weight, gradient: float64. last: b_{n-1}; None in the first update.
+        """
         decay, momentum, undamped = self.factors
         decayed = torch.add(gradient, weight, alpha=decay)
         if last is None:
@@ -55,11 +50,11 @@ class Momentum:
         else:
             buffer = last.to(torch.float64, copy=True).mul_(momentum).add_(decayed, alpha=undamped)
         update = torch.add(decayed, buffer, alpha=momentum) if self.nesterov else buffer
-        return ComingUpdate(buffer, update)
+        return buffer, update
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
-    """None unless `optimizer` is SGD with momentum.
+    """A reader of the momentum of `optimizer`; None unless it is SGD with momentum.
 
     Error: UsageError for an SGD that the laws do not describe: groups of other settings, steps
     uphill, or momentum from updates that were not tracked.

@@ -1,4 +1,4 @@
-"""Which sums over rows and columns of parameters the units of groups are made of, and how."""
+"""Says which row and column sums of the parameters make up each unit, and adds them up."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -24,10 +24,10 @@ class Lines(NamedTuple):
 
 
 class Layout:
-    """How sums over single lines of a matrix make up sums over units, which are slots.
+    """Adds sums over single lines of a matrix up to sums over units, one slot per unit.
 
-    units: int64 [lines], the unit of each line; -1: none. first: the slot of unit 0, which those of
-    the others follow. count: how many units there are.
+    units: int64 [lines], the unit of each line; -1: none. first: the slot of unit 0; the slots of
+    the other units follow. count: the number of units.
     """
 
     def __init__(self, units: Tensor, first: int, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class Layout:
     def by_unit(self, sums: Tensor) -> Tensor:
         """Sums over single lines, [planes, lines], as sums over units, [planes, count].
 
-        Nothing is added by atomics: the bits are the same at every call, on a GPU too.
+        It uses no atomics, so every call gives the same bits, on a GPU too.
         """
         if self._index is not None:
             sums = F.pad(sums, (0, 1)).index_select(1, self._index)
@@ -53,7 +53,7 @@ class Layout:
 
 
 class Pass(NamedTuple):
-    """What one reading of a matrix sums: the layouts of its rows and columns of one degree."""
+    """The row and column layouts of one degree, summed in one pass over a matrix."""
 
     degree: int
     rows: list[Layout]
@@ -61,12 +61,12 @@ class Pass(NamedTuple):
 
 
 class Source:
-    """One parameter, or many vectors one after the other, as a matrix [rows, columns].
+    """One parameter, or several vectors concatenated, as a matrix [rows, columns].
 
-    A weight's columns stand in the order in which they lie in memory, so that none is copied.
+    A weight's columns are in memory order, so that nothing is copied.
 
-    lines: the sums that units need. Their slots start at `first_slot`, and follow one another as
-    the layouts do in `passes`, rows before columns.
+    lines: the sums that units need. Their slots start at `first_slot`, in the order of the layouts
+    in `passes`, rows before columns.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Source:
 
     @property
     def dense(self) -> bool:
-        """Whether a parameter's matrix is its memory as it lies, row after row, with no gaps."""
+        """Whether each parameter's matrix is contiguous in memory."""
         return all(
             parameter.permute(0, *self._order).is_contiguous()
             for parameter in self.parameters.values()
@@ -110,7 +110,7 @@ class Source:
         return self.matrix(self.single_gradients())
 
     def single_gradients(self) -> list[Tensor]:
-        """As the parameters have them. Error: RunError if one has none."""
+        """The gradient of each parameter. Error: RunError if one has none."""
         found = []
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
@@ -127,13 +127,13 @@ class Source:
 
 
 class Reductions:
-    """All sums that the units of `groups` are made of, a slot each; the last slot holds 0.
+    """The sums that make up the units of `groups`, one slot each; the last slot holds 0.
 
-    A sum belongs to one unit and one parameter. Groups whose units are laid out alike over a
-    parameter share their sums, whatever their signs.
+    A sum belongs to one unit and one parameter. Groups with the same units over a parameter share
+    their sums, whatever their signs.
 
-    Tensors of slots are float64 [planes, slots], of units [planes, units], where a plane is one
-    summed quantity and the units of the groups lie one after the other.
+    Tensors of slots are float64 [planes, slots], those of units [planes, units]. A plane is one
+    summed quantity; the units of one group follow those of the group before.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
@@ -163,14 +163,15 @@ class Reductions:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Of all sources, one after the other; the kernels number them so."""
+        """The parameters of all sources, in the order in which the kernels number them."""
         return [parameter for source in self.sources for parameter in source.parameters.values()]
 
     def signed(self, slots: Tensor) -> Tensor:
-        """What enters a unit counts against what leaves it: [planes, slots] -> [planes, units]."""
+        """[planes, slots] -> [planes, units], with the signs of the members."""
         return (self._gathered(slots) * self._sign).sum(1)
 
     def unsigned(self, slots: Tensor) -> Tensor:
+        """[planes, slots] -> [planes, units], all counted as positive."""
         return (self._gathered(slots) * self._sign.abs()).sum(1)
 
     def _gathered(self, slots: Tensor) -> Tensor:
@@ -179,8 +180,10 @@ class Reductions:
     def _add_sources(
         self, parameters: dict[str, nn.Parameter], groups: Sequence[Group]
     ) -> dict[tuple[str, Lines], int]:
-        """Vectors whose entries are units of their own lie in one source, as they are many and
-        small. Returns the slot of unit 0, by parameter and lines."""
+        """Returns the slot of unit 0, by parameter and lines.
+
+        Vectors with one unit per entry are many and small, so they share one source.
+        """
         joined: dict[int, dict[str, nn.Parameter]] = {}
         matrices: dict[str, dict[Lines, None]] = {}
         for group in groups:

@@ -1,4 +1,4 @@
-"""Plain torch or the kernel on a GPU: which of them sums over units in a run."""
+"""Chooses how a run sums over units: in plain torch, or by the GPU kernel."""
 
 import importlib.util
 import logging
@@ -32,7 +32,9 @@ def require_possible(kind: Sums, device: torch.device) -> None:
 
 
 def select_sums(kind: Sums, reductions: Reductions, momentum: Momentum | None) -> UnitSums:
-    """The kernel, where it can run and agrees with torch; with auto, torch and a warning if not.
+    """The kernel if it can run and agrees with plain torch, which is the fallback of auto.
+
+    It warns if a kernel that could run cannot be built or disagrees.
 
     Error: UsageError or RunError if the kernel is asked for where it cannot run.
     """
@@ -60,7 +62,7 @@ def _kernel(
             return None, "needs dense parameters, all of one type"
         kernel = KernelSums(reductions, momentum)
         agreed = agree(kernel, reference, reductions)
-    except Exception as error:  # whatever Triton, its compiler or the driver has to say
+    except Exception as error:  # Triton, its compiler and the driver raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return None, f"cannot be built: {reason}"
     return (kernel, "") if agreed else (None, "disagrees with it")
@@ -76,9 +78,9 @@ def _hindrance(device: torch.device) -> str | None:
 
 @torch.no_grad()
 def agree(kernel: UnitSums, reference: UnitSums, reductions: Reductions) -> bool:
-    """Whether both give the same sums, also with the weights in the place of the gradients.
+    """Whether both give the same sums; the weights stand in for the gradients.
 
-    Float64 sums of 2^20 terms agree far better than to the 1e-9 that is asked for.
+    Float64 sums of 2^20 terms agree far more closely than the required 1e-9.
     """
     parameters = reductions.parameters
     gradients = [parameter.grad for parameter in parameters]

@@ -1,7 +1,7 @@
 """The two Triton kernels of the measuring pass: sums over tiles, and slots made of these sums.
 
-All is read as it lies in memory, multiplied and added in float64 registers, without atomics: the
-same input gives the same bits. `tiles.py` says what the tables hold, `kernel.py` launches.
+They read tensors in memory order and sum in float64 registers without atomics, so the same input
+gives the same bits. `tiles.py` defines the tables, and `kernel.py` launches the kernels.
 """
 
 # mypy: disable-error-code="import-untyped, untyped-decorator, no-untyped-def, no-untyped-call"
@@ -13,7 +13,7 @@ import triton.language as tl
 from symrun.tracking.tiles import LANES as _LANES
 
 LANES = tl.constexpr(_LANES)
-"""Neighbouring columns that a warp reads at a time."""
+"""A warp reads this many adjacent columns at a time."""
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def sum_tiles(
     WARPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One program a tile: its sums over rows and over columns, into `partials`.
+    """Each program writes the row sums and column sums of one tile into `partials`.
 
     tiles: int64 [tiles, 8], as in `tiles.py`. addresses: int64 [READ, parameters], of weights,
     gradients and momentum buffers, all DTYPE. settings: float64, weight decay, momentum and
@@ -66,7 +66,7 @@ def _sum_tile(
     WARPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Walks down a tile, a row a warp: [WIDTH / LANES, WARPS, LANES] entries at a time.
+    """Walk down a tile, one row per warp: [WIDTH / LANES, WARPS, LANES] entries at a time.
 
     With the lanes last and the warps before them, a thread holds WIDTH / LANES columns: it adds
     them up over the rows in registers, and a row's sum needs its own warp alone. Lane number n
@@ -111,14 +111,14 @@ def _sum_tile(
         columns_0 += first
         columns_1 += second
         here = (lane == step)[None, :]
-        rows_0 = _keep(first, here, rows_0)
-        rows_1 = _keep(second, here, rows_1)
+        rows_0 = _store_row_sums(first, here, rows_0)
+        rows_1 = _store_row_sums(second, here, rows_1)
         if PLANES == 4 and not LINEAR:
-            third, fourth = _carried(theta, gradient, last, settings, READ, NESTEROV)
+            third, fourth = _momentum_products(theta, gradient, last, settings, READ, NESTEROV)
             columns_2 += third
             columns_3 += fourth
-            rows_2 = _keep(third, here, rows_2)
-            rows_3 = _keep(fourth, here, rows_3)
+            rows_2 = _store_row_sums(third, here, rows_2)
+            rows_3 = _store_row_sums(fourth, here, rows_3)
 
     to = partials + column_place + column
     wanted = (column < width) & (column_place >= 0)
@@ -139,7 +139,7 @@ def _sum_tile(
 
 @triton.jit
 def _products(theta, gradient, LINEAR: tl.constexpr, READ: tl.constexpr):
-    """What is summed in the first two planes: as in `TorchSums`."""
+    """The terms of the first two planes, as in `TorchSums`."""
     if READ == 1:
         if LINEAR:
             first, second = theta, tl.abs(theta)
@@ -155,8 +155,8 @@ def _products(theta, gradient, LINEAR: tl.constexpr, READ: tl.constexpr):
 
 
 @triton.jit
-def _carried(theta, gradient, last, settings, READ: tl.constexpr, NESTEROV: tl.constexpr):
-    """u^2 and u b: as in `Momentum.update`. The first update, READ == 2, has no buffer to read."""
+def _momentum_products(theta, gradient, last, settings, READ: tl.constexpr, NESTEROV: tl.constexpr):
+    """u^2 and u b, as in `Momentum.buffer_and_update`. READ == 2: there is no buffer yet."""
     decayed = gradient + tl.load(settings) * theta
     momentum = tl.load(settings + 1)
     buffer = decayed
@@ -169,8 +169,8 @@ def _carried(theta, gradient, last, settings, READ: tl.constexpr, NESTEROV: tl.c
 
 
 @triton.jit
-def _keep(products, here, rows):
-    """`rows`, [WARPS, LANES], with the warps' row sums of `products` where `here`."""
+def _store_row_sums(products, here, rows):
+    """`rows`, [WARPS, LANES], replaced where `here` by each warp's row sum of `products`."""
     return tl.where(here, tl.sum(tl.sum(products, 0), 1)[:, None], rows)
 
 
@@ -185,7 +185,7 @@ def add_partials(
     SLOTS: tl.constexpr,
     TERMS: tl.constexpr,
 ):
-    """One program a block of slots and plane: each slot's terms, added up in the order they have.
+    """Each program adds up, in a fixed order, the terms of one block of slots in one plane.
 
     blocks: int64 [blocks, 2] and terms: int32, as in `tiles.py`. partials: float64
     [planes, partial_count]. slots: float64 [planes, slot_count].

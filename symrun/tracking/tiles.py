@@ -1,12 +1,11 @@
-"""Parameters cut into tiles, and slots as sums over what the tiles leave behind.
+"""Tables that cut parameters into tiles, and say which partial sums make up each slot.
 
-A tile, up to 64 x 128 entries of a parameter, is the work of one program on a GPU. It leaves a
-partial sum for each of its rows and columns; a slot adds up those that its unit runs through.
+A tile, up to 64 x 128 entries of a parameter, is the work of one program on a GPU. The program
+writes a partial sum for each row and column of the tile; a slot adds up those of its unit.
 
-Full VGG16-BN has 18 M entries. In 2,300 tiles of up to 8,192 they leave 18 M / 64 partial sums of
-columns and 18 M / 128 of rows: 0.44 M with the vectors, in float64 3.5 MB a plane, 14 MB for four.
-Where each slot finds its own takes another 1.7 MB. Taller tiles would leave less, but a GPU holds
-about a thousand at a time, and so many must be left near the end to keep all of it at work.
+Memory for full VGG16-BN: 18 M entries make 2,300 tiles and 0.44 M partial sums, 14 MB for four
+planes of float64; the tables take another 1.7 MB. Taller tiles would leave fewer partial sums, but
+a GPU runs about a thousand tiles at a time, and needs as many near the end to stay busy.
 """
 
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from symrun.symmetry.lines import sorted_by_owner
 from symrun.tracking.reductions import Reductions
 
 LANES = 32
-"""Threads of a warp."""
+"""A warp has this many threads."""
 BLOCK = 64
-"""Slots that one program adds up."""
+"""One program adds up this many slots."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ class TileShape:
 class Tiles:
     """Tables for the kernels, on the parameters' device.
 
-    tiles: int64 [tiles, 8], for each: the number of its parameter; the offset of its first entry;
-        entries from row to row; rows; columns; the place of its first row's partial sum, and that
-        of its first column's, the others follow, -1 for none; the degree, 1 if values are
-        summed and 2 if products. Large tiles stand first: small ones fill the gaps at the end.
-    partials: how many partial sums there are.
-    terms: int32, places of partial sums. Those of BLOCK slots stand together: the first of each,
-        then the second of each, and so on, filled up with -1.
-    blocks: int64 [blocks, 2]: where a block's terms begin, and how many a slot has.
+    tiles: int64 [tiles, 8]: parameter number, offset of the first entry, row stride, rows, columns,
+        index of the first row's partial sum, index of the first column's (-1: not summed; the
+        other rows and columns follow), degree. Large tiles come first, so that small ones fill the
+        gaps at the end.
+    partials: the number of partial sums.
+    terms: int32 indices of partial sums, by blocks of BLOCK slots: the first term of each slot,
+        then the second of each, and so on, padded with -1.
+    blocks: int64 [blocks, 2]: where a block's terms begin, and how many terms a slot has.
     """
 
     tiles: Tensor
@@ -66,8 +65,10 @@ class Tiles:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A parameter as [rows, columns]. Its sums over single rows belong to each of `row_slots`,
-    int64 [rows], those over columns to each of `column_slots`, int64 [columns]; -1: to none."""
+    """A parameter as a matrix [rows, columns], and the slots that its row and column sums enter.
+
+    row_slots: int64 [rows] each. column_slots: int64 [columns] each. -1: the sum enters no slot.
+    """
 
     number: int
     rows: int
@@ -78,7 +79,7 @@ class _Matrix:
 
 
 def tiles_of(reductions: Reductions, shape: TileShape) -> Tiles:
-    """Assumes: all sources are dense."""
+    """The tables for tiles of `shape`. Assumes: all sources are dense."""
     tiles: list[tuple[int, ...]] = []
     owners: list[Tensor] = []
     places: list[Tensor] = []
@@ -129,7 +130,7 @@ def _matrices(reductions: Reductions) -> Iterator[_Matrix]:
                 row_slots = [slots[here] for slots in row_slots]
                 if columns > 1 or column_slots:
                     yield _Matrix(number, rows, columns, degree, row_slots, column_slots)
-                else:  # as a single row: its columns lie together
+                else:  # as a single row, which is contiguous
                     yield _Matrix(number, 1, rows, degree, [], row_slots)
             number += 1
 

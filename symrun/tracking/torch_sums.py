@@ -10,28 +10,28 @@ from symrun.tracking.momentum import Momentum
 from symrun.tracking.reductions import Reductions, Source
 
 _CPU_BLOCK = 2**16
-"""Entries: few enough for float64 copies to stay in the cache, and enough to be worth the calls."""
+"""Entries: few enough for float64 copies to stay in the cache, enough to amortise the calls."""
 _GPU_BLOCK = 2**19
-"""Entries: with momentum their float64 copies take some 50 MB."""
+"""Entries: with momentum, their float64 copies take about 50 MB."""
 
 
 class _Views(NamedTuple):
-    """Of the scratch memory, for blocks of one shape; indexing anew at each block would cost."""
+    """Views of the scratch memory for blocks of one shape; indexing at every block would cost."""
 
     theta: Tensor
     gradient: Tensor
     both: Tensor
     products: Tensor
-    """theta g and g^2; with momentum also u^2, and u b where that is another."""
+    """theta g and g^2; with momentum also u^2; with Nesterov also u b, which is else u^2."""
     of_both: Tensor
-    """The first two of them."""
+    """The first two planes of `products`."""
 
 
 class TorchSums:
-    """The reference that other ways to sum are held against; on the CPU also the fastest.
+    """The reference implementation of the sums, and the fastest on the CPU.
 
-    momentum: what the optimiser adds to the gradient; None for an update along the gradient.
-    block: entries at a time; by default what suits the device.
+    momentum: reads the momentum buffers; None for SGD without momentum.
+    block: entries at a time; the default depends on the device.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TorchSums:
     def _gradient_products(
         self, degree: int, theta: Tensor, gradient: Tensor, *last: Tensor
     ) -> Tensor:
-        """Into the same memory each time: it is in the cache, and need not be asked for."""
+        """Reuses one buffer, which stays in the cache and needs no allocation."""
         if degree == 1:
             g = gradient.double()
             return torch.stack([g, g.square(), *[torch.zeros_like(g)] * (self._planes - 2)])
@@ -88,10 +88,10 @@ class TorchSums:
         views.gradient.copy_(gradient)
         torch.mul(views.both, views.gradient, out=views.of_both)
         if self._momentum is not None:
-            coming = self._momentum.update(views.theta, views.gradient, *last)
-            torch.mul(coming.update, coming.update, out=views.products[2])
+            buffer, update = self._momentum.buffer_and_update(views.theta, views.gradient, *last)
+            torch.mul(update, update, out=views.products[2])
             if self._planes == 4:
-                torch.mul(coming.update, coming.buffer, out=views.products[3])
+                torch.mul(update, buffer, out=views.products[3])
         return views.products
 
     def _sums(

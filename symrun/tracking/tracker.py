@@ -1,4 +1,4 @@
-"""The tracker: measures every step, advances the laws, records now and then."""
+"""The tracker measures every step, advances the laws, and records every few steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from symrun.tracking.staging import Staged
 
 @dataclass(frozen=True)
 class Observation:
-    """What a record needs, on the device: units [columns, units], parameters [sample]."""
+    """The values of one record, on the device: units [columns, units], parameters [sample]."""
 
     columns: tuple[str, ...]
     units: Tensor
@@ -29,11 +29,11 @@ class Observation:
 
 
 class Tracker:
-    """Follows the conserved quantities of a model through its training, beside what laws predict.
+    """Measures a model's conserved quantities during training, and what the laws predict.
 
     Call `before_update` between backward and the optimiser's step, and `finish` after the last
-    one. The tracker reads weights, gradients and momentum buffers and never changes them, nor a
-    random state: the weights with and without it are the same, bit for bit.
+    one. The tracker never changes weights, gradients, momentum buffers or random states: training
+    gives the same weights with and without it, bit for bit.
 
     Error: UsageError for an SGD that the laws do not describe, as in `momentum_of`.
     Example:
@@ -73,29 +73,31 @@ class Tracker:
         weights_dtype = next(model.parameters()).dtype
         self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
         self._unit_keys = _unit_keys(structure.groups)
-        value = pa.float64() if self._dtype is torch.float64 else pa.float32()
-        self._units_schema = units_schema(value)
-        self._parameters_schema = parameters_schema(value)
+        self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
+        self._units_schema = units_schema(self._value_type)
+        self._parameters_schema = parameters_schema(self._value_type)
 
     def before_update(self, step: int, lr: float) -> None:
-        """Measure theta_n and g_n, record them if due, and take the laws over update n.
+        """Measure theta_n and g_n, record them if due, and advance the laws by update n.
 
-        lr: the learning rate that this update uses. The same as `prepare`, `observe`, `record`.
+        lr: the learning rate of this update. It calls `prepare`, `observe` and `record`.
         """
         self.prepare(lr)
         self.record(step, self.observe(self.due(step)))
 
     def due(self, step: int) -> bool:
-        """Whether a record belongs to `step`."""
+        """Whether `step` is recorded."""
         return step % self.every == 0
 
     def prepare(self, lr: float) -> None:
-        """What the coming update needs from the host; at any time before `observe`."""
+        """Copy the next update's settings to the device; call it at any time before `observe`."""
         self._laws.prepare(lr, first=self._momentum is not None and self._momentum.first)
 
     def observe(self, due: bool) -> Observation | None:
-        """Measure, and take the laws over the coming update: on the device alone, so that a CUDA
-        graph can hold it. Returns what a record needs, if one is due."""
+        """Measure, and advance the laws by the next update. Returns the record if one is due.
+
+        All of it runs on the device, so that a CUDA graph can capture it.
+        """
         gradients = self._measure.gradients()
         observation = None
         if due:
@@ -107,7 +109,7 @@ class Tracker:
         return observation
 
     def record(self, step: int, observation: Observation | None) -> None:
-        """Hand what was observed to the writer, without waiting for the device; None is nothing."""
+        """Pass `observation`, if any, to the writer, without waiting for the device."""
         if observation is None:
             return
         columns, units = observation.columns, Staged(observation.units)
@@ -117,7 +119,7 @@ class Tracker:
 
     @property
     def state(self) -> Tensor:
-        """The laws', float64 [rows, units]: in place, and to be set so. Nothing else changes."""
+        """The laws' state, float64 [rows, units]: the tracker's only state. Set it in place."""
         return self._laws.state
 
     def finish(self, step: int) -> None:
@@ -137,20 +139,17 @@ class Tracker:
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
-        units = self._measure.units
+        units = len(self._measure.degree)
         arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
         for column in MEASUREMENTS:
-            value_type = self._units_schema.field(column).type
-            if column in values:
-                arrays.append(pa.array(values[column], value_type))
-            else:
-                arrays.append(pa.nulls(units, value_type))
+            value = values.get(column)
+            nulls = pa.nulls(units, self._value_type)
+            arrays.append(nulls if value is None else pa.array(value, self._value_type))
         return pa.Table.from_arrays(arrays, schema=self._units_schema)
 
     def _parameter_rows(self, step: int, staged: Staged) -> pa.Table:
         steps = pa.array(np.full(len(self._sample.indices), step, np.int32))
-        value_type = self._parameters_schema.field("value").type
-        values = pa.array(staged.wait().numpy(), value_type)
+        values = pa.array(staged.wait().numpy(), self._value_type)
         arrays = [steps, self._sample.layers, self._sample.indices, values]
         return pa.Table.from_arrays(arrays, schema=self._parameters_schema)
 

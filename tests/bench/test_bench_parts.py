@@ -119,13 +119,13 @@ def test_weights_stay_where_they_are():
         assert torch.allclose(before, now, rtol=0, atol=1e-6)
 
 
-def test_records_are_let_go():
+def test_records_are_released():
     (config,) = configurations(CPU)
     made = Step(config)
     made.parts()["record, handed over"]().call()
-    assert len(made._records._kept) == 2
-    made.let_go()
-    assert not made._records._kept
+    assert len(made._records._held) == 2
+    made.release_records()
+    assert not made._records._held
 
 
 def test_text_and_json_have_every_row_and_the_sum(no_clock):

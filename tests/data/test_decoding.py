@@ -101,7 +101,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets how many processes there are; each gets four images at a time."""
     monkeypatch.setattr(decoding, "_CHUNK", 4)
-    return lambda count: monkeypatch.setattr(decoding, "_worth_starting", lambda _: count)
+    return lambda count: monkeypatch.setattr(decoding, "_process_count", lambda _: count)
 
 
 Use = Callable[[int], None]
@@ -289,7 +289,7 @@ from symrun.data.registry import TinyImageNetConfig
 from symrun.data import decoding, load, tiny_imagenet
 print("once")
 decoding._CHUNK = {chunk}
-decoding._worth_starting = lambda images: 2
+decoding._process_count = lambda images: 2
 class Bar(tiny_imagenet.tqdm):
     def update(self):
         if self.n == 30:
@@ -348,10 +348,10 @@ def test_few_images_or_one_core_start_nobody(
     images: int, cores: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert decoding._worth_starting(images) == count
+    assert decoding._process_count(images) == count
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert decoding._worth_starting(images) == count
+    assert decoding._process_count(images) == count
 
 
 def test_program_imports_nothing_slow() -> None:

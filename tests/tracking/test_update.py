@@ -25,10 +25,10 @@ def test_the_update_is_the_one_that_torch_makes(settings):
         before = theta.detach().clone()
         assert momentum.first == (step == 0)
         last = () if momentum.first else (momentum.buffer(theta),)
-        coming = momentum.update(before, theta.grad.clone(), *last)
+        buffer, update = momentum.buffer_and_update(before, theta.grad.clone(), *last)
         optimizer.step()
-        torch.testing.assert_close(0.1 * coming.update, before - theta.detach())
-        torch.testing.assert_close(coming.buffer, optimizer.state[theta]["momentum_buffer"])
+        torch.testing.assert_close(0.1 * update, before - theta.detach())
+        torch.testing.assert_close(buffer, optimizer.state[theta]["momentum_buffer"])
 
 
 def test_only_sgd_with_momentum_has_any():
