@@ -152,6 +152,7 @@ _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
     lambda info, _: info.dataset.title,
     lambda info, _: _width(info),
     lambda info, _: f"BN eps {power(info.config.model.eps)}",
+    lambda info, _: info.loss.title,
     lambda info, _: optimiser(info)[0],
     lambda info, _: optimiser(info)[1],
     lambda info, _: ", ".join(optimiser(info)[3:]),
