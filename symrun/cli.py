@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symrun import __version__
-from symrun.errors import Interrupted, SymrunError, UsageError
+from symrun.errors import Interrupted, SymrunError, UsageError, in_one_line
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
@@ -219,7 +219,7 @@ class _OneLine(logging.Handler):
     """Shows a warning as one line on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = f"symrun: {record.levelname.lower()}: {record.getMessage()}"
+        line = in_one_line(f"symrun: {record.levelname.lower()}: {record.getMessage()}")
         tqdm = sys.modules.get("tqdm")
         (tqdm.tqdm.write if tqdm else print)(line, file=sys.stderr)
 

@@ -1,8 +1,8 @@
 """Settings: what Hydra composed from `configs/`, as frozen, validated dataclasses.
 
-Defaults live in `configs/*.yaml`; the constraints live here, and what is new since the first runs
-has a default here too, so that those can still be read. Every refusal names the
-setting, the constraint and the value.
+Defaults live in `configs/*.yaml`, and the constraints here. A setting that was added later has a
+default here too, so that older runs stay readable. Every refusal names the setting, the constraint
+and the value.
 """
 
 import dataclasses
@@ -121,8 +121,7 @@ WITHOUT_EFFECT = (
     *("run.", "device", "data.root", "data.cache", "train.data_on_device", "train.cuda_graph"),
     *("train.checkpoint_every", "train.checkpoint_keep", "train.on_divergence"),
 )
-"""How settings begin that have no part in what comes out: where data lie and work is done, when a
-run saves and when it stops."""
+"""Prefixes of settings that do not influence results: paths, the device, checkpoints, stopping."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """Hydra behind `symrun train`: overrides become a typed configuration, then a run."""
 
-import copy
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import hydra
@@ -106,31 +104,30 @@ def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
     Error: UsageError for a run or an override that cannot be used; else what the run raised.
     """
     run = RunDirectory.open(folder)
-    config = Config.from_mapping(_overridden(run.info().config.settings, overrides))
+    config = Config.from_mapping(_overridden(run.config().to_dict(), overrides))
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
         _print_run(resume(run, config, anyway, stop))
 
 
-def _overridden(settings: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
+def _overridden(settings: dict[str, object], overrides: list[str]) -> dict[str, object]:
     """`settings` with single values replaced, as Hydra would: optim.lr=0.1."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise UsageError(one_line(error)) from None
-    overridden = copy.deepcopy(dict(settings))
     for override in parsed:
         if override.is_add() or override.is_delete() or override.is_sweep_override():
             raise UsageError(f"{override.input_line}: resume takes settings such as device=cpu")
         *groups, name = override.key_or_group.split(".")
-        group: object = overridden
+        group: object = settings
         for key in groups:
             group = group.get(key) if isinstance(group, dict) else None
         if not isinstance(group, dict) or name not in group:
             raise UsageError(f"{override.input_line}: the run has no such setting")
         group[name] = override.value()
-    return overridden
+    return settings
 
 
 def _print_run(path: Path) -> None:

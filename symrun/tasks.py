@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A loss, and what is to be known of it.
+    """A loss and its properties.
 
     title: its name. criterion(outputs [batch, classes], labels int64 [batch]): the mean loss over
     the batch. chance(classes): the loss of an output that tells no class from another, and that

@@ -65,7 +65,7 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     too small.
     """
     info, saved = run.info(), latest_weights(run)
-    config = Config.from_mapping(info.config.settings)
+    config = run.config()
     precision, device = config.precision.value, info.device
     title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
     yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
-from symrun.models.registry import BN_EPS
 from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
 from symrun.runs.info import RunInfo
 
@@ -151,7 +150,7 @@ class Family:
 
     def _difference(self, one: RunInfo, other: RunInfo) -> str | None:
         """The first setting in which two runs differ although a family must agree in it."""
-        settings, others = _settings(one), _settings(other)
+        settings, others = one.config.by_name, other.config.by_name
         for name in sorted(settings.keys() | others.keys()):
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
@@ -170,8 +169,3 @@ _ALIKE = {
     **dict.fromkeys(("model", "layers", "groups"), "its network"),
 }
 """The parts of run.json that are equal in a family, and how a message calls each."""
-
-
-def _settings(info: RunInfo) -> dict[str, object]:
-    """By name, also of runs that were recorded before `model.eps` was a setting."""
-    return {"model.eps": BN_EPS, **info.config.by_name}

@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 """Of an image: channels, height, width."""
 
 BN_EPS = 1e-5
-"""torch's own eps of BatchNorm, which the runs had that were recorded before it was a setting."""
+"""torch's default eps of BatchNorm; runs recorded before `model.eps` existed used it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ModelConfig:
 class Model:
     """One network.
 
-    settings: the class of its settings. title: its name in figures. family: the title without what
-    sets its members apart. side_multiple: what the sides of its images must be a multiple of.
-    build(settings, shape of an image, classes): the network with its initial weights, which it
-    draws from torch's generator.
+    settings: the class of its settings. title: its name in figures. family: the title without
+    its variant, "VGG16" of "VGG16 with BN". side_multiple: the sides of its images must be a
+    multiple of it. build(settings, shape of an image, classes): the network with its initial
+    weights, which it draws from torch's generator.
     """
 
     settings: type[ModelConfig]

@@ -93,7 +93,7 @@ def _html(block: Block) -> str:
 
 def _numbers(table: Table) -> list[bool]:
     """Of each column, whether its cells are numbers, or dashes where there is none."""
-    columns = zip(*table.rows, strict=True)
+    columns = list(zip(*table.rows, strict=True)) or [("text",)] * len(table.head)
     return [all(re.match(r"[-−]?\d|-$", cell) for cell in column) for column in columns]
 
 

@@ -1,6 +1,7 @@
 """A run's folder: the one place that names its files."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from symrun.config import Config
 from symrun.errors import Busy, UsageError
 from symrun.files import complete_or_absent, locked, sweep_drafts
 from symrun.runs.info import MOST_BYTES, RunInfo, read_info
@@ -155,10 +157,30 @@ class RunDirectory:
         except UsageError as error:
             raise UsageError(f"{self.run_json} {error}") from None
 
+    def config(self) -> Config:
+        """The recorded settings, as `symrun train` takes them.
+
+        Error: UsageError, naming the file, if this symrun cannot run them: an unknown model, say.
+        """
+        settings = self.info().config.settings
+        try:
+            return Config.from_mapping(settings)
+        except UsageError as error:
+            reason = f"has settings that this symrun cannot run: {error}"
+            raise UsageError(f"{self.run_json} {reason}") from None
+
     def write_info(self, info: RunInfo) -> None:
-        """Replace run.json atomically: a reader sees the old file or the new one, both whole."""
+        """Replace run.json atomically: a reader sees the old file or the new one, both whole.
+
+        What others have added to it on its highest level stays.
+        """
+        content = info.to_json()
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            before = json.loads(self.run_json.read_text(encoding="utf-8"))
+            known = {field.name for field in dataclasses.fields(RunInfo)}
+            content |= {key: before[key] for key in before if key not in known | {"schema"}}
         with complete_or_absent(self.run_json) as draft:
-            draft.write_text(json.dumps(info.to_json(), indent=2))
+            draft.write_text(json.dumps(content, indent=2))
 
 
 def runs_below(outputs: Path) -> list[RunDirectory]:

@@ -28,9 +28,13 @@ _DEEPEST = 16
 """How deep values may be nested, so that no recursion over them overflows the stack."""
 
 
-def _require_lines(record: object, *names: str) -> None:
-    """Error: UsageError unless the named fields hold a line, lines, or named lines, or are None."""
-    constraint = "one printable line without $, which figures read as mathematics"
+def _require_lines(record: object, *names: str, shown: bool = True) -> None:
+    """Error: UsageError unless the named fields hold a line, lines, or named lines, or are None.
+
+    shown: whether figures show them, which read $ as mathematics.
+    """
+    constraint = "one printable line"
+    constraint += " without $, which figures read as mathematics" if shown else ""
     for name in names:
         value = getattr(record, name)
         texts = {name: value or ""}
@@ -39,7 +43,8 @@ def _require_lines(record: object, *names: str) -> None:
         elif isinstance(value, tuple):
             texts = {f"{name}[{place}]": text for place, text in enumerate(value)}
         for whole_name, text in texts.items():
-            holds = text.isprintable() and len(text) <= 500 and "$" not in text
+            allowed = len(text) <= 500 and "$" not in text if shown else True
+            holds = text.isprintable() and allowed
             require(whole_name, holds, constraint, repr(text))
 
 
@@ -194,6 +199,7 @@ class ResumptionInfo:
 
     def __post_init__(self) -> None:
         _require_within(self, 0, MOST_STEPS, "step")
+        _require_lines(self, "at", "device", "revision", "changed", shown=False)
 
 
 @dataclass(frozen=True)
@@ -243,8 +249,7 @@ class RunInfo:
 
     def __post_init__(self) -> None:
         _require_lines(self, "created", "device", "source", "unpredicted")
-        printable = (self.revision or "").isprintable()
-        require("revision", printable, "null or a printable line", repr(self.revision))
+        _require_lines(self, "revision", "versions", shown=False)
         _require_within(self, 0, MOST_STEPS, "last_step")
         _require_within(self, 1, MOST_STEPS, "steps_per_epoch")
         _require_within(self, 1, 4096, "threads")

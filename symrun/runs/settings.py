@@ -3,14 +3,19 @@
 Unlike `Config`, they ask for no model, data set or loss that this symrun knows.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from symrun.config import WITHOUT_EFFECT, flat, optim_config
-from symrun.models.registry import BN_EPS
+from symrun.config import WITHOUT_EFFECT, Config, flat, optim_config
+from symrun.models.registry import BN_EPS, MODELS
 from symrun.optimizers import OptimConfig
 from symrun.typed import build, require
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MOST_STEPS = 10**7
 """The most updates a run may plan: readers compute the time of each."""
@@ -46,7 +51,7 @@ class TrackSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """eps: BatchNorm's; torch's own in runs that were recorded before it was a setting."""
+    """eps: BatchNorm's; torch's own for a model without such a setting."""
 
     eps: float = BN_EPS
 
@@ -59,6 +64,12 @@ class RunSettings:
     """name: None in published runs, which leave it out."""
 
     name: str | None = None
+
+
+def _defaults(kind: type["DataclassInstance"]) -> dict[str, object]:
+    """The settings that have a default because older runs lack them."""
+    fields = ((field.name, field.default) for field in dataclasses.fields(kind))
+    return {name: default for name, default in fields if default is not dataclasses.MISSING}
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,10 @@ class RecordedConfig:
         for name, value in flat(settings).items():
             small = type(value) is not int or abs(value) < 2**63
             require(f"config.{name}", small, "less than 2^63", value)
+        settings = {**_defaults(Config), **settings}
+        if isinstance(model := settings.get("model"), Mapping):
+            entry = MODELS.get(str(model.get("name")))
+            settings["model"] = {**(_defaults(entry.settings) if entry else {}), **model}
         typed = {"settings": settings, "optim": optim_config(settings)}
         return build(cls, {**settings, **typed}, "", recorded=True)
 

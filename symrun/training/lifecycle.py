@@ -32,7 +32,7 @@ from symrun.training.state import Content, State
 _log = logging.getLogger(__name__)
 
 _SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence")
-"""How settings begin in which two members of a sweep may differ and still be the same."""
+"""Prefixes of settings that do not tell members of a sweep apart."""
 
 
 def train(config: Config, stop: StopRequest | None = None) -> Path:
@@ -56,7 +56,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
             if isinstance(error, OSError):
                 raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
             raise
-        _Life(run, training, stop or StopRequest()).to_the_end(None)
+        _Session(run, training, stop or StopRequest()).train(None)
     return run.path
 
 
@@ -70,7 +70,7 @@ def resume(
 
     Error: UsageError, with nothing changed, for a run that is finished, is thinned, is being
     written by another process, or would not be what it was; later as in `train`.
-    Example: resume(stopped, Config.from_mapping(stopped.info().config.settings), anyway=True)
+    Example: resume(stopped, stopped.config(), anyway=True)
     """
     if run.info().thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
@@ -98,7 +98,7 @@ def train_member(config: Config, stop: StopRequest) -> Path:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
         if info.status is not Status.finished:
             _log.warning("%s was started already, and goes on", run.path)
-            _resume(run, Config.from_mapping(info.config.settings), False, stop)
+            _resume(run, run.config(), False, stop)
         else:
             _log.warning("%s is finished already: run.again=true trains it again", run.path)
     return run.path
@@ -114,9 +114,10 @@ def earlier_run(config: Config) -> RunDirectory | None:
         info = run.info()
         if info.thinned or info.device != device_title(plan.device):
             continue
-        recorded = Config.from_mapping(info.config.settings)
-        if not recorded.differences(plan.config, _SAME_MEMBER) and not changed_code(info):
-            return run
+        with contextlib.suppress(UsageError):  # of a network that this symrun does not have
+            differences = run.config().differences(plan.config, _SAME_MEMBER)
+            if not differences and not changed_code(info):
+                return run
     return None
 
 
@@ -176,7 +177,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
         resumed=(*info.resumed, event),
     )
     _log.warning("%s goes on from step %d", run.path, step)
-    _Life(run, training, stop).to_the_end(Resumption(checkpoint, now))
+    _Session(run, training, stop).train(Resumption(checkpoint, now))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +206,11 @@ class Resumption:
         run.write_info(self.info)
 
 
-class _Life:
-    """One process's share in a run. Assumes: locked, and described by a run.json."""
+class _Session:
+    """Trains a run within this process, from its start or a checkpoint to its end.
+
+    Assumes: the run is locked, and described by a run.json.
+    """
 
     def __init__(self, run: RunDirectory, training: Training, stop: StopRequest) -> None:
         self._run = run
@@ -217,7 +221,7 @@ class _Life:
             columns = ", ".join(law for law in unpredicted if unpredicted[law] == reason)
             _log.warning("not predicted, null in the tables: %s: %s", columns, reason)
 
-    def to_the_end(self, resumption: Resumption | None) -> None:
+    def train(self, resumption: Resumption | None) -> None:
         """Error: as in `train`; UsageError, with nothing changed, for a checkpoint of another
         network."""
         training, run = self._training, self._run
@@ -246,7 +250,7 @@ class _Life:
         except BaseException as error:
             with contextlib.suppress(OSError, UsageError):  # the error under way tells more
                 self._record_end(_status(error), progress)
-            self._explain(error, writer, progress.updates if progress is not None else 0)
+            self._raise_explained(error, writer, progress.updates if progress is not None else 0)
             raise
         finally:
             if progress is not None:
@@ -264,8 +268,10 @@ class _Life:
             )
         self._run.write_info(info)
 
-    def _explain(self, error: BaseException, writer: TableWriter | None, updates: int) -> None:
-        """Error: what the user sees in place of `error`, if that can be said better."""
+    def _raise_explained(
+        self, error: BaseException, writer: TableWriter | None, updates: int
+    ) -> None:
+        """Raises a clearer error in place of `error`, where there is one."""
         path = self._run.path
         readable = f"what was recorded until step {updates} is readable in {path}"
         resume = f"symrun resume {shlex.quote(str(path))}"

@@ -1,4 +1,4 @@
-"""What is settled once, before anything is made: a configuration, and where and how it runs."""
+"""The decisions of a run: its settings, with precision, device and laws resolved."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -92,20 +93,25 @@ def processor() -> str:
 
 
 def source_digest() -> str:
-    """Of the code that computes a run and records it, SHA-256 in short: all that `symrun.training`
-    imports, and what that imports in turn."""
-    digest = hashlib.sha256()
-    for path in imported_by("symrun.training.loop", "symrun.training.setup"):
+    """A short SHA-256 of the code that computes and records a run: all of `symrun.training`, what
+    that imports, and what is imported in turn."""
+    root, digest = Path(symrun.__file__).parent, hashlib.sha256()
+    training = (f"symrun.training.{path.stem}" for path in (root / "training").glob("*.py"))
+    for path in _with_imports(root, training):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def imported_by(*modules: str) -> list[Path]:
-    """The files of these modules of symrun, and of those that they import, in order of path."""
-    root, found = Path(symrun.__file__).parent, dict[str, Path]()
+def _with_imports(root: Path, modules: Iterable[str]) -> list[Path]:
+    """The files of these modules of symrun, and of those that they import, in order of path.
+
+    Assumes: absolute imports, as everywhere here. root: where the package lies.
+    """
+    found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
+        waiting += [module.rpartition(".")[0]] if "." in module else []
         path = root.joinpath(*module.split(".")[1:])
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if module in found or not path.exists():
@@ -122,7 +128,7 @@ def imported_by(*modules: str) -> list[Path]:
 
 
 def changed_code(info: RunInfo) -> list[str]:
-    """What computes something else now than in the run of this run.json; empty if nothing does."""
+    """The differences in code and torch between that run and now, in words."""
     changed = []
     if info.source != source_digest():
         then, now = info.revision, source_revision()

@@ -300,3 +300,9 @@ def test_data_are_prepared_ahead_of_time(capfd, tmp_path, monkeypatch):
     assert main(["data", "prepare", "data.root=nowhere"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "nowhere" in line
+
+
+def test_a_table_without_rows_is_its_head():
+    table = Table(["law", "units"], [])
+    assert as_markdown([table]) == "| law | units |\n| --- | --- |\n"
+    assert "<th>law</th><th>units</th>" in as_html("none", [table])

@@ -396,3 +396,9 @@ def test_thousands_of_damaged_descriptions_are_one_line_or_can_be_drawn(runs):
     counts = damage_and_use(runs, range(300, 2300), draw=True)
     assert counts["used"] > 200 and counts["refused"] > 700 and sum(counts.values()) == 2000
     assert _peak_bytes() - before < 2**30
+
+
+def test_settings_that_came_later_have_their_defaults_in_older_runs(info):
+    del info["config"]["task"], info["config"]["model"]["eps"]
+    settings = info_from(info).config.by_name
+    assert (settings["task"], settings["model.eps"]) == ("classification", 1e-5)

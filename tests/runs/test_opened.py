@@ -113,4 +113,4 @@ def test_a_run_of_a_model_and_data_that_this_symrun_does_not_have(made, tmp_path
     capfd.readouterr()
     assert main(["resume", folder]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("symrun: model.name must be one of ")
+    assert line.startswith(f"symrun: {run.run_json} has settings that this symrun cannot run: ")

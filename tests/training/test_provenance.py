@@ -32,11 +32,22 @@ def test_a_copy_without_git_says_what_it_was_told_or_the_digest_of_its_code(copi
             monkeypatch.setenv("SYMRUN_REVISION", given)
         assert source_revision() == expected
     monkeypatch.delenv("SYMRUN_REVISION")
-    for path in ("figures/fig1.py", "cli.py", "training/lifecycle.py"):  # they compute nothing
-        (copied / path).write_text("")
-    assert source_revision() == digest
-    (copied / "laws" / "law.py").write_text("")
-    assert source_revision() != digest
+
+
+COMPUTE = ["training/lifecycle.py", "training/__init__.py", "laws/law.py", "models/vgg.py"]
+COMPUTE += ["tracking/kernel.py", "data/synthetic.py", "optimizers.py", "runs/writer.py"]
+
+
+def test_the_digest_is_that_of_what_computes_and_records_a_run(copied):
+    digest = source_digest()
+    for path in ("figures/fig1.py", "cli.py", "launch.py", "report/page.py", "bench/step.py"):
+        (copied / path).write_text("import somewhere.else_entirely")
+    assert source_digest() == digest
+    for path in COMPUTE:
+        content = (copied / path).read_text()
+        (copied / path).write_text(content + "\n# changed")
+        assert source_digest() != digest, path
+        (copied / path).write_text(content)
 
 
 def test_a_checkout_says_its_commit_whatever_it_was_told(copied, monkeypatch):

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 from killing import same, tables
-from run_json import rewrite
+from run_json import recorded as recorded_json
+from run_json import rewrite, with_settings
 
 from symrun.config import Config
 from symrun.errors import Busy, Diverged, RunError, Stopped, UsageError
@@ -133,9 +134,9 @@ def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
     train(config_of(tmp_path / "whole"))
     stop, validation = StopRequest(), loop.validate
 
-    def validate(training, epoch, progress, keeper):
+    def validate(training, epoch, progress, checkpointer):
         stop.requested = "SIGUSR1" if epoch == 2 else None
-        validation(training, epoch, progress, keeper)
+        validation(training, epoch, progress, checkpointer)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", validate)
@@ -226,6 +227,21 @@ def test_a_sweep_passes_over_finished_members_and_resumes_broken_ones(
     rewrite(RunDirectory.open(again), status="running")  # killed just before the end
     assert train_member(compose(settings), StopRequest()) == again
     assert RunDirectory.open(again).info().status == "finished"
+
+
+def test_a_sweep_passes_over_runs_of_networks_that_this_symrun_does_not_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [*SMALL, "model=vgg11_bn", "train.steps=2", "run.name=sweep"]
+    foreign = RunDirectory.open(train(compose(settings)))
+    with_settings(foreign, model={"name": "mlp"})
+    assert train_member(compose(settings), StopRequest()) != foreign.path
+
+
+def test_what_others_wrote_into_run_json_stays(tmp_path):
+    run = RunDirectory.open(train(config_of(tmp_path / "run")))
+    rewrite(run, status="interrupted", note="the third of five")
+    go_on(run.path)
+    assert recorded_json(run)["note"] == "the third of five"
 
 
 def test_divergence_stops_the_run_within_a_record(tmp_path):
