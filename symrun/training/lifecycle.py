@@ -56,7 +56,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
             if isinstance(error, OSError):
                 raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
             raise
-        _Session(run, training, stop or StopRequest()).train(None)
+        _Trainer(run, training, stop or StopRequest()).train(None)
     return run.path
 
 
@@ -177,7 +177,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
         resumed=(*info.resumed, event),
     )
     _log.warning("%s goes on from step %d", run.path, step)
-    _Session(run, training, stop).train(Resumption(checkpoint, now))
+    _Trainer(run, training, stop).train(Resumption(checkpoint, now))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Resumption:
         run.write_info(self.info)
 
 
-class _Session:
+class _Trainer:
     """Trains a run within this process, from its start or a checkpoint to its end.
 
     Assumes: the run is locked, and described by a run.json.
