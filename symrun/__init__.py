@@ -1,7 +1,8 @@
 """symrun: the mechanics of learning, measured and predicted while a network trains."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from symrun.lazy import imported_when_asked
 
 if TYPE_CHECKING:
     from symrun.errors import SymrunError, UsageError
@@ -13,17 +14,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["RunInfo", "SymrunError", "Tracker", "UsageError", "find_structure", "open_run"]
 
-_MODULES = {
-    **dict.fromkeys(("SymrunError", "UsageError"), "symrun.errors"),
-    "RunInfo": "symrun.runs.info",
-    "Tracker": "symrun.tracking",
-    "find_structure": "symrun.symmetry",
-    "open_run": "symrun.runs.opened",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: torch takes a second, and reading tables needs none of it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__getattr__ = imported_when_asked(
+    __name__,
+    {
+        **dict.fromkeys(("SymrunError", "UsageError"), "symrun.errors"),
+        "RunInfo": "symrun.runs.info",
+        "Tracker": "symrun.tracking",
+        "find_structure": "symrun.symmetry",
+        "open_run": "symrun.runs.opened",
+    },
+)

@@ -35,6 +35,7 @@ LAYERS = [
     "laws",
     "files",
     "errors",
+    "lazy",
 ]
 MODULES = sorted(ROOT.rglob("*.py"))
 

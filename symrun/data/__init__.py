@@ -1,9 +1,9 @@
 """Images in, device batches out."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from symrun.data.registry import DATA_SETS, DataConfig, DataSource, load
+from symrun.lazy import imported_when_asked
 
 if TYPE_CHECKING:
     from symrun.data.batches import Batches
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_SETS", "Batches", "DataConfig", "DataSource", "Dataset", "Split", "load"]
 
-_MODULES = {"Batches": "batches", "Dataset": "dataset", "Split": "dataset"}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: torch takes a second, and reading settings needs none."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = imported_when_asked(
+    __name__,
+    {
+        "Batches": "symrun.data.batches",
+        **dict.fromkeys(("Dataset", "Split"), "symrun.data.dataset"),
+    },
+)

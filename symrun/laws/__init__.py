@@ -1,10 +1,10 @@
 """What theory predicts for the conserved quantities: float64 matrices, one law a file."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from symrun.laws.conservation import gradient_flow
 from symrun.laws.sgd import Kind, kinds_of_sgd, laws_of_sgd
+from symrun.lazy import imported_when_asked
 
 if TYPE_CHECKING:
     from symrun.laws.discrete import DiscreteLaw
@@ -27,13 +27,13 @@ __all__ = [
     "laws_of_sgd",
 ]
 
-# Imported when first asked for: torch takes a second, and reading tables needs none of it.
-_WITH_TORCH = ("law", "discrete", "modified_flow", "oscillator", "propagation")
-
-
-def __getattr__(name: str) -> Any:
-    for module in _WITH_TORCH if name in __all__ else ():
-        found = vars(importlib.import_module(f"{__name__}.{module}")).get(name)
-        if found is not None:
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_when_asked(
+    __name__,
+    {
+        "DiscreteLaw": "symrun.laws.discrete",
+        **dict.fromkeys(("SGD", "Input", "Law"), "symrun.laws.law"),
+        "ModifiedFlow": "symrun.laws.modified_flow",
+        "Oscillator": "symrun.laws.oscillator",
+        "Propagation": "symrun.laws.propagation",
+    },
+)

@@ -1,8 +1,8 @@
 """Symmetries of a network's loss: which parameters they act on, found in the module itself."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from symrun.lazy import imported_when_asked
 from symrun.symmetry.groups import Group, Members, Symmetry, columns, rows
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ __all__ = [
     "rows",
 ]
 
-_OF_GRAPH = ("Layer", "Structure", "find_structure")
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: torch takes a second, and reading tables needs none of it."""
-    if name not in _OF_GRAPH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.graph"), name)
+__getattr__ = imported_when_asked(
+    __name__, dict.fromkeys(("Layer", "Structure", "find_structure"), "symrun.symmetry.graph")
+)
