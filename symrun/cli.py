@@ -120,7 +120,15 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", metavar="N", type=int, help="images for the Hessian (default: 16)"
     )
     check.add_argument("--json", action="store_true", help="machine-readable rows")
-    check.add_argument("--min-explained", metavar="X", type=float, help="exit 1 below this")
+    check.add_argument(
+        "--min-explained", metavar="X", type=float, help="exit 1 if a group's R^2 is below this"
+    )
+    check.add_argument(
+        "--min-moved",
+        metavar="SHARE",
+        type=float,
+        help="exit 1 if less than this share of a scale or rescale group moved",
+    )
     check.add_argument(
         "--max-residual",
         metavar="Y",
@@ -245,22 +253,26 @@ def _check(options: argparse.Namespace) -> int:
     require("--min-explained", allowed, "a number <= 1", explained)
     allowed = residual is None or 0 <= residual < math.inf
     require("--max-residual", allowed, "a number >= 0", residual)
+    moved = options.min_moved
+    require("--min-moved", moved is None or 0 <= moved <= 1, "a share in [0, 1]", moved)
     if options.constraints:
         return _check_constraints(options)
     if options.overrides:
         raise UsageError(f"settings need --constraints and a model: {' '.join(options.overrides)}")
     if options.batch is not None:
         raise UsageError("--batch has no effect without --constraints")
-    from symrun.analysis import agreement, as_json, as_table, shortcomings
+    from symrun import analysis
     from symrun.runs.directory import RunDirectory
 
     run = RunDirectory.open(options.target)
     _say_if_thinned(run)
-    rows = list(agreement(run))
-    print(as_json(rows) if options.json else as_table(rows))
-    if explained is None and residual is None:
+    rows, symmetries = analysis.judge(run)
+    print((analysis.as_json if options.json else analysis.as_table)(rows, symmetries))
+    if explained is not None and (line := analysis.skipped(symmetries)):
+        print(f"symrun: {line} (--min-moved sets a bar for that)", file=sys.stderr)
+    if explained is residual is options.min_moved is None:
         return 0
-    return _verdict(shortcomings(rows, explained, residual))
+    return _verdict(analysis.shortcomings(rows, explained, residual, options.min_moved))
 
 
 def _say_if_thinned(run: "RunDirectory") -> None:
@@ -273,8 +285,10 @@ def _check_constraints(options: argparse.Namespace) -> int:
     from symrun import constraints
     from symrun.launch import compose
 
-    if options.min_explained is not None:
-        raise UsageError("--min-explained is for laws: constraints have --max-residual alone")
+    for option in ("min_explained", "min_moved"):
+        if getattr(options, option) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} is for laws: constraints have --max-residual alone")
     subject = constraints.run_or_overrides(options.target, options.overrides)
     if isinstance(subject, list):
         found = constraints.check_model(compose(subject), options.batch)

@@ -61,7 +61,11 @@ def test_train_check_and_plot_from_any_folder(capfd, tmp_path):
     assert {row["law"] for row in rows} == {"flow", "discrete", "exact"}
 
     assert main(["check", plain]) == 0
-    assert len(capfd.readouterr().out.splitlines()) == 2 + 10 + 2
+    groups, symmetries, _ = capfd.readouterr().out.split("\n\n")
+    assert len(groups.splitlines()) == 2 + 10 + 2  # ten of rescale, two of translation
+    assert len(symmetries.splitlines()) >= 1 + 2 * 3
+    assert main(["check", plain, "--min-explained=-9", "--min-moved", "0"]) == 0
+    assert "excluded: " in capfd.readouterr().err
 
     assert main(["check", plain, "--max-residual", "1e-12"]) == 1
     assert "the bar is 1e-12" in capfd.readouterr().err

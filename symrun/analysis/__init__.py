@@ -1,8 +1,8 @@
 """How well what was measured agrees with what was predicted."""
 
-from symrun.analysis.agreement import Agreement, agreement
+from symrun.analysis.agreement import Agreement, agreement, is_identity, is_null, judge
 from symrun.analysis.comparison import Comparison, comparisons
-from symrun.analysis.report import as_json, as_table, shortcomings
+from symrun.analysis.report import as_json, as_table, shortcomings, skipped
 
 __all__ = [
     "Agreement",
@@ -11,5 +11,9 @@ __all__ = [
     "as_json",
     "as_table",
     "comparisons",
+    "is_identity",
+    "is_null",
+    "judge",
     "shortcomings",
+    "skipped",
 ]

@@ -1,9 +1,10 @@
 """One symmetry group over time: measured, predicted, and the baseline that gradient flow gives.
 
     residual    max over units of |Q - P| / magnitude
-    explained   1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of the
-                broken conservation that the law accounts for; median over the units that moved
-    unexplained 1 - explained, computed without the rounding of that difference
+    explained   R^2 = 1 - sum over time (Q - P)^2 / sum (Q - Q(0) e^{-k lambda t})^2, the share of
+                the broken conservation that the law accounts for; median over the units that moved
+    unexplained 1 - R^2, computed without the rounding of that difference; its square root is the
+                RMS error relative to the RMS motion
 
 Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
 beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). While momentum
@@ -11,6 +12,9 @@ builds up, SGD is behind that flow, and with weight decay this lag counts as bro
 For optimisers other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed
 within CONSERVED of its baseline did not move: there `explained` would compare rounding with
 rounding.
+
+An R^2 near 1 says little by itself, since a wrong law can reach 0.99 too. So each group is also
+held against null laws, which are wrong on purpose (`null_laws`).
 """
 
 import logging
@@ -22,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.laws import gradient_flow
+from symrun.laws import gradient_flow, kinds_of_sgd, steady_forcing
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS, unit_curves
-from symrun.schedule import times
+from symrun.schedule import learning_rates, times
+from symrun.symmetry import Symmetry
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +45,8 @@ CONSERVED = 100 * 2.0**-24
 class Comparison:
     """steps [records]; measured, magnitude, baseline and predicted[law] [records, units].
 
-    predicted: the laws that make a prediction in this run. diverged: the group stops being finite,
+    predicted: the laws that make a prediction in this run. steady: the motion that gradients of a
+    constant norm would cause, up to a factor, [records]. diverged: the group stops being finite,
     and is compared up to its last finite record.
     """
 
@@ -51,6 +57,7 @@ class Comparison:
     magnitude: Array
     baseline: Array
     predicted: dict[str, Array]
+    steady: Array
     diverged: bool
 
     @cached_property
@@ -68,21 +75,20 @@ class Comparison:
         worst: Array = self._relative(self.measured - self.predicted[law]).max(axis=1)
         return worst
 
-    def unexplained_by_unit(self, law: str) -> Array:
-        """1 - `explained` of each unit that moved, over all records; [moved]."""
+    def unexplained_by_unit(self, prediction: Array) -> Array:
+        """1 - R^2 of each unit that moved, over all records; [moved].
+
+        prediction: of a law or a null law, [records, units].
+        """
         broken, unexplained = (
             np.square(self.measured - curve).sum(axis=0)[self.moved]
-            for curve in (self.baseline, self.predicted[law])
+            for curve in (self.baseline, prediction)
         )
         share: Array = unexplained / broken
         return share
 
-    def explained(self, law: str) -> float:
-        """The median share over the units that moved, all records. Assumes: some unit moved."""
-        return 1 - float(np.median(self.unexplained_by_unit(law)))
-
     def unexplained(self, law: str) -> Array:
-        """1 - `explained` of the run up to each record, without its rounding; [records].
+        """1 - R^2 of the run up to each record, the median over the units that moved; [records].
 
         NaN before the first motion. Assumes: some unit moved.
         """
@@ -96,11 +102,38 @@ class Comparison:
         median: Array = np.median(share, axis=1)
         return median
 
+    def null_laws(self) -> Iterator[tuple[str, Array]]:
+        """Name and prediction [records, units] of laws that are wrong on purpose.
+
+        Each distorts the motion that the first law predicts, its distance from the baseline:
+
+            1 % too large           every unit moves 1 % further
+            constant gradient norm  a unit ends where the law says, but gets there as it would if
+                                    the norm of its gradient never changed
+            another unit's          a unit moves as the law predicts for its neighbour in the group
+
+        None without a prediction. The second needs a quadratic quantity, since gradients do not
+        drive a linear one; the third a second unit.
+        """
+        law = next((law for law in self.predicted if not _KINDS[law].identity), None)
+        if law is None:
+            return
+        motion = self.predicted[law] - self.baseline
+        yield "null: 1 % too large", self.baseline + 1.01 * motion
+        if Symmetry(self.symmetry).degree == 2:
+            steady = (self.steady / self.steady[-1])[:, None]
+            yield "null: constant gradient norm", self.baseline + steady * motion[-1]
+        if motion.shape[1] > 1:
+            yield "null: another unit's", self.baseline + np.roll(motion, 1, axis=1)
+
     def _relative(self, difference: Array) -> Array:
         """|difference| / magnitude; 0 where both are 0, as a bias is at the start."""
         size = np.abs(difference)
         quotient: Array = np.divide(size, self.magnitude, out=np.zeros_like(size), where=size != 0)
         return quotient
+
+
+_KINDS = kinds_of_sgd(momentum=False)
 
 
 def comparisons(run: RunDirectory) -> Iterator[Comparison]:
@@ -113,6 +146,8 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     info = run.info()
     optim = info.config.optim
     flow_times = optim.flow_rate * times(optim, info.planned_steps)
+    rates = learning_rates(optim, info.planned_steps)
+    steady = steady_forcing(rates, optim.flow_rate * rates, 2 * optim.flow_decay)
     laws = _laws_of(info)
     warned = False
     for group in info.groups:
@@ -140,6 +175,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             values["magnitude"],
             gradient_flow(measured[0], recorded, group.symmetry.degree, optim.flow_decay),
             {law: values[law] for law in laws},
+            steady[steps],
             diverged,
         )
         del curves, values, measured  # the next group's would lie beside them

@@ -6,50 +6,125 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from symrun.analysis.agreement import Agreement
+from symrun.analysis.agreement import FEW, Agreement, is_identity, is_null
 from symrun.runs.tables import LAWS
+from symrun.symmetry import Symmetry
 
 
-def as_json(rows: Sequence[Agreement]) -> str:
-    """{"rows": [{"law": ..., and the other fields of Agreement}, ...]}, by `rows_as_json`."""
-    return rows_as_json([asdict(row) for row in rows])
+def as_json(rows: Sequence[Agreement], symmetries: Sequence[Agreement]) -> str:
+    """{"rows": [...], "symmetries": [...]}: the fields of Agreement, a row a group and a symmetry.
+
+    Numbers that are not finite become null.
+    """
+    lists = {"rows": rows, "symmetries": symmetries}
+    values = {key: [json_values(asdict(row)) for row in some] for key, some in lists.items()}
+    return json.dumps(values, indent=1, allow_nan=False)
 
 
-def as_table(rows: Sequence[Agreement]) -> str:
-    """A line a group, the laws side by side."""
+def as_table(rows: Sequence[Agreement], symmetries: Sequence[Agreement]) -> str:
+    """A line a group, the laws side by side; then a line for each law in each symmetry."""
+    tables = [_table_of_groups(rows), _table_of_symmetries(symmetries), LEGEND]
+    few = any(0 < row.moved < FEW for row in rows)
+    return "\n\n".join(tables) + (f"\n*: judged by fewer than {FEW} units." if few else "")
+
+
+LEGEND = (
+    "R^2 is the share of the broken conservation that a law explains, over the units that moved:\n"
+    "1 - R^2 of the median unit, of 99 in 100 units, of the worst one. RMS is its square root,\n"
+    "the error relative to the motion. A null law is wrong on purpose: what it reaches too proves\n"
+    "little. `exact` is an identity, which audits the measurement and predicts nothing."
+)
+
+
+def _table_of_groups(rows: Sequence[Agreement]) -> str:
     more = [""] * (len(LAWS) - 1)
-    head = ["", "", "", "", "", "residual", *more, "explained", *more]
-    names = ["symmetry", "group", "units", "moved", "drift", *LAWS, *LAWS]
+    head = ["", "", "", "", "", "residual", *more, "1 - R^2", *more, "worst unit"]
+    predicting = next((row.law for row in rows if predicts(row)), LAWS[0])
+    names = ["symmetry", "group", "units", "moved", "drift", *LAWS, *LAWS, f"under {predicting}"]
     lines = [head, names]
     for start in range(0, len(rows), len(LAWS)):
         laws = rows[start : start + len(LAWS)]
         group = laws[0]
+        (shown,) = (law for law in laws if law.law == predicting)
         lines.append(
-            [group.symmetry, group.group, str(group.units), str(group.moved or "conserved")]
+            [group.symmetry, group.group, str(group.units), moved_units(group)]
             + [scientific(group.drift)]
             + [scientific(law.residual) for law in laws]
-            + ["-" if law.explained is None else f"{law.explained:.7f}" for law in laws]
+            + [scientific(law.unexplained) for law in laws]
+            + [_worst(shown, shown.worst_unit and shown.worst_unit.rpartition(" ")[2])]
         )
     return aligned(lines)
 
 
+def _table_of_symmetries(rows: Sequence[Agreement]) -> str:
+    lines = [["symmetry", "law", "moved", "excluded", "residual", "1 - R^2", "RMS"]]
+    lines[0] += ["99 in 100", "worst unit"]
+    for row in rows:
+        measures = (row.residual, row.unexplained, row.rms, row.unexplained_99)
+        lines.append(
+            [row.symmetry, row.law, moved_units(row), str(row.excluded)]
+            + [*map(scientific, measures), _worst(row, row.worst_unit)]
+        )
+    return aligned(lines)
+
+
+def moved_units(row: Agreement) -> str:
+    """How many units moved, with a star where they are too few to judge by."""
+    return f"{row.moved:,}{'*' if row.moved < FEW else ''}" if row.moved else "conserved"
+
+
+def _worst(row: Agreement, unit: str | None) -> str:
+    return "-" if unit is None else f"{scientific(row.unexplained_worst)} {unit}"
+
+
+def predicts(row: Agreement) -> bool:
+    """Whether this law can be right or wrong here: an identity and a null law cannot."""
+    return row.residual is not None and not is_identity(row.law) and not is_null(row.law)
+
+
 def shortcomings(
-    rows: Sequence[Agreement], min_explained: float | None, max_residual: float | None
+    rows: Sequence[Agreement],
+    min_explained: float | None = None,
+    max_residual: float | None = None,
+    min_moved: float | None = None,
 ) -> list[str]:
-    """One line for each number that misses its bar, and for each bar without any number."""
+    """One line for each number that misses its bar, and for each bar without any number.
+
+    min_explained: for R^2; no bar for `exact`, which is an identity. max_residual: `exact` has to
+    keep it as well, but does not clear it by itself. min_moved: for the share of units that moved,
+    in groups of quadratic quantities: nothing drives a linear one.
+    """
     lines = ["the run diverged"] if any(row.diverged for row in rows) else []
-    for key, bar, sign in (("explained", min_explained, 1), ("residual", max_residual, -1)):
+    predicting = [row for row in rows if predicts(row)]
+    explained = [(row, row.explained) for row in predicting if row.explained is not None]
+    residuals = [(row, row.residual) for row in rows if row.residual is not None]
+    driven = {row.group: row for row in rows if Symmetry(row.symmetry).degree > 1}
+    moved = [(row, row.moved / row.units) for row in driven.values()]
+    for key, bar, sign, compared in (
+        ("explained", min_explained, 1, explained),
+        ("residual", max_residual, -1, residuals if predicting else []),
+        ("moved", min_moved, 1, moved),
+    ):
         if bar is None:
             continue
-        compared = [(row, value) for row in rows if (value := getattr(row, key)) is not None]
         if not compared:
             lines.append(f"no law has a number for {key} in this run")
         lines += [
-            f"{row.law} of {row.symmetry} {row.group}: {key} {value:.6g}, the bar is {bar:g}"
+            f"{'' if key == 'moved' else f'{row.law} of '}{row.symmetry} {row.group}: "
+            f"{key} {value:.6g}, the bar is {bar:g}"
             for row, value in compared
             if not sign * value >= sign * bar  # so that NaN falls short
         ]
     return lines
+
+
+def skipped(symmetries: Sequence[Agreement]) -> str | None:
+    """What a bar on R^2 did not judge, in one line; None if it judged every unit."""
+    rows = {row.symmetry: row for row in symmetries if row.excluded}
+    if not rows:
+        return None
+    parts = [f"{row.excluded:,} of {row.units:,} of {name}" for name, row in rows.items()]
+    return f"R^2 judges the units that moved alone; those excluded: {', '.join(parts)}"
 
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:

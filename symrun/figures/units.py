@@ -82,7 +82,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
 def _unexplained(group: Comparison) -> dict[str, Array]:
     """Law -> share of each unit. A function of its own lets `draw` hold one group's curves only."""
-    return {law: group.unexplained_by_unit(law) for law in group.predicted}
+    return {law: group.unexplained_by_unit(curve) for law, curve in group.predicted.items()}
 
 
 def _pooled(groups: Sequence[dict[str, Array]], law: str) -> Array:

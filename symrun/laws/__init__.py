@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from symrun.laws.conservation import gradient_flow
+from symrun.laws.conservation import gradient_flow, steady_forcing
 from symrun.laws.sgd import Kind, kinds_of_sgd, laws_of_sgd
 from symrun.lazy import imported_when_asked
 
@@ -25,6 +25,7 @@ __all__ = [
     "gradient_flow",
     "kinds_of_sgd",
     "laws_of_sgd",
+    "steady_forcing",
 ]
 
 __getattr__ = imported_when_asked(

@@ -1,5 +1,6 @@
 """Residual and explained against hand-made tables whose numbers are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,14 @@ import pyarrow as pa
 import pytest
 from run_json import described
 
-from symrun.analysis import agreement, as_json, as_table, shortcomings
+from symrun.analysis import (
+    agreement,
+    as_json,
+    as_table,
+    judge,
+    shortcomings,
+    skipped,
+)
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS, MEASUREMENTS, units_schema
@@ -43,6 +51,11 @@ def make_run(tmp_path, symmetry, columns, unpredicted=(), overrides=()):
     return run
 
 
+def of_symmetry(run):
+    """{law: row} of a run's only symmetry, null laws as well."""
+    return {row.law: row for row in judge(run)[1]}
+
+
 def decayed(initial, degree):
     return np.exp(-degree * 0.01 * 0.1 * STEPS)[:, None] * np.array(initial)
 
@@ -63,6 +76,72 @@ def test_residual_and_explained_by_hand(tmp_path):
     assert flow.drift < 1e-15
     assert rows["discrete"].explained == pytest.approx(0.0)  # no better than the baseline
     assert rows["exact"].residual == 0 and rows["exact"].explained == 1
+
+
+NULLS = ("null: 1 % too large", "null: constant gradient norm", "null: another unit's")
+
+
+def test_null_laws_by_hand(tmp_path):
+    """A perfect law; with weight decay 0.01 and lr 0.1, steady gradients move Q by
+    R' = -2 0.01 R + 0.1, in closed form."""
+    baseline = decayed([4.0, 2.0], degree=2)
+    motion = np.array([[0.0, 0.0], [0.5, 0.1], [1.0, 0.4]])
+    columns = dict.fromkeys(LAWS, baseline + motion)
+    columns |= {"measured": baseline + motion, "magnitude": np.full_like(motion, 5.0)}
+    rows = of_symmetry(make_run(tmp_path, "scale", columns))
+    assert list(rows) == [*LAWS, *NULLS]
+    assert [rows[law].residual for law in (*LAWS, *NULLS)] == [0, 0, 0, None, None, None]
+    time = 0.1 * STEPS
+    steady = (1 - np.exp(-0.02 * time)) / (1 - np.exp(-0.02 * time[-1]))
+    wrong = [1.01 * motion, steady[:, None] * motion[-1], motion[:, ::-1]]
+    for law, other in zip(NULLS, wrong, strict=True):
+        shares = ((motion - other) ** 2).sum(axis=0) / (motion**2).sum(axis=0)
+        row = rows[law]
+        assert row.unexplained == pytest.approx(np.median(shares), rel=1e-9)
+        assert row.explained == pytest.approx(1 - np.median(shares), rel=1e-9)
+        assert row.rms == pytest.approx(np.sqrt(np.median(shares)), rel=1e-9)
+        assert row.unexplained_worst == pytest.approx(max(shares), rel=1e-9)
+        assert row.unexplained_99 == pytest.approx(max(shares), rel=1e-9)  # of two units
+    assert rows[NULLS[0]].unexplained == pytest.approx(1e-4)
+    assert rows[NULLS[2]].worst_unit == "g [1]"
+
+
+def test_the_identity_and_an_optimiser_without_laws_have_no_null_laws(tmp_path):
+    measured = decayed([4.0, 2.0], degree=2) + 0.1 * STEPS[:, None]
+    columns = dict.fromkeys(("measured", "magnitude", "exact"), measured)
+    run = make_run(tmp_path, "scale", columns, unpredicted=("flow", "discrete"))
+    assert list(of_symmetry(run)) == list(LAWS)
+    only_exact = list(agreement(run))
+    assert shortcomings(only_exact, max_residual=1.0) == [
+        "no law has a number for residual in this run"
+    ]
+    assert shortcomings(only_exact, min_explained=0.0) == [
+        "no law has a number for explained in this run"
+    ]
+
+
+def test_a_linear_quantity_has_no_steady_forcing(tmp_path):
+    measured = decayed([4.0, 2.0], degree=1) + 0.1 * STEPS[:, None]
+    columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
+    rows = of_symmetry(make_run(tmp_path, "translation", columns))
+    assert list(rows) == [*LAWS, NULLS[0], NULLS[2]]
+
+
+def test_what_was_excluded_and_too_few_units_are_said(tmp_path):
+    measured = decayed([4.0, 2.0], degree=2)
+    measured[1:, 0] += 0.5
+    columns = dict.fromkeys(("measured", *LAWS), measured)
+    columns["magnitude"] = np.full_like(measured, 5.0)
+    run = make_run(tmp_path, "scale", columns)
+    rows, symmetries = judge(run)
+    assert rows[0].excluded == 1 and rows[0].worst_unit == "g [0]"
+    line = skipped(symmetries)
+    assert line is not None and line.endswith("excluded: 1 of 2 of scale")
+    text = as_table(rows, symmetries)
+    assert text.splitlines()[2].split()[:4] == ["scale", "g", "2", "1*"]
+    assert text.endswith("*: judged by fewer than 5 units.")
+    assert shortcomings(rows, min_explained=0.9, min_moved=0.5) == []
+    assert shortcomings(rows, min_moved=0.6) == ["scale g: moved 0.5, the bar is 0.6"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +223,8 @@ def test_bars(tmp_path):
     columns |= {"magnitude": np.ones_like(measured), "flow": measured + [[0, 0], [0, 0], [0.1, 0]]}
     rows = list(agreement(make_run(tmp_path, "scale", columns)))
     assert shortcomings(rows, min_explained=0.5, max_residual=0.2) == []
+    off = [dataclasses.replace(row, residual=0.3) if row.law == "exact" else row for row in rows]
+    assert shortcomings(off, max_residual=0.2) == ["exact of scale g: residual 0.3, the bar is 0.2"]
     (line,) = shortcomings(rows, min_explained=None, max_residual=0.05)
     assert line == "flow of scale g: residual 0.1, the bar is 0.05"
     assert len(shortcomings(rows, min_explained=0.9999, max_residual=0.05)) == 2
@@ -152,13 +233,16 @@ def test_bars(tmp_path):
 def test_table_and_json(tmp_path):
     measured = decayed([1.0, 1.0], degree=2) + 0.01 * STEPS[:, None]
     columns = dict.fromkeys(("measured", "magnitude", *LAWS), measured)
-    rows = list(agreement(make_run(tmp_path, "rescale", columns)))
-    parsed = json.loads(as_json(rows))["rows"]
+    run = make_run(tmp_path, "rescale", columns)
+    rows, symmetries = judge(run)
+    parsed = json.loads(as_json(rows, symmetries))
     keys = {"law", "symmetry", "group", "units", "moved", "residual", "explained"}
-    assert len(parsed) == 3 and all(keys <= set(row) for row in parsed)
-    lines = as_table(rows).splitlines()
-    assert len(lines) == 3 and lines[1].split()[:2] == ["symmetry", "group"]
-    assert lines[2].split() == ["rescale", "g", "2", "2", "-"] + ["0.0e+00"] * 3 + ["1.0000000"] * 3
+    assert len(parsed["rows"]) == 3 and all(keys <= set(row) for row in parsed["rows"])
+    assert [row["law"] for row in parsed["symmetries"]] == [*LAWS, *NULLS]
+    lines = as_table(rows, symmetries).splitlines()
+    assert lines[1].split()[:2] == ["symmetry", "group"]
+    worst = ["0.0e+00", "[0]"]
+    assert lines[2].split() == ["rescale", "g", "2", "2*", "-"] + ["0.0e+00"] * 6 + worst
 
 
 def test_a_run_without_records_is_one_clear_error(tmp_path):

@@ -17,6 +17,7 @@ from symrun.laws import (
     gradient_flow,
     kinds_of_sgd,
     laws_of_sgd,
+    steady_forcing,
 )
 
 FLOAT = torch.float64
@@ -208,6 +209,21 @@ def test_modified_flow_meets_its_differential_equation():
 def test_modified_flow_is_continuous_at_no_weight_decay():
     tiny, none = (ModifiedFlow(decay).matrix(2, 0.1, first=False) for decay in (1e-14, 0.0))
     assert (tiny - none).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_steady_forcing_against_many_small_euler_steps(weight_decay, rate):
+    """R' = -2 lambda R + eta in time that passes `rate` times as fast as the sum of eta; Euler's
+    error is first order in the substep."""
+    etas = np.array([0.1, 0.2, 0.05, 0.4])
+    found = steady_forcing(etas, rate * etas, 2 * weight_decay)
+    substeps, motion, expected = 20_000, 0.0, [0.0]
+    for eta in etas:
+        for _ in range(substeps):
+            motion += rate * eta / substeps * (eta - 2 * weight_decay * motion)
+        expected.append(motion)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_flow_decays_exponentially():

@@ -11,6 +11,7 @@ import pytest
 from made_small import MADE_SMALL
 from run_json import described
 
+from symrun.analysis import Agreement
 from symrun.analysis.comparison import CONSERVED
 from symrun.bench.tables import make_run
 from symrun.cli import main
@@ -18,8 +19,7 @@ from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
 from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, as_markdown
-from symrun.report.evidence import Summary
-from symrun.report.page import _percent, bars_table, draw, laws_table, runs_table
+from symrun.report.page import audit, bars_table, draw, laws_table, runs_table
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import info_from
 from symrun.training.lifecycle import train
@@ -54,11 +54,12 @@ def relative(difference, magnitude):
 
 
 def by_hand(run, symmetry, law):
-    """[units] -> what the law leaves unexplained; each unit that moved, in plain loops."""
+    """What the law leaves unexplained, {(group, unit): share} and {group: [shares]}, for the units
+    that moved; the largest residual; the largest motion: in plain loops."""
     rows = pd.read_parquet(run.table("units")).astype({"symmetry": str, "group": str})
     degree = 1 if symmetry == "translation" else 2
-    missed, groups, residual, largest = [], {}, 0.0, 0.0
-    for (group, _), unit in rows[rows.symmetry == symmetry].groupby(["group", "unit"]):
+    missed, groups, residual, largest = {}, {}, 0.0, 0.0
+    for (group, number), unit in rows[rows.symmetry == symmetry].groupby(["group", "unit"]):
         unit = unit.sort_values("step")
         start = float(unit.measured.iloc[0])
         broken = failed = moved = 0.0
@@ -70,7 +71,7 @@ def by_hand(run, symmetry, law):
             residual = max(residual, relative(float(q) - float(p), float(m)))
         largest = max(largest, moved)
         if moved > CONSERVED:
-            missed.append(failed / broken)
+            missed[f"{group} [{number}]"] = failed / broken
             groups.setdefault(group, []).append(failed / broken)
     return missed, groups, residual, largest
 
@@ -83,18 +84,22 @@ def test_a_summary_is_that_of_its_units(runs, told, name, symmetry, law):
     (one,) = [one for one in told if one.name == name]
     (row,) = [row for row in one.summary if (row.symmetry, row.law) == (symmetry, law)]
     missed, groups, residual, motion = by_hand(runs[name], symmetry, law)
-    assert row.moved == len(missed) and row.moved <= row.units
+    assert row.moved == len(missed) and row.moved + row.excluded == row.units
     # Some hundred products and sums in float64, of values that are read exactly
     close = {"rel": 1e-9, "abs": 1e-15}
     assert row.residual == pytest.approx(residual, **close)
     assert row.motion == pytest.approx(motion, **close)
     if missed:
-        expected = [np.median(missed), sorted(missed)[math.ceil(0.99 * len(missed)) - 1]]
-        expected.append(max(np.median(one) for one in groups.values()))
-        shares = [row.explained, row.explained_by_99, row.worst_group]
-        assert [1 - share for share in shares] == pytest.approx(expected, rel=1e-6, abs=1e-15)
+        shares = sorted(missed.values())
+        expected = [np.median(shares), shares[math.ceil(0.99 * len(shares)) - 1], shares[-1]]
+        expected.append(max(np.median(group) for group in groups.values()))
+        found = [row.unexplained, row.unexplained_99, row.unexplained_worst, row.worst_group]
+        assert found == pytest.approx(expected, rel=1e-9)
+        assert missed[row.worst_unit] == pytest.approx(shares[-1], rel=1e-9)
+        assert row.rms == pytest.approx(math.sqrt(np.median(shares)), rel=1e-9)
+        assert row.explained == pytest.approx(1 - np.median(shares), abs=1e-15)
     else:
-        assert row.explained is row.explained_by_99 is row.worst_group is None
+        assert row.explained is row.unexplained_99 is row.worst_group is row.worst_unit is None
 
 
 def test_evidence_comes_back_as_it_was(told, tmp_path):
@@ -156,45 +161,52 @@ def test_where_the_plateau_ends(told, losses, expected):
     assert runs_table([one]).rows[0][8] == expected
 
 
-def test_percentages_are_rounded_down():
-    assert _percent(0.9999999999) == "99.99999" and _percent(1.0) == "100.00000"
-    assert _percent(-0.5) == "-50.00000"
-    assert {_percent(share) for share in (None, math.nan, -math.inf)} == {"-"}
-
-
 BLOWN_UP = ["optim.lr=1e6", "optim.weight_decay=0", "train.steps=40", "track.every=1"]
-SUMMARY = Summary("scale", "flow", 10, 9, 2e-4, 0.1, 0.9991, 0.995, 0.991)
+FLOW = Agreement("flow", "scale", "all", 10, 10, 0, 1e-3, 0.1, None, False)
+FLOW = dataclasses.replace(FLOW, explained=1 - 1e-6, unexplained=1e-6, unexplained_99=1e-4)
 
 
 def verdicts(one, **setup):
-    """{bar's number: (measured, cleared)} of a single row of a summary."""
-    told = Evidence("one", described(**setup), [], [one], [])
-    table = bars_table([told])
-    return {row[2]: tuple(row[3:]) for row in table.rows} if table else {}
+    """[(measured, cleared)] for each bar on a single row of a summary."""
+    table = bars_table([Evidence("one", described(**setup), [], [one], [])])
+    return [tuple(row[3:]) for row in table.rows] if table else []
 
 
 def test_each_bar_is_held_against_its_number():
-    median, worst = (bar for bar in verdicts(SUMMARY))
-    assert verdicts(SUMMARY) == {median: ("99.91000 %", "yes"), worst: ("99.10000 %", "yes")}
-    below = dataclasses.replace(SUMMARY, explained=0.9989, worst_group=0.9899)
-    assert verdicts(below) == {median: ("99.89000 %", "no"), worst: ("98.99000 %", "no")}
-    still = dataclasses.replace(SUMMARY, explained=None, worst_group=None)
-    assert set(verdicts(still).values()) == {("-", "no unit moved")}
-    nonsense = dataclasses.replace(SUMMARY, explained=math.nan)
-    assert verdicts(nonsense)[median] == ("- %", "no")
-    (residual,) = verdicts(dataclasses.replace(SUMMARY, law="exact"))
-    for value, cleared in ((1e-4, "yes"), (1.1e-4, "no"), (math.inf, "no")):
-        row = dataclasses.replace(SUMMARY, law="exact", residual=value)
-        assert verdicts(row)[residual][1] == cleared
-    assert verdicts(dataclasses.replace(SUMMARY, law="discrete")) == {}
-    assert verdicts(dataclasses.replace(SUMMARY, symmetry="translation")) == {}
-    assert verdicts(SUMMARY, unpredicted={"flow": "it is silent"}) == {}
+    measured = ["1.0e-06", "1.0e-04", "1.0e-03"]
+    assert verdicts(FLOW) == [(number, "yes") for number in measured]
+    for key, place in (("unexplained", 0), ("unexplained_99", 1), ("residual", 2)):
+        for value in (1.01 * getattr(FLOW, key), math.nan, math.inf):
+            cleared = [what for _, what in verdicts(dataclasses.replace(FLOW, **{key: value}))]
+            assert cleared == ["no" if place == other else "yes" for other in range(3)]
+
+
+def test_a_bar_that_is_met_by_skipping_units_says_so():
+    some = dataclasses.replace(FLOW, moved=9, excluded=1)
+    judged = "yes, 9 of 10 units judged"
+    assert [what for _, what in verdicts(some)] == [judged, judged, "yes"]
+    still = dict.fromkeys(("explained", "unexplained", "unexplained_99"))
+    none = dataclasses.replace(FLOW, moved=0, excluded=10, **still)
+    assert verdicts(none)[:2] == [("-", "not judged: no unit moved")] * 2
+
+
+@pytest.mark.parametrize("law", ["discrete", "exact", "null: 1 % too large"])
+def test_no_bar_is_cleared_by_an_identity_or_a_null_law(law):
+    assert verdicts(dataclasses.replace(FLOW, law=law)) == []
+
+
+def test_the_audit_is_that_of_the_identity():
+    exact = dataclasses.replace(FLOW, law="exact", residual=2e-7)
+    setup = described()
+    paragraph = audit([Evidence("one", setup, [], [FLOW, exact], [])])
+    assert "2.0e-07 for scale in `one`" in paragraph.text and "1.0e-03" not in paragraph.text
+    assert audit([Evidence("one", setup, [], [FLOW], [])]) is None
 
 
 def test_what_is_not_finished_clears_no_bar_for_good():
-    assert {v for _, v in verdicts(SUMMARY, status="running").values()} == {"yes, so far"}
-    diverged = verdicts(SUMMARY, diverged={"step": 3, "loss": True, "layers": []})
-    assert {v for _, v in diverged.values()} == {"no, it diverged"}
+    assert {what for _, what in verdicts(FLOW, status="running")} == {"yes, so far"}
+    diverged = verdicts(FLOW, diverged={"step": 3, "loss": True, "layers": []})
+    assert {what for _, what in diverged} == {"no, it diverged"}
 
 
 def test_how_far_a_run_came_is_told(told):

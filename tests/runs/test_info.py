@@ -359,8 +359,8 @@ def _goes(use):
 
 def _check(run):
     rows = list(agreement(run))
-    as_table(rows)
-    json.loads(as_json(rows))
+    as_table(rows, [])
+    json.loads(as_json(rows, []))
 
 
 def _caption(run):

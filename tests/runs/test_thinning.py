@@ -295,7 +295,7 @@ def test_check_reads_a_thinned_run_and_says_so(made, tmp_path, capfd, kind):
     printed = capfd.readouterr()
     assert printed.err == f"symrun: {path}: {THINNED}\n"
     rows = json.loads(printed.out)["rows"]
-    assert len(rows) == len(json.loads(as_json(list(agreement(made[kind]))))["rows"])
+    assert len(rows) == len(json.loads(as_json(list(agreement(made[kind])), []))["rows"])
     assert {row["residual"] is None for row in rows} == {kind == "adam"}
     assert main(["check", str(made[kind].path), "--json"]) == 0
     assert capfd.readouterr().err == ""
