@@ -84,7 +84,7 @@ def read(words: Sequence[str], several: bool = False) -> list[Override]:
         override = _read(word, words[place + 1 :], several)
         name = override.key_or_group
         if name in GROUPS:
-            if name in chosen:
+            if chosen.get(name, word) != word:
                 remedy = f"leave one of {chosen[name]} and {word} out"
                 if name == "experiment":
                     remedy += ", or type experiment=[ONE,OTHER] for one on top of the other"
@@ -142,15 +142,17 @@ def names() -> dict[str, Any]:
     """Every setting that some model, data set or optimiser has, and its type."""
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config).items():
-        kinds = [entry.settings for entry in _REGISTRIES[name].values()] if name in GROUPS else []
-        for kind in kinds or ([hint] if dataclasses.is_dataclass(hint) else []):
+        kinds: list[Any] = [hint] if dataclasses.is_dataclass(hint) else []
+        if name in _REGISTRIES:
+            kinds = [entry.settings for entry in _REGISTRIES[name].values()]
+        for kind in kinds:
             hints = typing.get_type_hints(kind)
             found |= {f"{name}.{key}": hints[key] for key in hints}
-        if not (kinds or dataclasses.is_dataclass(hint)):
+        if not kinds:
             found[name] = hint
-    return {name: hint for name, hint in found.items() if name.split(".")[-1] != "name"} | {
-        "run.name": str
-    }
+    for group in _REGISTRIES:  # the entry's own, which GROUP=NAME chooses
+        del found[f"{group}.name"]
+    return found
 
 
 def completions(prefix: str) -> list[str]:
