@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from symrun.bench.settings import combinations
 from symrun.bench.steps import endless
 from symrun.cli import exit_code
 from symrun.config import Config
@@ -26,6 +25,7 @@ from symrun.data import load
 from symrun.data.download import SIZE_BYTES
 from symrun.data.registry import SyntheticConfig, TinyImageNetConfig
 from symrun.launch import compose
+from symrun.overrides import combinations
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker

@@ -1,24 +1,22 @@
 """The command line: each command calls one function, and each error becomes one line."""
 
 import argparse
-import contextlib
 import io
-import logging
 import math
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symrun import __version__
-from symrun.errors import Interrupted, SymrunError, UsageError, in_one_line
+from symrun.commands import completion, thin, train
+from symrun.commands.parser import Commands, Parser, add_overrides
+from symrun.errors import Interrupted, SymrunError, UsageError, did_you_mean, in_one_line
+from symrun.warned import warnings_in_one_line
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
-
-TRAIN_HELP = "train a network and record its conserved quantities (settings: symrun train --help)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +38,7 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
     try:
         return act()
     except SymrunError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(in_one_line(f"{program}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -54,38 +52,36 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["train"]:  # Hydra parses the rest
-        from symrun.launch import launch
-
-        with _warnings_in_one_line():
-            launch(arguments[1:])
-        return 0
-    options = _parse(arguments)
-    with _warnings_in_one_line():
+    parser = _parser()
+    completion.answer(parser)
+    options = parser.parse_args(arguments)
+    options.arguments = arguments[1:]
+    with warnings_in_one_line():
         return int(options.run(options))
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if "overrides" in options and not any(word.startswith("-") for word in rest):
-        options.overrides += rest  # argparse stops at the first option in between
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="symrun", description="The mechanics of learning, tested."
+def _parser() -> Parser:
+    parser = Parser(
+        prog="symrun", description="The mechanics of learning, tested.", example="symrun --help"
     )
     parser.add_argument("--version", action="version", version=f"symrun {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    commands.add_parser("train", help=TRAIN_HELP, add_help=False)
+    for add in (
+        *(train.add, _add_resume, _add_plot, _add_check, _add_report, thin.add),
+        *(_add_data, _add_bench, completion.add),
+    ):
+        add(commands)
+    return parser
 
-    resume = commands.add_parser("resume", help="go on with a run that stopped, bit for bit")
+
+def _add_resume(commands: Commands) -> None:
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run that stopped, bit for bit",
+        example="symrun resume RUN",
+    )
     resume.add_argument("folder", metavar="RUN", type=Path)
-    _add_overrides(resume, "in place of what the run recorded: device=cpu, data.root=DIR")
+    add_overrides(resume, "in place of what the run recorded: device=cpu, data.root=DIR")
     resume.add_argument(
         "--anyway",
         action="store_true",
@@ -93,10 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     resume.set_defaults(run=_resume)
 
-    plot = commands.add_parser("plot", help="draw a figure from the tables of runs")
+
+def _add_plot(commands: Commands) -> None:
+    plot = commands.add_parser(
+        "plot", help="draw a figure from the tables of runs", example="symrun plot fig1 RUN"
+    )
     figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual, units, "
     figures += "progress"
-    plot.add_argument("figure", metavar="FIGURE", help=figures)
+    figure = plot.add_argument("figure", metavar="FIGURE", help=figures)
+    figure.completer = completion.figures  # type: ignore[attr-defined]
     plot.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="default: the newest that fit"
     )
@@ -104,12 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--format", default="png,pdf,svg", help="of png, pdf, svg, gif (%(default)s)")
     plot.set_defaults(run=_plot)
 
+
+def _add_check(commands: Commands) -> None:
     check = commands.add_parser(
         "check",
         help="how well each law, or each symmetry's constraint, agrees with what is measured",
+        example="symrun check RUN",
     )
     check.add_argument("target", metavar="RUN", help="with --constraints also a model: vgg16_bn")
-    _add_overrides(check, "of a model, as in `symrun train`: model.width=0.125")
+    add_overrides(check, "of a model, as in `symrun train`: model.width=0.125")
     check.add_argument(
         "--constraints",
         action="store_true",
@@ -137,39 +141,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
-    report = commands.add_parser("report", help="one HTML page: figures, laws, what it cost")
+
+def _add_report(commands: Commands) -> None:
+    report = commands.add_parser(
+        "report", help="one HTML page: figures, laws, what it cost", example="symrun report RUN"
+    )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     report.add_argument(
         "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
     )
     report.set_defaults(run=_report)
 
-    thin = commands.add_parser("thin", help="a run with fewer records, small enough to travel")
-    thin.add_argument("folder", metavar="RUN", type=Path)
-    thin.add_argument("new", metavar="NEW", type=Path, help="the folder that it makes")
-    thin.add_argument(
-        "--every",
-        metavar="K",
-        type=int,
-        help="keep the records whose step is a multiple of K, the first and the last",
-    )
-    thin.add_argument(
-        "--max-mb",
-        metavar="N",
-        type=float,
-        help="keep as many evenly spaced records as fit into N megabytes, of 10^6 bytes",
-    )
-    thin.set_defaults(run=_thin)
 
-    data = commands.add_parser("data", help="data sets, apart from training")
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser(
+        "data",
+        help="data sets, apart from training",
+        example="symrun data prepare data=tiny_imagenet",
+    )
     prepare = data.add_subparsers(required=True, metavar="ACTION").add_parser(
         "prepare", help="download, verify and decode a data set ahead of time"
     )
-    _add_overrides(prepare, "as in `symrun train`: data.root=DIR")
+    add_overrides(prepare, "as in `symrun train`: data.root=DIR")
     prepare.set_defaults(run=_prepare_data)
 
-    bench = commands.add_parser("bench", help="what tracking costs, and how fast the rest is")
-    _add_overrides(bench, "as in `symrun train`; a list of values measures each: track.every=1,20")
+
+def _add_bench(commands: Commands) -> None:
+    bench = commands.add_parser(
+        "bench", help="what tracking costs, and how fast the rest is", example="symrun bench"
+    )
+    add_overrides(bench, "as in `symrun train`; a list of values measures each: track.every=1,20")
     bench.add_argument(
         "--pairs",
         metavar="N",
@@ -201,48 +202,36 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="FILE", type=Path, help="the same figures as JSON, rewritten as they come"
     )
     bench.set_defaults(run=_bench)
-    return parser
-
-
-def _add_overrides(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument("overrides", metavar="SETTING", nargs="*", help=meaning)
 
 
 def _resume(options: argparse.Namespace) -> int:
     from symrun.launch import resume
+    from symrun.runs.missing import require_run
 
+    require_run(options.folder)
     resume(options.folder, options.overrides, options.anyway)
     return 0
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from symrun.figures import plot
+    from symrun.figures import FIGURES, plot
+    from symrun.runs.missing import require_run
 
+    if options.figure not in FIGURES:
+        swapped = [str(path) for path in options.runs if str(path) in FIGURES]
+        if swapped:
+            raise UsageError(
+                f"the figure comes first: type symrun plot {swapped[0]} {options.figure}"
+            )
+        meant = did_you_mean(options.figure, FIGURES)
+        raise UsageError(
+            f"there is no figure {options.figure}; there are {', '.join(FIGURES)}{meant}"
+        )
+    for path in options.runs:
+        require_run(path)
     for path in plot(options.figure, options.runs, options.out, options.format.split(",")):
         print(path)
     return 0
-
-
-class _OneLine(logging.Handler):
-    """Shows a warning as one line on standard error, above a progress bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = in_one_line(f"symrun: {record.levelname.lower()}: {record.getMessage()}")
-        tqdm = sys.modules.get("tqdm")
-        (tqdm.tqdm.write if tqdm else print)(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Show symrun's own warnings, and those of other libraries, as one line each."""
-    log, handler = logging.getLogger("symrun"), _OneLine()
-    log.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: log.warning("%s", message)
-            yield
-    finally:
-        log.removeHandler(handler)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -258,12 +247,14 @@ def _check(options: argparse.Namespace) -> int:
     if options.constraints:
         return _check_constraints(options)
     if options.overrides:
-        raise UsageError(f"settings need --constraints and a model: {' '.join(options.overrides)}")
+        raise UsageError(_needless(options.overrides[0]))
     if options.batch is not None:
         raise UsageError("--batch has no effect without --constraints")
     from symrun import analysis
     from symrun.runs.directory import RunDirectory
+    from symrun.runs.missing import require_run
 
+    require_run(options.target)
     run = RunDirectory.open(options.target)
     _say_if_thinned(run)
     rows, symmetries = analysis.judge(run)
@@ -273,6 +264,13 @@ def _check(options: argparse.Namespace) -> int:
     if explained is residual is options.min_moved is None:
         return 0
     return _verdict(analysis.shortcomings(rows, explained, residual, options.min_moved))
+
+
+def _needless(word: str) -> str:
+    """The message for what stands behind the run of `symrun check`."""
+    if "=" in word:
+        return f"settings need --constraints and a model: leave {word} out"
+    return f"check takes one run, got {word} too: type symrun check for each"
 
 
 def _say_if_thinned(run: "RunDirectory") -> None:
@@ -310,31 +308,12 @@ def _check_constraints(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from symrun.report import report
     from symrun.runs.directory import RunDirectory
+    from symrun.runs.missing import require_run
 
+    for path in options.runs:
+        require_run(path)
     runs = [RunDirectory.open(path) for path in options.runs]
     print(report(runs, options.out or runs[0].path / "report.html"))
-    return 0
-
-
-def _thin(options: argparse.Namespace) -> int:
-    from symrun.runs.directory import RunDirectory
-    from symrun.runs.thinning import size_bytes, thin, thin_to_size
-
-    every, most_mb = options.every, options.max_mb
-    if (every is None) == (most_mb is None):
-        given = "neither" if every is None else "both"
-        raise UsageError(f"thin takes one of --every K and --max-mb N, got {given}")
-    run = RunDirectory.open(options.folder)
-    new = (
-        thin(run, options.new, every)
-        if every is not None
-        else thin_to_size(run, options.new, most_mb * 1e6)
-    )
-    info = new.info()
-    assert info.thinned is not None
-    kept = f"{info.thinned.records:,} of {info.thinned.of:,} records, {', '.join(info.spacing())}"
-    print(f"symrun: {kept}: {size_bytes(new.path) / 1e6:,.1f} MB", file=sys.stderr)
-    print(new.path)
     return 0
 
 

@@ -1,5 +1,8 @@
 """The errors that users see: one line each, never a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SymrunError(Exception):
     """What went wrong, in one line that names the remedy."""
@@ -42,3 +45,23 @@ def in_one_line(text: object) -> str:
     shown = str(text)
     shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)
+
+
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Those of `names` that resemble `word`, the most similar first.
+
+    cutoff: the least similarity, in [0, 1].
+
+    Example: nearest("trian", ["train", "plot"]) == ["train"]
+    """
+    names = list(names)
+    return difflib.get_close_matches(word, names, max(1, len(names)), cutoff)
+
+
+def did_you_mean(word: str, names: Iterable[str], before: str = "") -> str:
+    """The end of a message that refuses `word`: "; did you mean train?", or "" if none is near.
+
+    before: what stands before the name, such as "optim=".
+    """
+    found = nearest(word, names)
+    return f"; did you mean {before}{found[0]}?" if found else ""

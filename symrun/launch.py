@@ -5,150 +5,226 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from symrun.config import Config
-from symrun.errors import Busy, Interrupted, SymrunError, UsageError
+from symrun.errors import Busy, Interrupted, RunError, SymrunError, UsageError
+from symrun.overrides import (
+    GROUPS,
+    MORE_PRESETS,
+    choices_of,
+    combinations,
+    configs,
+    read,
+    require_known,
+)
 from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS
 from symrun.symmetry import Symmetry
 from symrun.training.signals import StopRequest
 
-_PACKAGE = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
 
-def configs() -> Path:
-    """The folder of configurations: inside the package once installed, beside it in a checkout."""
-    installed = _PACKAGE / "configs"
-    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
-
-
-def compose(overrides: list[str]) -> Config:
-    """The configuration that `symrun train` would run with these overrides.
+def compose(words: list[str]) -> Config:
+    """The configuration that `symrun train` would run with these settings.
 
     Error: UsageError, in one line, for what cannot be composed.
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
-    with hydra.initialize_config_dir(str(configs()), version_base="1.3"):
-        try:
-            return _typed(hydra.compose("config", overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(one_line(error)) from None
+    return _typed(_composed([override.input_line or "" for override in read(words)]), words)
 
 
-def launch(arguments: list[str]) -> None:
-    """Run `symrun train` with Hydra's command line: overrides, -m, --cfg job, --help.
+def launch(words: list[str], several: bool) -> None:
+    """Run `symrun train` with these settings, and print each run's folder on standard output.
 
-    Prints each run's folder on standard output. A failed member of a sweep does not stop the
-    others. Error: UsageError for what cannot be composed; else what the run raised.
+    several: a setting may list values, and every combination is trained: a sweep. A preset may be
+    a sweep by itself.
+
+    Error: UsageError, with nothing trained, for settings that cannot be used; else what the run
+    raised. A failed member does not stop a sweep, and the first one's exit code is the sweep's.
     """
-    failures: list[SymrunError] = []
-    composed = False
-    stop = StopRequest()
-
-    def one_run(settings: DictConfig) -> None:
-        nonlocal composed
-        composed = True
-        from symrun.training.lifecycle import train, train_member  # torch takes seconds to import
-
-        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        try:
-            config = _typed(settings)
-            path = (train_member if sweep else train)(config, stop)
-        except SymrunError as error:
-            if sweep and isinstance(error, Busy):
-                _log.warning("%s: passed over", error)
-                return
-            if sweep and not isinstance(error, Interrupted):
-                print(f"symrun: {error}", file=sys.stderr)
-                raise  # Hydra goes on with the other members and raises the first at the end
-            failures.append(error)
-            if sweep:
-                raise KeyboardInterrupt from None
+    with StopRequest() as stop:
+        members = _members(words, several)
+        if len(members) > 1 or several:
+            _sweep(members, [_member_config(members, place) for place in range(len(members))], stop)
             return
-        _print_run(path)
-        if stop.requested is not None:  # that member is complete, but the others must not start
-            raise KeyboardInterrupt
+        config = compose(members[0])
+        from symrun.training.lifecycle import train  # torch takes seconds to import
 
+        _print_run(train(config, stop))
+        _raise_if_stopped(stop)
+
+
+def show(arguments: list[str], words: list[str]) -> None:
+    """Print what Hydra shows instead of training: the help, or the composed configuration.
+
+    arguments: all of the command line. words: those of them that are settings.
+
+    Error: UsageError as in `launch`.
+    """
+    for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
+        compose(member)
+    readable = {word: read([word], several=True)[0].input_line or word for word in words}
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
-    sys.argv = ["symrun train", *arguments]
+    sys.argv = ["symrun train", *(readable.get(word, word) for word in arguments)]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
-    try:
-        with stop:
-            main(one_run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(one_line(error)) from None
-    except ValueError as error:
-        if composed:
-            raise
-        raise UsageError(one_line(error)) from None  # Hydra's own, for `data=null`
-    except KeyboardInterrupt:
-        if not failures:
-            raise
-    if failures:
-        raise failures[0]
+    main(lambda settings: None)()
 
 
-def resume(folder: Path, overrides: list[str], anyway: bool) -> None:
+def resume(folder: Path, words: list[str], anyway: bool) -> None:
     """Run `symrun resume`, and print the run's folder on standard output.
 
-    overrides: replace settings that the run recorded. anyway: resume even if the result will
+    words: settings in place of those that the run recorded. anyway: resume even if the result will
     differ from an uninterrupted run.
-    Error: UsageError for a run or an override that cannot be used; else what the run raised.
+    Error: UsageError for a run or a setting that cannot be used; else what the run raised.
     """
     run = RunDirectory.open(folder)
-    config = Config.from_mapping(_overridden(run.config().to_dict(), overrides))
+    config = Config.from_mapping(_replaced(run.config().to_dict(), words))
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
         _print_run(resume(run, config, anyway, stop))
 
 
-def _overridden(settings: dict[str, object], overrides: list[str]) -> dict[str, object]:
-    """`settings` with single values replaced, as Hydra would: optim.lr=0.1."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UsageError(one_line(error)) from None
-    for override in parsed:
-        if override.is_add() or override.is_delete() or override.is_sweep_override():
-            raise UsageError(f"{override.input_line}: resume takes settings such as device=cpu")
-        *groups, name = override.key_or_group.split(".")
-        group: object = settings
-        for key in groups:
-            group = group.get(key) if isinstance(group, dict) else None
-        if not isinstance(group, dict) or name not in group:
-            raise UsageError(f"{override.input_line}: the run has no such setting")
-        group[name] = override.value()
+def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """`settings` with single values replaced: optim.lr=0.1."""
+    for override in read(words):
+        name, text = override.key_or_group, override.input_line
+        if name in GROUPS:
+            kept = "a run keeps its model, data, optim and experiment: leave it out"
+            raise UsageError(f"{text}: {kept}, or type {name}.KEY=VALUE for a setting of it")
+        require_known([text or ""], settings)
+        *groups, key = name.split(".")
+        group = settings
+        for inner in groups:
+            group = group[inner]
+        group[key] = override.value()
     return settings
+
+
+def _members(words: list[str], several: bool) -> list[list[str]]:
+    """The settings of each run: more than one if this is a sweep."""
+    single = [
+        override.input_line or ""
+        for override in read(words, several=True)
+        if not override.is_sweep_override()
+    ]
+    preset = _composed(single).hydra
+    if not (several or preset.mode is RunMode.MULTIRUN):
+        return [[override.input_line or "" for override in read(words)]]
+    given = {word.partition("=")[0] for word in words}
+    own = [f"{name}={values}" for name, values in (preset.sweeper.params or {}).items()]
+    return combinations([*(word for word in own if word.partition("=")[0] not in given), *words])
+
+
+def _member_config(members: list[list[str]], place: int) -> Config:
+    """Error: UsageError that names the member, for one that could not start."""
+    from symrun.training.plan import Plan  # torch takes seconds to import
+
+    try:
+        config = compose(members[place])
+        Plan.of(config)
+    except UsageError as error:
+        raise UsageError(f"{_title(members, place)}: {error}") from None
+    return config
+
+
+def _sweep(members: list[list[str]], settled: list[Config], stop: StopRequest) -> None:
+    """Train the members one after the other. settled: their configurations."""
+    from symrun.training.lifecycle import train_member
+
+    _refuse_shared_folder(settled)
+    failures: dict[str, Exception] = {}
+    for place, config in enumerate(settled):
+        title = _title(members, place)
+        try:
+            _print_run(train_member(config, stop))
+        except Interrupted:
+            raise
+        except Busy as error:
+            _log.warning("%s: passed over", error)
+        except (SymrunError, OSError, MemoryError) as error:
+            failures[title] = error
+            print(f"symrun: {title}: {str(error) or 'out of memory'}", file=sys.stderr)
+        _raise_if_stopped(stop)
+    if failures:
+        numbers = ", ".join(title.removeprefix("member ") for title in failures)
+        failed = RunError(f"{len(failures)} of {len(members)} members failed: {numbers}")
+        failed.exit_code = getattr(next(iter(failures.values())), "exit_code", RunError.exit_code)
+        raise failed
+
+
+def _raise_if_stopped(stop: StopRequest) -> None:
+    """After a run that is complete all the same: another must not start."""
+    if stop.requested is not None:
+        raise KeyboardInterrupt
+
+
+def _title(members: list[list[str]], place: int) -> str:
+    """Such as "member 2 of 5 (optim.lr=0.1)"."""
+    varied = [word for word in members[place] if not all(word in member for member in members)]
+    title = f"member {place + 1} of {len(members)}"
+    return f"{title} ({' '.join(varied)})" if varied else title
+
+
+def _refuse_shared_folder(settled: list[Config]) -> None:
+    folders = [config.run.dir for config in settled if config.run.dir is not None]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            remedy = "leave it out, or type run.name=NAME for a folder each in outputs/NAME"
+            raise UsageError(f"run.dir={folder} is one folder for {len(settled)} runs: {remedy}")
+
+
+def _composed(words: list[str]) -> DictConfig:
+    """All settings, and Hydra's own. Error: UsageError, naming the word that is wrong."""
+    with hydra.initialize_config_dir(str(configs()), version_base="1.3"):
+        try:
+            return hydra.compose("config", words, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            chosen = [word for word in words if word.partition("=")[0] in (*GROUPS, MORE_PRESETS)]
+            try:
+                known = OmegaConf.to_container(hydra.compose("config", chosen))
+            except (HydraException, OmegaConfBaseException):  # a preset of the user's own is broken
+                raise UsageError(_first_line(error)) from None
+            require_known(words, known)  # type: ignore[arg-type]
+            raise UsageError(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return f"these settings cannot be composed: {str(error).splitlines()[0]}"
 
 
 def _print_run(path: Path) -> None:
     quoted = shlex.quote(str(path))
-    has_filters = RunDirectory(path).info().groups_of(Symmetry.scale)
-    figure = f"fig1 {quoted}" if has_filters else f"fig5 {quoted} RUN_WITH_BN"
-    print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
+    info = RunDirectory(path).info()
+    figure = "residual" if set(LAWS) - set(info.unpredicted) else "progress"
+    if info.groups_of(Symmetry.scale):
+        figure = "fig1"
+    print(f"next: symrun check {quoted}; symrun plot {figure} {quoted}", file=sys.stderr)
     print(path, flush=True)
 
 
-def _typed(settings: DictConfig) -> Config:
-    return Config.from_mapping(OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type]
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's message in one line, without its search path and its advice to append with `+`."""
-    lines = [
-        line.strip() for part in (error, error.__cause__) for line in str(part or "").splitlines()
-    ]
-    if "Config search path:" in lines:
-        lines = lines[: lines.index("Config search path:")]
-    noise = ("To append", "full_key", "object_type", "reference_type", "^", "See https")
-    kept = [line for line in lines if line and not line.startswith(noise)]
-    return "; ".join(kept).replace(":; ", ": ")
+def _typed(settings: DictConfig, words: list[str]) -> Config:
+    with open_dict(settings):
+        settings.pop("hydra")
+    try:
+        plain = OmegaConf.to_container(settings, resolve=True)
+    except OmegaConfBaseException as error:
+        named = next((word for word in words if "${" in word), None)
+        refusal = f"{named}: no setting has the name in braces" if named else _first_line(error)
+        raise UsageError(refusal) from None
+    try:
+        return Config.from_mapping(plain)  # type: ignore[arg-type]
+    except UsageError:
+        for word in words:  # the settings of one entry with the name of another
+            group, named, choice = word.partition(".name=")
+            if named and choice in choices_of(group):
+                raise UsageError(f"{word} brings no settings: type {group}={choice}") from None
+        raise

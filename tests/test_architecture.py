@@ -15,7 +15,9 @@ ROOT = Path(symrun.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
+    "warned",
     "bench",
+    "commands",
     "launch",
     "constraints",
     "training",
@@ -24,6 +26,7 @@ LAYERS = [
     "figures",
     "analysis",
     "runs",
+    "overrides",
     "config",
     "schedule",
     "tasks",

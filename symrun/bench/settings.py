@@ -1,15 +1,12 @@
 """The settings that a benchmark runs through."""
 
-import itertools
 from collections.abc import Sequence
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from symrun.config import Config
 from symrun.data.registry import SyntheticConfig
 from symrun.errors import UsageError
-from symrun.launch import compose, one_line
+from symrun.launch import compose
+from symrun.overrides import combinations
 from symrun.training.device import select_device
 from symrun.training.plan import Plan
 from symrun.typed import require
@@ -45,22 +42,3 @@ def _configuration(chosen: list[str]) -> Config:
     images, size = config.data.train_images, config.train.batch_size
     require("train.batch_size", size <= images, f"at most data.train_images ({images})", size)
     return config
-
-
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the values in overrides that list several.
-
-    Error: UsageError for what Hydra cannot parse.
-    Example: combinations(["seed=0,1", "device=cpu"])[1] == ["seed=1", "device=cpu"]
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        choices = [
-            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            if override.is_sweep_override()
-            else [override.input_line or ""]
-            for override in parsed
-        ]
-    except HydraException as error:
-        raise UsageError(one_line(error)) from None
-    return [list(combination) for combination in itertools.product(*choices)]

@@ -12,8 +12,9 @@ from symrun.constraints.gradient import gradient_constraints
 from symrun.constraints.hessian import hessian_constraints
 from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
-from symrun.errors import UsageError
+from symrun.errors import UsageError, did_you_mean
 from symrun.models import MODELS
+from symrun.overrides import GROUPS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
@@ -39,18 +40,18 @@ def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[s
     """
     if (Path(target) / "run.json").exists():
         if overrides:
-            remedy = "settings are for a model: leave them out, or name a model instead"
-            raise UsageError(f"{target} is a run, whose settings are recorded; {remedy}")
+            remedy = f"leave {overrides[0]} out, or name a model instead"
+            raise UsageError(f"{target} is a run, whose settings are recorded: {remedy}")
         return RunDirectory.open(target)
     if target not in MODELS and "=" not in target:
-        models = f"a model ({', '.join(MODELS)}) nor a setting"
+        models = f"a model: one of {', '.join(MODELS)}{did_you_mean(target, MODELS)}"
         raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
     settings = [target if "=" in target else f"model={target}", *overrides]
-    for setting in settings:
-        name = setting.lstrip("+~").split("=")[0]
-        if name.split(".")[0] not in _EFFECTIVE:
-            remedy = f"here there are {', '.join(_EFFECTIVE)}"
-            raise UsageError(f"{name or setting} has no effect on a model's constraints: {remedy}")
+    for override in read(settings):
+        name = override.key_or_group
+        if name.split(".")[0] not in _EFFECTIVE and name in (*GROUPS, *names()):
+            remedy = f"only {', '.join(_EFFECTIVE)} have: leave it out"
+            raise UsageError(f"{name} has no effect on a model's constraints; {remedy}")
     other_data = [s for s in settings if s.startswith("data=") and s != "data=synthetic"]
     return [*(() if other_data else _WITHOUT_DOWNLOAD), *settings]
 

@@ -1,0 +1,1 @@
+"""The command line's parser, and the commands that take more than a few lines."""
