@@ -97,7 +97,7 @@ COMMANDS = {  # after `symrun`, in a folder with the runs RUN and outputs/other
     "check nowhere": "there is nothing of that name; the newest runs are outputs/",
     "check RUN --max-residual": "--max-residual needs a value: type --max-residual Y",
     "check RUN --max-residual low": "--max-residual must be a number, got low",
-    "check RUN --m 1": "--m may be --min-explained, --max-residual",
+    "check RUN --m 1": "--m may be --min-explained, --min-moved, --max-residual",
     "check RUN --batch 2.5": "--batch must be a whole number, got 2.5",
     "check RUN --jsn": "symrun check has no option --jsn; did you mean --json?",
     "check --constraints vgg61": "nor a model: one of vgg11,",
