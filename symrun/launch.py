@@ -139,6 +139,8 @@ def _print_run(path: Path) -> None:
 
 
 def _typed(settings: DictConfig) -> Config:
+    for name in sorted(OmegaConf.missing_keys(settings)):
+        raise UsageError(f"{name} must have a value, got ???")
     return Config.from_mapping(OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type]
 
 

@@ -112,7 +112,10 @@ def open_source(root: Path) -> Iterator[Source]:
 
 
 def _open_folder(root: Path) -> Source:
-    base = f"{root}/" + _base(set(_bases_below(str(root), _DEEPEST)), root)
+    prefixes = set(_bases_below(str(root), _DEEPEST))
+    if not prefixes and (root / FOLDER).is_dir():
+        prefixes = {f"{FOLDER}/"}
+    base = f"{root}/" + _base(prefixes, root)
     files = {name: stamp for split in SPLITS for name, stamp in _stamps(base + split, split)}
     return Source(files, base, lambda name: jpeg.read(base + name), base)
 
@@ -129,7 +132,7 @@ def _bases_below(folder: str, deepest: int) -> Iterator[str]:
 
 
 def _base(prefixes: set[str], given: Path) -> str:
-    """The one of `prefixes` that is meant: the highest, or a tiny-imagenet-200 in place of it.
+    """The one of `prefixes` that is meant: the highest, or a tiny-imagenet-200 in it.
 
     Error: UsageError if several might be.
     """
@@ -169,7 +172,10 @@ def _open_zip(path: Path, opened: ExitStack) -> Source:
         if not member.is_dir() and not _HIDDEN.search(name):
             members[name] = member
     bases = (re.match(rf"((?:[^/]+/){{0,{_DEEPEST}}}?)train/.", name) for name in members)
-    prefix = _base({base[1] for base in bases if base}, path)
+    prefixes = {base[1] for base in bases if base}
+    if not prefixes and any(name.startswith(f"{FOLDER}/") for name in members):
+        prefixes = {f"{FOLDER}/"}
+    prefix = _base(prefixes, path)
     splits = tuple(f"{prefix}{split}/" for split in SPLITS)
     files = {
         name.removeprefix(prefix): (member.file_size, member.CRC)

@@ -3,9 +3,10 @@
 Source: Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge (CS231n).
 """
 
+import hashlib
 import math
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
         std=(0.276, 0.269, 0.282),
         crop_padding=4,
         flip=True,
+        digest=_digest(decoded),
     )
 
 
@@ -90,6 +92,26 @@ def _decode(source: Source, folder: Path) -> None:
                     progress.update()
 
 
+def _digest(folder: Path) -> str:
+    """A digest of the decoded images and labels, the same wherever they came from.
+
+    It is kept in the folder, since computing it means reading 1.4 GB. Error: as `_splits`.
+    """
+    kept = folder / "digest"
+    try:
+        if kept.exists():
+            return in_one_line(kept.read_text()[:64])
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.npy")):
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+    with suppress(OSError), complete_or_absent(kept) as draft:  # it may be somebody else's folder
+        draft.write_text(digest.hexdigest()[:16])
+    return digest.hexdigest()[:16]
+
+
 def _splits(folder: Path) -> tuple[Split, Split]:
     """train/ and val/ as `_decode` left them.
 
@@ -112,9 +134,7 @@ def _split(folder: Path, split: str) -> Split:
         images = _array(folder / f"{split}_images.npy", np.uint8, IMAGE_SHAPE)
         labels = _array(folder / f"{split}_labels.npy", np.int64, ())
     except OSError as error:
-        remedy = "remove the folder, and the images are decoded again"
-        where = in_one_line(folder)
-        raise UsageError(f"{where} cannot be read: {in_one_line(error)}: {remedy}") from None
+        raise _unreadable(folder, error) from None
     except MemoryError:
         raise
     except Exception:  # numpy meets damage with errors of some types
@@ -144,6 +164,11 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> torch
         raise ValueError("too short or too long")
     # Copy on write, since torch wants an array that it may write to.
     return torch.from_numpy(np.memmap(path, dtype, "c", offset, claimed))
+
+
+def _unreadable(folder: Path, error: Exception) -> UsageError:
+    remedy = "remove the folder, and the images are decoded again"
+    return UsageError(f"{in_one_line(folder)} cannot be read: {in_one_line(error)}: {remedy}")
 
 
 def _damaged(folder: Path, split: str) -> UsageError:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from symrun.data import DATA_SETS
 from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
 from symrun.models.registry import BN_EPS
@@ -34,17 +35,23 @@ def settings(infos: Iterable[RunInfo]) -> str:
 
 def _setting(info: RunInfo) -> str:
     data, width = info.dataset, info.model.width
-    part = "" if data.synthetic or data.classes == 200 else f"{data.classes} classes of "
+    part = "" if _is_whole(info) else f"{data.classes} classes of "
     at_width = "" if width in (None, 1) else f" at {_width(info)}"
     return f"{part}{data.title}, {info.model.family}{at_width}"
 
 
+def _is_whole(info: RunInfo) -> bool:
+    """Whether a run had all classes of its data set; yes for one that this symrun does not know."""
+    entry = DATA_SETS.get(str(info.config.by_name.get("data.name")))
+    return entry is None or entry.classes in (None, info.dataset.classes)
+
+
 def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
     """Whether a run has the paper's settings; precision and seed may differ."""
-    data, model, config, optim = info.dataset, info.model, info.config, info.config.optim
+    model, config, optim = info.model, info.config, info.config.optim
     return (
-        not data.synthetic
-        and data.classes == 200
+        config.by_name.get("data.name") == "tiny_imagenet"
+        and _is_whole(info)
         and model.family == "VGG16"
         and model.width == 1
         and config.model.eps == BN_EPS

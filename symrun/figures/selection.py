@@ -155,6 +155,8 @@ class Family:
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
                 return name
+        if not one.dataset.has_images_of(other.dataset):
+            return "the images of its data set"
         for part, what in _ALIKE.items():
             if getattr(one, part) != getattr(other, part):
                 return what
@@ -164,8 +166,5 @@ class Family:
 _FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
 """Settings whose names begin so may differ between runs of one family."""
 
-_ALIKE = {
-    "dataset": "the images of its data set",
-    **dict.fromkeys(("model", "layers", "groups"), "its network"),
-}
+_ALIKE = dict.fromkeys(("model", "layers", "groups"), "its network")
 """The parts of run.json that are equal in a family, and how a message calls each."""

@@ -138,11 +138,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     goes_on = config.train.on_divergence is OnDivergence.go_on
     if info.status is Status.diverged and not goes_on:
         reasons.append("it diverged, and the same updates would do so again")
-    if reasons and not anyway:
-        reason = "; ".join(reasons)
-        raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
-    for reason in reasons:
-        _log.warning("goes on all the same: %s", reason)
+    _refuse_or_say(run, reasons, anyway)
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
         run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
@@ -159,6 +155,9 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     for name in ("dataset", "model", "groups"):
         if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
+    if not described.dataset.has_images_of(info.dataset):
+        reasons.append("its data set has other images now")
+        _refuse_or_say(run, reasons[-1:], anyway)
     require_space(run, training)
     event = ResumptionInfo(
         step,
@@ -171,6 +170,8 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     now = dataclasses.replace(
         info,
         status=Status.running,
+        last_step=step,
+        dataset=described.dataset,
         config=described.config,
         precision=described.precision,
         source=described.source,
@@ -178,6 +179,15 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     )
     _log.warning("%s goes on from step %d", run.path, step)
     _Trainer(run, training, stop).train(Resumption(checkpoint, now))
+
+
+def _refuse_or_say(run: RunDirectory, reasons: list[str], anyway: bool) -> None:
+    """Error: UsageError if there are reasons not to go on, unless `anyway`; then warnings."""
+    if reasons and not anyway:
+        reason = "; ".join(reasons)
+        raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
+    for reason in reasons:
+        _log.warning("goes on all the same: %s", reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,6 +132,18 @@ def test_every_layout_gives_the_same(
     assert caplog.messages == []
 
 
+def test_the_digest_is_of_the_images_alone(tree: Path, tmp_path: Path) -> None:
+    """Neither times, names nor the archive count, and a cache from before digests gets one."""
+    first = loaded(tree)
+    assert loaded(zipped(tree), tmp_path / "zip").digest == first.digest
+    (kept,) = (tree.parent / "cache").glob("*/digest")
+    kept.unlink()
+    assert loaded(tree).digest == first.digest == kept.read_text()
+    one, *_, other = sorted(tree.glob("train/*/images/*"))
+    one.write_bytes(other.read_bytes())
+    assert loaded(tree).digest != first.digest
+
+
 def test_png_is_read_whatever_it_is_called(tree: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     first, *_, last = sorted(tree.glob("train/n01/images/*"))
