@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symrun import __version__
-from symrun.errors import Interrupted, SymrunError, UsageError, in_one_line
+from symrun.errors import Interrupted, SymrunError, UsageError, in_one_line, refusal
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
@@ -38,7 +38,9 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
     Example: exit_code("publish", lambda: 0) == 0
     """
     try:
-        return act()
+        code = act()
+        sys.stdout.flush()
+        return code
     except SymrunError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,11 +48,21 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1
-    except (OSError, MemoryError) as error:
+        return _without_output()
+    except OSError as error:
+        printing = error.filename is None  # `symrun check RUN > FILE`
+        where = "standard output" if printing else in_one_line(error.filename)
+        print(f"{program}: {where}: {refusal(error)}", file=sys.stderr)
+        return _without_output() if printing else 1
+    except MemoryError as error:
         print(f"{program}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
+
+
+def _without_output() -> int:
+    """Exit code 1, with a standard output that takes the flush at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _run(arguments: list[str]) -> int:
@@ -256,6 +268,7 @@ def _check(options: argparse.Namespace) -> int:
 
     run = RunDirectory.open(options.target)
     _say_if_thinned(run)
+    run.warn_unless_finished()
     rows = list(agreement(run))
     print(as_json(rows) if options.json else as_table(rows))
     if explained is None and residual is None:

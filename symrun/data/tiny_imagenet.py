@@ -20,7 +20,7 @@ from symrun.data.download import download
 from symrun.data.jpeg import SIDE
 from symrun.data.layout import samples, say_what_is_left_out
 from symrun.data.source import SPLITS, Source, open_source
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
 IMAGE_SHAPE = (3, SIDE, SIDE)
@@ -41,9 +41,9 @@ def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
             if not decoded.exists():
                 _decode_once(source, decoded)
         except OSError as error:
-            failed = f"data.cache={in_one_line(cache)} cannot be written"
-            remedy = "choose a folder to write to with data.cache=DIR (1.4 GB for 200 classes)"
-            raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}") from None
+            failed = f"data.cache={in_one_line(cache)} cannot be written: {refusal(error)}"
+            remedy = "data.cache=DIR names another folder (1.4 GB for 200 classes)"
+            raise UsageError(f"{failed}: {remedy}") from None
     train, val = _splits(decoded)
     return Dataset(
         title="Tiny ImageNet",

@@ -64,13 +64,15 @@ def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
 
 
 def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
-    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
+    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step:
+    the last that is drawn, or the last update of a run that broke off after it.
 
     Runs that differ in nothing but the model's title share one.
     """
     titles: dict[str, list[str]] = {}
     for info, last_step in drawn:
-        parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
+        length = _length(info, max(last_step, info.last_step))
+        parts = [*_network(info), *optimiser(info), *length, *_thinning([info])]
         titles.setdefault(_joined(parts), []).append(info.model.title)
     return [
         text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
@@ -81,7 +83,8 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
     """One caption for runs that differ only in what the phrases `varied` describe."""
     (model,) = {info.model.title for info in infos}
-    parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
+    length = _length(infos[0], max([last_step, *(info.last_step for info in infos)]))
+    parts = [*_network(infos[0]), *varied, *length, *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
 
 

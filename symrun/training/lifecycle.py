@@ -11,7 +11,7 @@ import torch
 
 from symrun.config import Config, OnDivergence
 from symrun.data import Dataset, load
-from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError
+from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
 from symrun.runs.checkpoint import last_whole_checkpoint
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
@@ -54,7 +54,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
         except BaseException as error:
             run.discard()
             if isinstance(error, OSError):
-                raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
+                raise RunError(f"{run.path} cannot be written: {refusal(error)}") from None
             raise
         _Trainer(run, training, stop or StopRequest()).train(None)
     return run.path
@@ -296,7 +296,7 @@ class _Trainer:
         if isinstance(error, torch.OutOfMemoryError):
             raise RunError(f"out of GPU memory: lower train.batch_size; {readable}") from None
         if isinstance(error, OSError):
-            error = RunError(f"{path} cannot be written: {error.strerror}")
+            error = RunError(f"{path} cannot be written: {refusal(error)}")
         if isinstance(error, RunError):
             written = f"what was written before is readable in {path}"
             raise RunError(f"{error}; {written}; once that is mended: {resume}") from None
