@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from symrun import __version__
 from symrun.commands import completion, thin, train
 from symrun.commands.parser import Commands, Parser, add_overrides
-from symrun.errors import Interrupted, SymrunError, UsageError, did_you_mean, in_one_line
+from symrun.errors import Interrupted, SymrunError, UsageError, did_you_mean, in_one_line, refusal
 from symrun.warned import warnings_in_one_line
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
     Example: exit_code("publish", lambda: 0) == 0
     """
     try:
-        return act()
+        code = act()
+        sys.stdout.flush()
+        return code
     except SymrunError as error:
         print(in_one_line(f"{program}: {error}"), file=sys.stderr)
         return error.exit_code
@@ -44,11 +46,21 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1
-    except (OSError, MemoryError) as error:
+        return _without_output()
+    except OSError as error:
+        printing = error.filename is None  # `symrun check RUN > FILE`
+        where = "standard output" if printing else in_one_line(error.filename)
+        print(f"{program}: {where}: {refusal(error)}", file=sys.stderr)
+        return _without_output() if printing else 1
+    except MemoryError as error:
         print(f"{program}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
+
+
+def _without_output() -> int:
+    """Exit code 1, with a standard output that takes the flush at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _run(arguments: list[str]) -> int:
@@ -257,6 +269,7 @@ def _check(options: argparse.Namespace) -> int:
     require_run(options.target)
     run = RunDirectory.open(options.target)
     _say_if_thinned(run)
+    run.warn_unless_finished()
     rows, symmetries = analysis.judge(run)
     print((analysis.as_json if options.json else analysis.as_table)(rows, symmetries))
     if explained is not None and (line := analysis.skipped(symmetries)):

@@ -1,6 +1,8 @@
 """The errors that users see: one line each, never a traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -38,6 +40,35 @@ class Stopped(Interrupted):
     """A signal asked a run to stop, and all of it is saved. Exit code 75, "try again later"."""
 
     exit_code = 75
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another disk"),
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"
+    ),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is in the way: name another folder"),
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "name a folder that exists",
+}
+
+
+def refusal(error: BaseException) -> str:
+    """Why the system refused to write, and what to do: "No space left on device: make room ...".
+
+    `error`: an OSError, or another library's error that an OSError caused.
+    Example: refusal(OSError(errno.EIO, "")) == "Input/output error"
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, OSError) and cause.errno is not None:
+        reason = os.strerror(cause.errno)  # pyarrow puts a page into its own
+        remedy = _REMEDIES.get(cause.errno)
+        return f"{reason}: {remedy}" if remedy else reason
+    return in_one_line((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def in_one_line(text: object) -> str:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from symrun.errors import UsageError, in_one_line
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +37,18 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
             if not (draft.is_dir() and target.is_dir()):
                 raise
     _flush(target.parent)
+
+
+def require_place(option: str, file: Path) -> None:
+    """Refuse a `file`, given by `option`, that is a folder or lies in none that exists.
+
+    Error: UsageError; OSError if it cannot be looked up.
+    """
+    if file.is_dir():
+        raise UsageError(f"{option}={in_one_line(file)} is a folder: name a file in it")
+    if not file.parent.is_dir():
+        missing = f"the folder {in_one_line(file.parent)} does not exist"
+        raise UsageError(f"{option}={in_one_line(file)}: {missing}: make it, or name another")
 
 
 def sweep_drafts(folder: Path, name: str = "*") -> None:

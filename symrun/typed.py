@@ -132,6 +132,8 @@ def _single(value: Any, hint: Any, setting: str) -> Any:
         require(setting, not isinstance(value, int) or abs(value) < 2**63, "< 2^63", repr(value))
     if hint is not Path:
         return hint(value)
+    possible = "\0" not in str(value) and str(value) != "???"  # OmegaConf's word for none
+    require(setting, possible, _KINDS[hint], repr(value))
     try:
         return Path(value).expanduser()
     except RuntimeError:

@@ -1,8 +1,13 @@
 """What `complete_or_absent` makes is whole, or is not there."""
 
+import errno
+import subprocess
+import sys
+
 import pytest
 
-from symrun.files import complete_or_absent
+from symrun.errors import UsageError, refusal
+from symrun.files import complete_or_absent, require_place
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -31,3 +36,41 @@ def test_of_two_folders_the_earlier_stays_but_a_file_never_passes_for_a_folder(t
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["mine"]
     with pytest.raises(OSError), complete_or_absent(tmp_path / "target") as draft:
         draft.write_text("a file")
+
+
+def test_a_file_needs_a_folder_that_exists(tmp_path):
+    require_place("--out", tmp_path / "page.html")
+    with pytest.raises(UsageError, match=r"^--out=.*x\.html: the folder .*nowhere does not exist"):
+        require_place("--out", tmp_path / "nowhere" / "x.html")
+    with pytest.raises(UsageError, match="is a folder: name a file in it"):
+        require_place("--out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (errno.ENOSPC, "No space left on device: make room"),
+        (errno.EFBIG, "File too large: raise the limit on the size of files (ulimit -f)"),
+        (errno.EROFS, "Read-only file system: choose a folder that you may write to"),
+        (errno.ENOTDIR, "Not a directory: a file is in the way"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_a_refusal_says_why_and_what_to_do(code, line):
+    assert refusal(OSError(code, "a page of another library's words\n" * 9)).startswith(line)
+    try:
+        try:
+            raise OSError(code, "")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+    except RuntimeError as error:
+        assert refusal(error).startswith(line)
+
+
+def test_an_output_that_is_full_is_one_line():
+    code = "from symrun.cli import exit_code; exit(exit_code('me', lambda: print('x') or 0))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"me: standard output: No space left on device: make room")
+    assert done.stderr.count(b"\n") == 1

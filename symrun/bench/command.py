@@ -7,8 +7,8 @@ from pathlib import Path
 
 from symrun.bench import parts_report, report
 from symrun.bench.parts import measure_parts
-from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.errors import UsageError, refusal
+from symrun.files import complete_or_absent, require_place
 from symrun.typed import require
 
 _PAIRS, _REPEATS = 40, 9
@@ -54,8 +54,10 @@ def _progressive_output(json: bool, out: Path | None) -> Iterator[Callable[[str,
     It rewrites `out` at every call. The last figures are printed at the end, also after an error or
     Ctrl-C.
 
-    Error: UsageError if `out` cannot be written.
+    Error: UsageError if `out` cannot be written; before anything is measured if it has no folder.
     """
+    if out is not None:
+        require_place("--out", out)
     shown = ""
 
     def save(text: str, as_json: str) -> None:
@@ -66,7 +68,7 @@ def _progressive_output(json: bool, out: Path | None) -> Iterator[Callable[[str,
                 with complete_or_absent(out) as draft:
                     draft.write_text(f"{as_json}\n")
             except OSError as error:
-                raise UsageError(f"--out={out} cannot be written: {error.strerror}") from None
+                raise UsageError(f"--out={out} cannot be written: {refusal(error)}") from None
 
     try:
         yield save

@@ -19,6 +19,7 @@ class Dataset:
 
     mean, std: of the channels of an image in [0, 1]. crop_padding: pixels of black border around
     an image before a random crop to its own size. flip: whether a mirrored image keeps its class.
+    digest: of all images and labels; None if the settings alone decide them.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Dataset:
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    digest: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ def pixels(source: Source, name: str) -> bytes:
     except MemoryError:
         raise
     except Exception:  # Pillow meets damage with errors of a dozen types
-        what = "is not a JPEG of 64x64 pixels, or is damaged or cut short"
+        what = "is not a JPEG or PNG of 64x64 pixels, or is damaged or cut short"
         raise UsageError(f"{source.display_name(name)} {what}: replace it") from None
 
 

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from symrun.data.source import FOLDER
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import locked
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -50,8 +50,8 @@ def download(cache: Path) -> Path:
                     part.rename(archive)
     except OSError as error:
         failed = f"{ARCHIVE} cannot be stored in data.cache={in_one_line(cache)}"
-        remedy = "make room (what has come is kept) or set data.cache=DIR"
-        raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}, or {_alternative()}") from None
+        remedy = "what has come is kept, or data.cache=DIR names another folder"
+        raise UsageError(f"{failed}: {refusal(error)}: {remedy}, or {_alternative()}") from None
     return archive
 
 

@@ -1,4 +1,4 @@
-"""Decodes JPEGs of 64x64 pixels, as functions and as a program for another process.
+"""Decodes JPEGs and PNGs of 64x64 pixels, as functions and as a program for another process.
 
     python jpeg.py contents     decodes the images that come on standard input
     python jpeg.py paths        decodes the files whose names come on standard input
@@ -33,12 +33,14 @@ def read(path: str | bytes) -> bytes:
 def decoded(content: bytes) -> bytes:
     """The pixels, uint8 [3, SIDE, SIDE] as bytes; a grey image gets three equal channels.
 
-    Error: ValueError for another size, and whatever Pillow meets damage with.
+    Error: ValueError for another size or 16 bits, and whatever Pillow meets damage with.
     """
-    with Image.open(BytesIO(content), formats=["JPEG"]) as image:
+    with Image.open(BytesIO(content), formats=["JPEG", "PNG"]) as image:
         # Checked before decoding: a few bytes can claim an image that fills the memory.
         if image.size != (SIDE, SIDE):
             raise ValueError(f"{image.size} pixels")
+        if image.mode.startswith("I"):  # which `convert` would cut to 255
+            raise ValueError("16 bits")
         pixels = image.convert("RGB").tobytes()
     return pixels[0::3] + pixels[1::3] + pixels[2::3]
 

@@ -22,12 +22,14 @@ class DataConfig:
 class DataSource:
     """settings: the class of a data set's settings. load: makes, reads or downloads it.
 
-    image_size: pixels along a side of its images, by its settings.
+    image_size: pixels along a side of its images, by its settings. classes: how many the whole data
+    set has; None if its settings say so.
     """
 
     settings: type[DataConfig]
     load: Callable[[Any], "Dataset"]
     image_size: Callable[[Any], int]
+    classes: int | None
 
 
 def load(config: DataConfig) -> "Dataset":
@@ -82,6 +84,6 @@ def _synthetic(config: SyntheticConfig) -> "Dataset":
 
 
 DATA_SETS: dict[str, DataSource] = {
-    "tiny_imagenet": DataSource(TinyImageNetConfig, _tiny_imagenet, lambda config: 64),
-    "synthetic": DataSource(SyntheticConfig, _synthetic, lambda config: config.image_size),
+    "tiny_imagenet": DataSource(TinyImageNetConfig, _tiny_imagenet, lambda config: 64, 200),
+    "synthetic": DataSource(SyntheticConfig, _synthetic, lambda config: config.image_size, None),
 }

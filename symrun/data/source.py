@@ -16,6 +16,17 @@ from symrun.errors import UsageError, in_one_line
 
 FOLDER = "tiny-imagenet-200"
 SPLITS = ("train", "val")
+ANNOTATIONS = "val/val_annotations.txt"
+
+_IMAGES = (".jpeg", ".jpg", ".png")
+_DEEPEST = 2
+"""How many folders deep the data set may lie in what is given."""
+# What systems and programs put beside a user's files.
+_HIDDEN = re.compile(
+    r"(^|/)(\.|(__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|thumbs\.db|desktop\.ini)(/|$))", re.I
+)
+# The only images that symrun once read: a cache from then holds no others.
+_FIRST_READ = re.compile(r"(train|val/images)/.*\.JPEG", re.S)
 
 # The genuine archive has 110,201 files in train/ and val/, and a list of members of 15 MB. Far more
 # is a mistake, or an attack on the memory or the disk.
@@ -25,9 +36,19 @@ _LEAVES_THE_ARCHIVE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
 _OFFICIAL = "use the official archive: leave data.root out to download it"
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is called an image; its content tells which of the formats it has."""
+    return name.lower().endswith(_IMAGES)
+
+
+def is_listing(name: str) -> bool:
+    """Whether it is a list of images that comes with Tiny ImageNet."""
+    return name == ANNOTATIONS or name.endswith("_boxes.txt")
+
+
 @dataclass(frozen=True)
 class Source:
-    """The files of train/ and val/, by their names below tiny-imagenet-200/.
+    """The files of train/ and val/ that are not hidden, by their names below tiny-imagenet-200/.
 
     files: name -> (bytes, CRC in a zip or modification time in a folder). where: the prefix of a
     name in messages. folder: the prefix that makes a name a path; None for a zip.
@@ -43,14 +64,17 @@ class Source:
             many = f"{self.display_name('')} holds {len(self.files)} files in train/ and val/"
             raise UsageError(f"{many}, more than the {_MAX_FILES} that are allowed: {_OFFICIAL}")
         for name, (size, _) in self.files.items():
-            if size > MAX_FILE_BYTES:
+            if size > MAX_FILE_BYTES and (is_image(name) or is_listing(name)):
                 limit = f"more than the {MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
                 raise UsageError(f"{self.display_name(name)} has {size} bytes, {limit}: replace it")
 
     @property
     def key(self) -> str:
         """A digest of the content: sources with the same key decode to the same images."""
-        return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
+        listed = repr(sorted(self.files.items()))
+        if any(is_image(name) and not _FIRST_READ.fullmatch(name) for name in self.files):
+            listed += ", all formats and layouts"
+        return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     def display_name(self, name: str) -> str:
         """The name of a file in a message."""
@@ -71,7 +95,7 @@ class Source:
 
 @contextmanager
 def open_source(root: Path) -> Iterator[Source]:
-    """The zip or the folder at `root`: tiny-imagenet-200 itself, or the folder it lies in.
+    """The zip or the folder at `root`: tiny-imagenet-200 itself, or one that it lies in.
 
     Error: UsageError if there is neither, or the zip is damaged or unsafe.
     """
@@ -88,15 +112,48 @@ def open_source(root: Path) -> Iterator[Source]:
 
 
 def _open_folder(root: Path) -> Source:
-    base = root / FOLDER if (root / FOLDER).is_dir() else root
-    files = {name: stamp for split in SPLITS for name, stamp in _stamps(base / split, split)}
-    return Source(files, f"{base}/", lambda name: jpeg.read(f"{base}/{name}"), f"{base}/")
+    prefixes = set(_bases_below(str(root), _DEEPEST))
+    if not prefixes and (root / FOLDER).is_dir():
+        prefixes = {f"{FOLDER}/"}
+    base = f"{root}/" + _base(prefixes, root)
+    files = {name: stamp for split in SPLITS for name, stamp in _stamps(base + split, split)}
+    return Source(files, base, lambda name: jpeg.read(base + name), base)
+
+
+def _bases_below(folder: str, deepest: int) -> Iterator[str]:
+    """The folders that hold train/, from `folder` itself on, as prefixes of what lies in them."""
+    folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    if "train" in folders:
+        yield ""
+    for name in folders if deepest else []:
+        if not _HIDDEN.search(name) and os.access(f"{folder}/{name}", os.R_OK | os.X_OK):
+            below = _bases_below(f"{folder}/{name}", deepest - 1)
+            yield from (f"{name}/{prefix}" for prefix in below)
+
+
+def _base(prefixes: set[str], given: Path) -> str:
+    """The one of `prefixes` that is meant: the highest, or a tiny-imagenet-200 in it.
+
+    Error: UsageError if several might be.
+    """
+
+    def rank(prefix: str) -> tuple[int, bool]:
+        official = f"/{prefix}".endswith(f"/{FOLDER}/")
+        return prefix.count("/") - official, not official
+
+    best = sorted(prefixes, key=lambda prefix: (rank(prefix), prefix))[:2]
+    if len(best) > 1 and rank(best[0]) == rank(best[1]):
+        several = f"data.root={in_one_line(given)} holds several folders with a train/"
+        raise UsageError(f"{several}: name one of them, {in_one_line(' or '.join(best))}")
+    return best[0] if best else ""
 
 
 def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int]]]:
     if not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):
+        if _HIDDEN.search(entry.name):
+            continue
         if entry.is_dir():
             yield from _stamps(entry.path, f"{name}/{entry.name}")
         elif entry.is_file():  # a pipe or a device might never end
@@ -106,20 +163,26 @@ def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int
 
 def _open_zip(path: Path, opened: ExitStack) -> Source:
     archive = opened.enter_context(_archive(path, opened))
-    members = archive.infolist()
-    for member in members:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
         if _LEAVES_THE_ARCHIVE.search(member.filename):
             culprit = in_one_line(f"{path}!{member.filename}")
             raise UsageError(f"{culprit} points outside of the archive: {_OFFICIAL}")
-    within = f"{FOLDER}/"
-    prefix = within if any(member.filename.startswith(within) for member in members) else ""
+        name = re.sub(r"(^|/)(\.?/)+", r"\1", member.filename)
+        if not member.is_dir() and not _HIDDEN.search(name):
+            members[name] = member
+    bases = (re.match(rf"((?:[^/]+/){{0,{_DEEPEST}}}?)train/.", name) for name in members)
+    prefixes = {base[1] for base in bases if base}
+    if not prefixes and any(name.startswith(f"{FOLDER}/") for name in members):
+        prefixes = {f"{FOLDER}/"}
+    prefix = _base(prefixes, path)
+    splits = tuple(f"{prefix}{split}/" for split in SPLITS)
     files = {
-        member.filename.removeprefix(prefix): (member.file_size, member.CRC)
-        for member in members
-        if member.filename.startswith(tuple(f"{prefix}{split}/" for split in SPLITS))
-        and not member.is_dir()
+        name.removeprefix(prefix): (member.file_size, member.CRC)
+        for name, member in members.items()
+        if name.startswith(splits)
     }
-    return Source(files, f"{path}!{prefix}", lambda name: _member(archive, prefix + name))
+    return Source(files, f"{path}!{prefix}", lambda name: _member(archive, members[prefix + name]))
 
 
 def _archive(path: Path, opened: ExitStack) -> zipfile.ZipFile:
@@ -144,12 +207,11 @@ class _ZipReader(BufferedReader):
         return super().read(size)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """A member, cut to the size that the archive claims, which `Source` limits.
 
     archive.read and other compression methods would unpack all of it before they cut.
     """
-    member = archive.getinfo(name)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"it is compressed by method {member.compress_type}, not by deflate")
     with archive.open(member) as file:

@@ -1,14 +1,12 @@
 """Tiny ImageNet: 64x64 photographs of 200 classes, or of some of them, decoded once.
 
-    train/<class>/images/*.JPEG     and train/<class>/<class>_boxes.txt, which lists them
-    val/images/*.JPEG               and val/val_annotations.txt: file, class, ...
-
 Source: Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge (CS231n).
 """
 
+import hashlib
 import math
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,14 +18,12 @@ from symrun.data.dataset import Dataset, Split
 from symrun.data.decoding import all_pixels
 from symrun.data.download import download
 from symrun.data.jpeg import SIDE
+from symrun.data.layout import samples, say_what_is_left_out
 from symrun.data.source import SPLITS, Source, open_source
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
 IMAGE_SHAPE = (3, SIDE, SIDE)
-
-# The name of an image file, and its label.
-Sample = tuple[str, int]
 
 
 def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
@@ -39,14 +35,15 @@ def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
     Error: UsageError naming the file that is missing or damaged, or the setting to change.
     """
     with open_source(root or download(cache)) as source:
+        say_what_is_left_out(source)
         decoded = cache / f"tiny_imagenet-{source.key}"
         try:
             if not decoded.exists():
                 _decode_once(source, decoded)
         except OSError as error:
-            failed = f"data.cache={in_one_line(cache)} cannot be written"
-            remedy = "choose a folder to write to with data.cache=DIR (1.4 GB for 200 classes)"
-            raise UsageError(f"{failed}: {in_one_line(error)}: {remedy}") from None
+            failed = f"data.cache={in_one_line(cache)} cannot be written: {refusal(error)}"
+            remedy = "data.cache=DIR names another folder (1.4 GB for 200 classes)"
+            raise UsageError(f"{failed}: {remedy}") from None
     train, val = _splits(decoded)
     return Dataset(
         title="Tiny ImageNet",
@@ -58,69 +55,8 @@ def tiny_imagenet(root: Path | None, cache: Path) -> Dataset:
         std=(0.276, 0.269, 0.282),
         crop_padding=4,
         flip=True,
+        digest=_digest(decoded),
     )
-
-
-def _samples(source: Source) -> dict[str, list[Sample]]:
-    """Every image of each split."""
-    images_of: dict[str, list[str]] = {}
-    for name in sorted(source.files):
-        split, folder, *rest = name.split("/")
-        if split == "train" and rest:
-            images = images_of.setdefault(folder, [])
-            if name.endswith(".JPEG"):
-                images.append(name)
-    if len(images_of) < 2:
-        found = f"{source.display_name('train')} holds {len(images_of)} classes, but 2 are needed"
-        raise UsageError(f"{found}: give the zip or the folder of Tiny ImageNet as data.root")
-
-    labels = {wnid: label for label, wnid in enumerate(sorted(images_of))}
-    for wnid in labels:
-        boxes = f"train/{wnid}/{wnid}_boxes.txt"
-        if boxes in source.files:
-            for file, *_ in _rows(source, boxes):
-                _require(source, f"train/{wnid}/images/{file}", boxes)
-        if not images_of[wnid]:
-            empty = source.display_name(f"train/{wnid}")
-            raise UsageError(f"{empty} holds no images: fetch them, or remove it")
-    train = [(name, label) for wnid, label in labels.items() for name in images_of[wnid]]
-    return {"train": train, "val": _val_samples(source, labels)}
-
-
-def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
-    """The validation images of the classes in `labels`.
-
-    All must exist, unless train/ holds only some of the classes.
-    """
-    annotations = "val/val_annotations.txt"
-    rows = _rows(source, annotations)
-    if any(len(row) < 2 for row in rows):
-        raise UsageError(
-            f"{source.display_name(annotations)} has a line without a class: replace it"
-        )
-    annotated = [(f"val/images/{file}", wnid) for file, wnid, *_ in rows]
-    if all(wnid in labels for _, wnid in annotated):
-        for name, _ in annotated:
-            _require(source, name, annotations)
-    samples = [
-        (name, labels[wnid]) for name, wnid in annotated if wnid in labels and name in source.files
-    ]
-    if not samples:
-        empty = source.display_name("val/images")
-        raise UsageError(f"{empty} holds no image of a class in train/: fetch some")
-    return samples
-
-
-def _require(source: Source, name: str, listing: str) -> None:
-    if name not in source.files:
-        problem = f"is missing, but {in_one_line(listing)} lists it: fetch the data set again"
-        raise UsageError(f"{source.display_name(name)} {problem}")
-
-
-def _rows(source: Source, name: str) -> list[list[str]]:
-    """The columns of each line of a text file."""
-    text = source.read(name).decode(errors="replace")
-    return [line.split("\t") for line in text.splitlines()]
 
 
 def _decode_once(source: Source, folder: Path) -> None:
@@ -135,8 +71,8 @@ def _decode_once(source: Source, folder: Path) -> None:
 
 def _decode(source: Source, folder: Path) -> None:
     """Write <split>_images.npy, uint8 [images, 3, 64, 64], and <split>_labels.npy, int64."""
-    samples = _samples(source)
-    names = [name for split in SPLITS for name, _ in samples[split]]
+    found = samples(source)
+    names = [name for split in SPLITS for name, _ in found[split]]
     with (
         complete_or_absent(folder) as draft,
         closing(all_pixels(source, names)) as images,
@@ -144,7 +80,7 @@ def _decode(source: Source, folder: Path) -> None:
     ):
         draft.mkdir()
         for split in SPLITS:
-            labels = np.array([label for _, label in samples[split]], dtype=np.int64)
+            labels = np.array([label for _, label in found[split]], dtype=np.int64)
             np.save(draft / f"{split}_labels.npy", labels)
             shape = (len(labels), *IMAGE_SHAPE)
             # Not through a memory map: a full disk fails a write, but kills a process with a map.
@@ -154,6 +90,26 @@ def _decode(source: Source, folder: Path) -> None:
                 for image in islice(images, len(labels)):
                     file.write(image)
                     progress.update()
+
+
+def _digest(folder: Path) -> str:
+    """A digest of the decoded images and labels, the same wherever they came from.
+
+    It is kept in the folder, since computing it means reading 1.4 GB. Error: as `_splits`.
+    """
+    kept = folder / "digest"
+    try:
+        if kept.exists():
+            return in_one_line(kept.read_text()[:64])
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.npy")):
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+    with suppress(OSError), complete_or_absent(kept) as draft:  # it may be somebody else's folder
+        draft.write_text(digest.hexdigest()[:16])
+    return digest.hexdigest()[:16]
 
 
 def _splits(folder: Path) -> tuple[Split, Split]:
@@ -178,9 +134,7 @@ def _split(folder: Path, split: str) -> Split:
         images = _array(folder / f"{split}_images.npy", np.uint8, IMAGE_SHAPE)
         labels = _array(folder / f"{split}_labels.npy", np.int64, ())
     except OSError as error:
-        remedy = "remove the folder, and the images are decoded again"
-        where = in_one_line(folder)
-        raise UsageError(f"{where} cannot be read: {in_one_line(error)}: {remedy}") from None
+        raise _unreadable(folder, error) from None
     except MemoryError:
         raise
     except Exception:  # numpy meets damage with errors of some types
@@ -210,6 +164,11 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> torch
         raise ValueError("too short or too long")
     # Copy on write, since torch wants an array that it may write to.
     return torch.from_numpy(np.memmap(path, dtype, "c", offset, claimed))
+
+
+def _unreadable(folder: Path, error: Exception) -> UsageError:
+    remedy = "remove the folder, and the images are decoded again"
+    return UsageError(f"{in_one_line(folder)} cannot be read: {in_one_line(error)}: {remedy}")
 
 
 def _damaged(folder: Path, split: str) -> UsageError:

@@ -84,6 +84,8 @@ def plot(
             raise UsageError(f"--format must be some of {', '.join(FORMATS)}, got {name!r}")
     given = [RunDirectory.open(path) for path in paths]
     runs = select_runs(figure, given)
+    for run in runs:
+        run.warn_unless_finished()
     if out is None:
         out = (given or runs)[0].figures if runs else OUTPUTS / "figures"
     return save(module.draw(runs), out, figure, formats)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from symrun.data import DATA_SETS
 from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
 from symrun.models.registry import BN_EPS
@@ -34,17 +35,23 @@ def settings(infos: Iterable[RunInfo]) -> str:
 
 def _setting(info: RunInfo) -> str:
     data, width = info.dataset, info.model.width
-    part = "" if data.synthetic or data.classes == 200 else f"{data.classes} classes of "
+    part = "" if _is_whole(info) else f"{data.classes} classes of "
     at_width = "" if width in (None, 1) else f" at {_width(info)}"
     return f"{part}{data.title}, {info.model.family}{at_width}"
 
 
+def _is_whole(info: RunInfo) -> bool:
+    """Whether a run had all classes of its data set; yes for one that this symrun does not know."""
+    entry = DATA_SETS.get(str(info.config.by_name.get("data.name")))
+    return entry is None or entry.classes in (None, info.dataset.classes)
+
+
 def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
     """Whether a run has the paper's settings; precision and seed may differ."""
-    data, model, config, optim = info.dataset, info.model, info.config, info.config.optim
+    model, config, optim = info.model, info.config, info.config.optim
     return (
-        not data.synthetic
-        and data.classes == 200
+        config.by_name.get("data.name") == "tiny_imagenet"
+        and _is_whole(info)
         and model.family == "VGG16"
         and model.width == 1
         and config.model.eps == BN_EPS
@@ -57,13 +64,15 @@ def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
 
 
 def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
-    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step.
+    """Data, model, optimiser, batch size, length and precision of runs, each up to its last step:
+    the last that is drawn, or the last update of a run that broke off after it.
 
     Runs that differ in nothing but the model's title share one.
     """
     titles: dict[str, list[str]] = {}
     for info, last_step in drawn:
-        parts = [*_network(info), *optimiser(info), *_length(info, last_step), *_thinning([info])]
+        length = _length(info, max(last_step, info.last_step))
+        parts = [*_network(info), *optimiser(info), *length, *_thinning([info])]
         titles.setdefault(_joined(parts), []).append(info.model.title)
     return [
         text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
@@ -74,7 +83,8 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
     """One caption for runs that differ only in what the phrases `varied` describe."""
     (model,) = {info.model.title for info in infos}
-    parts = [*_network(infos[0]), *varied, *_length(infos[0], last_step), *_thinning(infos)]
+    length = _length(infos[0], max([last_step, *(info.last_step for info in infos)]))
+    parts = [*_network(infos[0]), *varied, *length, *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
 
 

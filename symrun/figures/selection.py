@@ -1,4 +1,5 @@
-"""Which runs a figure draws: those that were given, else the newest in outputs/ that fit."""
+"""Which runs a figure draws: those that were given, else the newest in outputs/ that fit, where a
+finished run comes before any other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,12 @@ from typing import Protocol
 from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError
 from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
-from symrun.runs.info import RunInfo
+from symrun.runs.info import RunInfo, Status
+
+
+def _by_default() -> list[RunDirectory]:
+    """The runs in outputs/, the finished ones first, each newest first."""
+    return sorted(newest_first(), key=lambda run: run.info().status is not Status.finished)
 
 
 class Selection(Protocol):
@@ -33,7 +39,7 @@ class NoRuns:
 
 @dataclass(frozen=True)
 class AnyRuns:
-    """Whatever runs are given, in their order; without any the newest.
+    """Whatever runs are given, in their order; without any the newest that is finished.
 
     preset: what makes a run.
     """
@@ -47,7 +53,7 @@ class AnyRuns:
             if folder in seen:
                 raise UsageError(f"{figure} takes each run once; {run.path} is given twice")
             seen.add(folder)
-        runs = list(given) or newest_first()[:1]
+        runs = list(given) or _by_default()[:1]
         if not runs:
             remedy = f"`symrun train experiment={self.preset}` makes one"
             raise UsageError(f"{figure} needs a run; there is none in {OUTPUTS}: {remedy}")
@@ -68,7 +74,7 @@ class Roles:
     def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
         wanted = " and ".join(f"a run {need}" for need in self.presets)
         chosen: dict[str, RunDirectory] = {}
-        for run in given or newest_first():
+        for run in given or _by_default():
             info = run.info()
             role = next((role for role in self.presets if self.fits(info, role)), None)
             if given and role is None:
@@ -102,7 +108,7 @@ class Family:
     preset: str
 
     def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
-        families = self._families(given or newest_first(), share_name=not given)
+        families = self._families(given or _by_default(), share_name=not given)
         if given:
             self._refuse_unlike(figure, given, families)
         for family in families:
@@ -155,6 +161,8 @@ class Family:
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
                 return name
+        if not one.dataset.has_images_of(other.dataset):
+            return "the images of its data set"
         for part, what in _ALIKE.items():
             if getattr(one, part) != getattr(other, part):
                 return what
@@ -164,8 +172,5 @@ class Family:
 _FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
 """Settings whose names begin so may differ between runs of one family."""
 
-_ALIKE = {
-    "dataset": "the images of its data set",
-    **dict.fromkeys(("model", "layers", "groups"), "its network"),
-}
+_ALIKE = dict.fromkeys(("model", "layers", "groups"), "its network")
 """The parts of run.json that are equal in a family, and how a message calls each."""

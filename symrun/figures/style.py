@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox, TransformedBbox
 from numpy.typing import NDArray
 from PIL import Image
 
-from symrun.errors import UsageError
+from symrun.errors import UsageError, refusal
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves
@@ -176,7 +176,7 @@ def save(figure: Figure, out: Path, name: str, formats: Sequence[str]) -> list[P
                 else:
                     figure.savefig(draft, dpi=_DPI, metadata=_UNDATED.get(kind))
         except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+            raise UsageError(f"{path} cannot be written: {refusal(error)}") from None
     return paths
 
 

@@ -25,7 +25,8 @@ class ModelConfig:
     width: float
 
     def __post_init__(self) -> None:
-        require("model.width", 0 < self.width <= 8, "in (0, 8]", self.width)
+        # Below, the narrowest layers have a single unit and the width is no longer what scales
+        require("model.width", 1 / 64 <= self.width <= 8, "in [1/64, 8]", self.width)
 
 
 @dataclass(frozen=True)

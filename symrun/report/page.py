@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from symrun.analysis import Agreement, is_identity
-from symrun.errors import UsageError
+from symrun.errors import UsageError, refusal
 from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
+from symrun.files import complete_or_absent, require_place
 from symrun.laws import kinds_of_sgd
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_html
 from symrun.report.evidence import Evidence, evidence
@@ -49,21 +50,25 @@ constant weight decay translation moves by rounding alone.
 def report(runs: Sequence[RunDirectory], out: Path) -> Path:
     """One self-contained HTML page about `runs`, written to `out`.
 
-    Error: UsageError if a run has fewer than two records, or `out` cannot be written.
+    Error: UsageError if a run has fewer than two records, or `out` cannot be written or has no
+    folder to lie in.
     Example: report([RunDirectory.open("outputs/mine")], Path("report.html"))
     """
+    require_place("--out", out)
     named = dict(zip(_names(runs), runs, strict=True))
+    for run in runs:
+        run.warn_unless_finished()
     evidences = [evidence(name, run) for name, run in named.items()]
     with tempfile.TemporaryDirectory() as folder:
         drawn = list(draw(named, Path(folder), ["png"]))
         pictures = [Picture(title, png=path.read_bytes()) for title, path in drawn]
     title = f"symrun: {settings(one.setup for one in evidences)}"
+    page = as_html(title, [Heading(title, 1), *section(evidences, pictures)])
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        page = as_html(title, [Heading(title, 1), *section(evidences, pictures)])
-        out.write_text(page, encoding="utf-8")
+        with complete_or_absent(out) as draft:
+            draft.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{out} cannot be written: {refusal(error)}") from None
     return out
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from symrun.errors import RunError, UsageError
+from symrun.errors import RunError, UsageError, refusal
 from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import SCHEMA
@@ -39,8 +39,7 @@ def save_checkpoint(run: RunDirectory, step: int, content: Mapping[str, Any], ke
         for older in run.checkpointed()[keep:]:
             run.checkpoint(older).unlink()
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunError(f"{path} cannot be written: {reason}") from None
+        raise RunError(f"{path} cannot be written: {refusal(error)}") from None
 
 
 def checkpoints(run: RunDirectory) -> Iterator[tuple[int, Content | UsageError]]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 from symrun.config import Config
-from symrun.errors import Busy, UsageError
+from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
-from symrun.runs.info import MOST_BYTES, RunInfo, read_info
+from symrun.runs.info import MOST_BYTES, RunInfo, Status, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
+_log = logging.getLogger(__name__)
+
 _PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 _CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
 
@@ -66,8 +69,8 @@ class RunDirectory:
                     return run
             except OSError as error:
                 run.discard()
-                reason = error.strerror
-                raise UsageError(f"run.dir={run.path} cannot be made: {reason}") from None
+                made = f"run.dir={run.path} cannot be made"
+                raise UsageError(f"{made}: {refusal(error)}") from None
             if path is not None:
                 remedy = "a run is never overwritten: choose another run.dir"
                 if run.run_json.exists():
@@ -95,7 +98,7 @@ class RunDirectory:
             except BlockingIOError:
                 raise Busy(f"{self.path} is being written by another process") from None
             except OSError as error:
-                raise UsageError(f"{self.path} cannot be written: {error.strerror}") from None
+                raise UsageError(f"{self.path} cannot be written: {refusal(error)}") from None
             yield
 
     def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
@@ -156,6 +159,15 @@ class RunDirectory:
             raise UsageError(f"{self.run_json} cannot be read: {error.strerror}") from None
         except UsageError as error:
             raise UsageError(f"{self.run_json} {error}") from None
+
+    def warn_unless_finished(self) -> None:
+        """Say in one line, to whoever reads its results, that a run did not come to its end."""
+        info = self.info()
+        if info.status is Status.running:
+            _log.warning("%s is running, or was killed: this is what it has so far", self.path)
+        elif info.status is not Status.finished:
+            steps = f"at step {info.last_step:,} of {info.planned_steps:,}"
+            _log.warning("%s is %s %s", self.path, info.status.value, steps)
 
     def config(self) -> Config:
         """The recorded settings, as `symrun train` takes them.

@@ -67,7 +67,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The data set; 0 images where a run does not say how many."""
+    """The data set; 0 images where a run does not say how many.
+
+    digest: of all images and labels. It is None if the settings alone decide them, and in runs from
+    before it was recorded; no images count as other images then.
+    """
 
     title: str
     synthetic: bool
@@ -75,11 +79,18 @@ class DatasetInfo:
     image_size: int
     train_images: int = 0
     val_images: int = 0
+    digest: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        _require_lines(self, "title")
+        _require_lines(self, "title", "digest")
         _require_within(self, 1, 10**9, "classes", "image_size")
         _require_within(self, 0, 10**12, "train_images", "val_images")
+
+    def has_images_of(self, other: "DatasetInfo") -> bool:
+        """Whether both have the same images, as far as they were recorded."""
+        return self == other and (
+            None in (self.digest, other.digest) or self.digest == other.digest
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from symrun.errors import RunError, UsageError
+from symrun.errors import RunError, UsageError, refusal
 from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status, ThinningInfo
@@ -256,4 +256,4 @@ def _draft_of(target: Path) -> Iterator[Path]:
         with complete_or_absent(target) as draft:
             yield draft
     except OSError as error:
-        raise RunError(f"{target} cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{target} cannot be written: {refusal(error)}") from None

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from symrun.errors import RunError
+from symrun.errors import RunError, refusal
 from symrun.files import complete_or_absent
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.reading import seal
@@ -105,8 +105,8 @@ class TableWriter:
         if isinstance(self._failure, RunError):
             raise RunError(str(self._failure))
         if self._failure is not None:
-            reason = getattr(self._failure, "strerror", None) or self._failure
-            raise RunError(f"{self._run.path}/tables cannot be written: {reason}")
+            tables = f"{self._run.path}/tables"
+            raise RunError(f"{tables} cannot be written: {refusal(self._failure)}")
 
     def _work(self) -> None:
         while True:

@@ -11,7 +11,7 @@ import torch
 
 from symrun.config import Config, OnDivergence
 from symrun.data import Dataset, load
-from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError
+from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
 from symrun.runs.checkpoint import last_whole_checkpoint
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
@@ -54,7 +54,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
         except BaseException as error:
             run.discard()
             if isinstance(error, OSError):
-                raise RunError(f"{run.path} cannot be written: {error.strerror}") from None
+                raise RunError(f"{run.path} cannot be written: {refusal(error)}") from None
             raise
         _Trainer(run, training, stop or StopRequest()).train(None)
     return run.path
@@ -138,11 +138,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     goes_on = config.train.on_divergence is OnDivergence.go_on
     if info.status is Status.diverged and not goes_on:
         reasons.append("it diverged, and the same updates would do so again")
-    if reasons and not anyway:
-        reason = "; ".join(reasons)
-        raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
-    for reason in reasons:
-        _log.warning("goes on all the same: %s", reason)
+    _refuse_or_say(run, reasons, anyway)
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
         run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
@@ -159,6 +155,9 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     for name in ("dataset", "model", "groups"):
         if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
+    if not described.dataset.has_images_of(info.dataset):
+        reasons.append("its data set has other images now")
+        _refuse_or_say(run, reasons[-1:], anyway)
     require_space(run, training)
     event = ResumptionInfo(
         step,
@@ -171,6 +170,8 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     now = dataclasses.replace(
         info,
         status=Status.running,
+        last_step=step,
+        dataset=described.dataset,
         config=described.config,
         precision=described.precision,
         source=described.source,
@@ -178,6 +179,15 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     )
     _log.warning("%s goes on from step %d", run.path, step)
     _Trainer(run, training, stop).train(Resumption(checkpoint, now))
+
+
+def _refuse_or_say(run: RunDirectory, reasons: list[str], anyway: bool) -> None:
+    """Error: UsageError if there are reasons not to go on, unless `anyway`; then warnings."""
+    if reasons and not anyway:
+        reason = "; ".join(reasons)
+        raise UsageError(f"{run.path} would not be what it was: {reason}: --anyway goes on")
+    for reason in reasons:
+        _log.warning("goes on all the same: %s", reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +296,7 @@ class _Trainer:
         if isinstance(error, torch.OutOfMemoryError):
             raise RunError(f"out of GPU memory: lower train.batch_size; {readable}") from None
         if isinstance(error, OSError):
-            error = RunError(f"{path} cannot be written: {error.strerror}")
+            error = RunError(f"{path} cannot be written: {refusal(error)}")
         if isinstance(error, RunError):
             written = f"what was written before is readable in {path}"
             raise RunError(f"{error}; {written}; once that is mended: {resume}") from None

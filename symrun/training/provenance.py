@@ -64,6 +64,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             dataset.image_size,
             train_images=len(dataset.train.labels),
             val_images=len(dataset.val.labels),
+            digest=dataset.digest,
         ),
         model=ModelInfo(
             config.model.name,

@@ -192,8 +192,9 @@ def test_damaged_image_leaves_nothing(
     use(2)
     with pytest.raises(UsageError) as error:
         decoded_files(root, tmp_path / "cache")
-    name = f"train/n1/images/{NAMES[50]} is not a JPEG of 64x64 pixels, or is damaged or cut short"
-    assert f"tiny-imagenet-200/{name}" in str(error.value)
+    problem = "is not a JPEG or PNG of 64x64 pixels, or is damaged or cut short"
+    name = f"train/n1/images/{NAMES[50]}"
+    assert f"tiny-imagenet-200/{name} {problem}" in str(error.value)
     assert kept(tmp_path / "cache") == []
     assert len(started) == 2 and none_left(started)
 

@@ -10,7 +10,6 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_images import WNIDS, assert_equal, jpeg, make_tree, zipped
 from torch import Tensor
 
 import symrun.data.download
@@ -27,18 +27,7 @@ from symrun.data.registry import TinyImageNetConfig
 from symrun.errors import UsageError
 from symrun.files import locked
 
-WNIDS = ("n03", "n01", "n02")
-TRAIN_IMAGES, VAL_IMAGES = 4, 2
 FIRST = "train/n01/images/n01_0.JPEG"
-
-
-def jpeg(seed: int, mode: str = "RGB", size: int = 64) -> bytes:
-    """Noise."""
-    shape = (size, size, 3) if mode == "RGB" else (size, size)
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
 
 
 def pixels(path: Path) -> Tensor:
@@ -50,24 +39,7 @@ def pixels(path: Path) -> Tensor:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tiny-imagenet-200 of three classes."""
-    root = tmp_path / "tiny-imagenet-200"
-    annotations = []
-    for number, wnid in enumerate(WNIDS):
-        images = root / "train" / wnid / "images"
-        images.mkdir(parents=True)
-        names = [f"{wnid}_{image}.JPEG" for image in range(TRAIN_IMAGES)]
-        boxes = "".join(f"{name}\t0\t0\t63\t63\n" for name in names)
-        (images.parent / f"{wnid}_boxes.txt").write_text(boxes)
-        for image, name in enumerate(names):
-            (images / name).write_bytes(jpeg(seed=10 * number + image))
-        annotations += [(f"val_{VAL_IMAGES * number + image}.JPEG", wnid) for image in (0, 1)]
-    (root / "val" / "images").mkdir(parents=True)
-    for image, (name, _) in enumerate(annotations):
-        (root / "val" / "images" / name).write_bytes(jpeg(seed=100 + image))
-    lines = "".join(f"{name}\t{wnid}\t0\t0\t63\t63\n" for name, wnid in annotations)
-    (root / "val" / "val_annotations.txt").write_text(lines)
-    return root
+    return make_tree(tmp_path / "tiny-imagenet-200")
 
 
 @pytest.fixture
@@ -81,20 +53,6 @@ Loader = Callable[[Path | None], Dataset]
 @pytest.fixture
 def loaded(cache: Path) -> Loader:
     return lambda root: load(TinyImageNetConfig("tiny_imagenet", root, cache))
-
-
-def zipped(folder: Path, prefix: str = "tiny-imagenet-200/") -> Path:
-    path = folder.parent / "some.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in folder.rglob("*"):
-            archive.write(file, prefix + str(file.relative_to(folder)))
-    return path
-
-
-def assert_equal(one: Dataset, other: Dataset) -> None:
-    for split, same in ((one.train, other.train), (one.val, other.val)):
-        assert torch.equal(split.images, same.images)
-        assert torch.equal(split.labels, same.labels)
 
 
 def refusal(loaded: Loader, root: Path | None) -> str:

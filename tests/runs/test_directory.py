@@ -80,3 +80,19 @@ def test_newest_first_without_what_cannot_be_drawn(tmp_path):
     foreign = RunDirectory.create(tmp_path / "foreign", "")
     foreign.run_json.write_text('{"schema": 1, "groups": null}')
     assert [run.path.name for run in newest_first(tmp_path)] == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("finished", ""),
+        ("interrupted", " is interrupted at step 7 of 800"),
+        ("diverged", " is diverged at step 7 of 800"),
+        ("running", " is running, or was killed: this is what it has so far"),
+    ],
+)
+def test_who_reads_an_unfinished_run_is_told(tmp_path, caplog, status, line):
+    run = RunDirectory.create(tmp_path / "run", "")
+    run.write_info(described(status=status))
+    run.warn_unless_finished()
+    assert caplog.messages == ([f"{run.path}{line}"] if line else [])

@@ -16,6 +16,7 @@ import torch
 from killing import same, tables
 from run_json import recorded as recorded_json
 from run_json import rewrite, with_settings
+from small_images import make_tree
 
 from symrun.config import Config
 from symrun.errors import Busy, Diverged, RunError, Stopped, UsageError
@@ -202,6 +203,38 @@ def test_what_may_not_go_on_says_why(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="is finished"):
         resume(run, config, True)
     assert provenance.source_digest() == run.info().source
+
+
+def test_other_images_are_refused_unless_anyway(tmp_path, monkeypatch):
+    """Counts and classes of the data set are the same; a run from before digests has none."""
+    root = make_tree(tmp_path / "tiny-imagenet-200")
+    settings = ["data=tiny_imagenet", f"data.root={root}", f"data.cache={tmp_path / 'cache'}"]
+    small = ["model=vgg11_bn", "model.width=0.0625", "train.batch_size=4", "train.steps=6"]
+    config = compose([*settings, *small, "device=cpu", f"run.dir={tmp_path / 'run'}"])
+    stopped_after(config, 2, monkeypatch)
+    run = RunDirectory.open(tmp_path / "run")
+    before = run.info()
+    first, *_, last = sorted(root.glob("train/*/images/*"))
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(UsageError, match="its data set has other images now: --anyway goes on"):
+        resume(run, config, False)
+    assert run.info() == before and run.info().dataset.digest == before.dataset.digest
+    rewrite(run, dataset={**recorded_json(run)["dataset"], "digest": None})
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run.path, stopped)
+    resume(RunDirectory.open(stopped), config, False)
+    rewrite(run, dataset={**recorded_json(run)["dataset"], "digest": before.dataset.digest})
+    resume(run, config, True)
+    info = run.info()
+    assert info.resumed[-1].changed == ("its data set has other images now",)
+    assert info.dataset.digest not in (None, before.dataset.digest)
+
+
+def test_a_batch_of_more_than_all_images_is_refused(tmp_path):
+    with pytest.raises(UsageError) as error:
+        train(config_of(tmp_path / "run", "train.batch_size=41"))
+    assert str(error.value) == "train.batch_size must be at most the 40 training images, got 41"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_killed_before_it_was_described_leaves_its_folder_to_the_next(tmp_path):
