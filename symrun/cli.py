@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import io
 import logging
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symrun import __version__
+from symrun.display import guarded
 from symrun.errors import Interrupted, SymrunError, UsageError, in_one_line
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
+
+_RESULTS_ARE_PRINTED = ("check", "bench")
+"""Commands that fail once nobody can take their output; others go on without it."""
 
 TRAIN_HELP = "train a network and record its conserved quantities (settings: symrun train --help)"
 
@@ -25,20 +27,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed, 2 wrong usage, 75 stopped and saved,
     130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # the terminal may not be able to show a path
-            stream.reconfigure(errors="backslashreplace")
-    return exit_code("symrun", lambda: _run(arguments))
+    output_needed = bool(arguments) and arguments[0] in _RESULTS_ARE_PRINTED
+    return exit_code("symrun", lambda: _run(arguments), output_needed)
 
 
-def exit_code(program: str, act: Callable[[], int]) -> int:
+def exit_code(program: str, act: Callable[[], int], output_needed: bool = True) -> int:
     """Return what `act` returns. If it fails in a way that the user can mend, print one line that
     begins with `program` and return the exit code of that failure.
 
+    output_needed: as in `guarded`.
     Example: exit_code("publish", lambda: 0) == 0
     """
+    with guarded(output_needed):
+        return _explained(program, act)
+
+
+def _explained(program: str, act: Callable[[], int]) -> int:
     try:
-        return act()
+        code = act()
+        sys.stdout.flush()
+        return code
     except SymrunError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,7 +54,6 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except (OSError, MemoryError) as error:
         print(f"{program}: {str(error) or 'out of memory'}", file=sys.stderr)

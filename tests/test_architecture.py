@@ -34,6 +34,7 @@ LAYERS = [
     "symmetry",
     "laws",
     "files",
+    "display",
     "errors",
     "lazy",
 ]

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from symrun.config import Config, Device, Precision, Sums
 from symrun.constraints.gradient import gradient_constraints
-from symrun.constraints.hessian import hessian_constraints
+from symrun.constraints.hessian import HessianConstraint, hessian_constraints
 from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
+from symrun.display import bar
 from symrun.errors import UsageError
 from symrun.models import MODELS
 from symrun.runs.checkpoint import latest_weights
@@ -129,8 +129,14 @@ class _Network:
         rows = hessian_constraints(
             model, groups, self.images, self.labels, self._seed, self.training.criterion
         )
-        shown = tqdm(rows, f"Hessian {where}", len(groups), leave=False, disable=None)
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"
-        with memory_in_one_line("lower --batch or model.width"):
-            return Report("hessian", step, "float64", device, title, list(shown))
+        found: list[HessianConstraint] = []
+        with (
+            memory_in_one_line("lower --batch or model.width"),
+            bar(f"Hessian {where}", len(groups), "group", passing=True) as shown,
+        ):
+            for row in rows:
+                found.append(row)
+                shown.update()
+        return Report("hessian", step, "float64", device, title, found)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from symrun.data.dataset import Dataset, Split
 from symrun.data.decoding import all_pixels
 from symrun.data.download import download
 from symrun.data.jpeg import SIDE
 from symrun.data.source import SPLITS, Source, open_source
+from symrun.display import bar
 from symrun.errors import UsageError, in_one_line
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
@@ -140,7 +140,7 @@ def _decode(source: Source, folder: Path) -> None:
     with (
         complete_or_absent(folder) as draft,
         closing(all_pixels(source, names)) as images,
-        tqdm(total=len(names), desc="decoding Tiny ImageNet", unit=" images") as progress,
+        bar("decoding Tiny ImageNet", len(names), " images") as progress,
     ):
         draft.mkdir()
         for split in SPLITS:
