@@ -1,16 +1,20 @@
 """Hydra behind `symrun train`: overrides become a typed configuration, then a run."""
 
+import contextlib
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,11 +40,30 @@ def compose(overrides: list[str]) -> Config:
     Error: UsageError, in one line, for what cannot be composed.
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
-    with hydra.initialize_config_dir(str(configs()), version_base="1.3"):
+    with _own_hydra(), hydra.initialize_config_dir(str(configs()), version_base="1.3"):
         try:
             return _typed(hydra.compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(one_line(error)) from None
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra's global state, sys.argv and os.environ are those of symrun alone, and put back."""
+    base, before = VersionBase.instance(), GlobalHydra.instance().hydra
+    version, words = base.version_base, sys.argv
+    errors = os.environ.get("HYDRA_FULL_ERROR")
+    GlobalHydra.instance().clear()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before  # Hydra has put another instance in its place
+        base.version_base, sys.argv = version, words
+        if errors is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = errors
 
 
 def launch(arguments: list[str]) -> None:
@@ -77,11 +100,10 @@ def launch(arguments: list[str]) -> None:
         if stop.requested is not None:  # that member is complete, but the others must not start
             raise KeyboardInterrupt
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
-    sys.argv = ["symrun train", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     try:
-        with stop:
+        with stop, _own_hydra():
+            sys.argv = ["symrun train", *arguments]
             main(one_run)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(one_line(error)) from None
@@ -132,9 +154,12 @@ def _overridden(settings: dict[str, object], overrides: list[str]) -> dict[str, 
 
 def _print_run(path: Path) -> None:
     quoted = shlex.quote(str(path))
-    has_filters = RunDirectory(path).info().groups_of(Symmetry.scale)
-    figure = f"fig1 {quoted}" if has_filters else f"fig5 {quoted} RUN_WITH_BN"
-    print(f"next: symrun check {quoted}; symrun plot {figure}", file=sys.stderr)
+    info = RunDirectory(path).info()
+    figure = f"fig1 {quoted}" if info.groups_of(Symmetry.scale) else f"fig5 {quoted} RUN_WITH_BN"
+    following = f"symrun check {quoted}; symrun plot {figure}"
+    if info.diverged is not None:  # too few finite records may be left to check or to draw
+        following = f"try a lower optim.lr: {info.diverged}"
+    print(f"next: {following}", file=sys.stderr)
     print(path, flush=True)
 
 

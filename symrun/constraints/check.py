@@ -17,6 +17,7 @@ from symrun.models import MODELS
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
+from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
 from symrun.training.setup import prepare
 from symrun.typed import require
@@ -103,6 +104,7 @@ def check_model(config: Config, batch: int | None) -> Iterator[Report]:
 class _Network:
     """The network of `config`, in float64 whatever its precision, and one batch for it."""
 
+    @isolated()
     def __init__(self, config: Config, dataset: Dataset, batch: int | None) -> None:
         count = len(dataset.train.labels)
         size = min(DEFAULT_BATCH, count) if batch is None else batch
@@ -123,6 +125,7 @@ class _Network:
             f"{config.model.width:g}, {size} images of {dataset.title}"
         )
 
+    @isolated()
     def report(self, step: int, where: str) -> Report:
         """The constraints at the model's present weights."""
         model, groups = self.training.model, self.training.structure.groups
