@@ -1,9 +1,7 @@
 """The command line: each command calls one function, and each error becomes one line."""
 
 import argparse
-import io
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +10,37 @@ from typing import TYPE_CHECKING
 from symrun import __version__
 from symrun.commands import completion, thin, train
 from symrun.commands.parser import Commands, Parser, add_overrides
+from symrun.display import guarded
 from symrun.errors import Interrupted, SymrunError, UsageError, did_you_mean, in_one_line, refusal
 from symrun.warned import warnings_in_one_line
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
 
+_RESULTS_ARE_PRINTED = ("check", "bench")
+"""Commands that fail once nobody can take their output; others go on without it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed, 2 wrong usage, 75 stopped and saved,
     130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # the terminal may not be able to show a path
-            stream.reconfigure(errors="backslashreplace")
-    return exit_code("symrun", lambda: _run(arguments))
+    output_needed = bool(arguments) and arguments[0] in _RESULTS_ARE_PRINTED
+    return exit_code("symrun", lambda: _run(arguments), output_needed)
 
 
-def exit_code(program: str, act: Callable[[], int]) -> int:
+def exit_code(program: str, act: Callable[[], int], output_needed: bool = True) -> int:
     """Return what `act` returns. If it fails in a way that the user can mend, print one line that
     begins with `program` and return the exit code of that failure.
 
+    output_needed: as in `guarded`.
     Example: exit_code("publish", lambda: 0) == 0
     """
+    with guarded(output_needed):
+        return _explained(program, act)
+
+
+def _explained(program: str, act: Callable[[], int]) -> int:
     try:
         code = act()
         sys.stdout.flush()
@@ -46,21 +52,14 @@ def exit_code(program: str, act: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # `symrun check RUN | head`
-        return _without_output()
-    except OSError as error:
-        printing = error.filename is None  # `symrun check RUN > FILE`
-        where = "standard output" if printing else in_one_line(error.filename)
+        return 1
+    except OSError as error:  # without a name: `symrun check RUN > FILE`
+        where = "standard output" if error.filename is None else in_one_line(error.filename)
         print(f"{program}: {where}: {refusal(error)}", file=sys.stderr)
-        return _without_output() if printing else 1
+        return 1
     except MemoryError as error:
         print(f"{program}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
-
-
-def _without_output() -> int:
-    """Exit code 1, with a standard output that takes the flush at the end of the process."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 def _run(arguments: list[str]) -> int:

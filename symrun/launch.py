@@ -1,15 +1,19 @@
 """Hydra behind `symrun train`: overrides become a typed configuration, then a run."""
 
+import contextlib
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,6 +43,25 @@ def compose(words: list[str]) -> Config:
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
     return _typed(_composed([override.input_line or "" for override in read(words)]), words)
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra's global state, sys.argv and os.environ are those of symrun alone, and put back."""
+    base, before = VersionBase.instance(), GlobalHydra.instance().hydra
+    version, words = base.version_base, sys.argv
+    errors = os.environ.get("HYDRA_FULL_ERROR")
+    GlobalHydra.instance().clear()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before  # Hydra has put another instance in its place
+        base.version_base, sys.argv = version, words
+        if errors is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = errors
 
 
 def launch(words: list[str], several: bool) -> None:
@@ -72,10 +95,10 @@ def show(arguments: list[str], words: list[str]) -> None:
     for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
         compose(member)
     readable = {word: read([word], several=True)[0].input_line or word for word in words}
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
-    sys.argv = ["symrun train", *(readable.get(word, word) for word in arguments)]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
-    main(lambda settings: None)()
+    with _own_hydra():
+        sys.argv = ["symrun train", *(readable.get(word, word) for word in arguments)]
+        main(lambda settings: None)()
 
 
 def resume(folder: Path, words: list[str], anyway: bool) -> None:
@@ -184,7 +207,7 @@ def _refuse_shared_folder(settled: list[Config]) -> None:
 
 def _composed(words: list[str]) -> DictConfig:
     """All settings, and Hydra's own. Error: UsageError, naming the word that is wrong."""
-    with hydra.initialize_config_dir(str(configs()), version_base="1.3"):
+    with _own_hydra(), hydra.initialize_config_dir(str(configs()), version_base="1.3"):
         try:
             return hydra.compose("config", words, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
@@ -207,7 +230,10 @@ def _print_run(path: Path) -> None:
     figure = "residual" if set(LAWS) - set(info.unpredicted) else "progress"
     if info.groups_of(Symmetry.scale):
         figure = "fig1"
-    print(f"next: symrun check {quoted}; symrun plot {figure} {quoted}", file=sys.stderr)
+    following = f"symrun check {quoted}; symrun plot {figure} {quoted}"
+    if info.diverged is not None:  # too few finite records may be left to check or to draw
+        following = f"try a lower optim.lr: {info.diverged}"
+    print(f"next: {following}", file=sys.stderr)
     print(path, flush=True)
 
 

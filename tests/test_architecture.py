@@ -37,6 +37,7 @@ LAYERS = [
     "symmetry",
     "laws",
     "files",
+    "display",
     "errors",
     "lazy",
 ]

@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from symrun.config import Config, Device, Precision, Sums
 from symrun.constraints.gradient import gradient_constraints
-from symrun.constraints.hessian import hessian_constraints
+from symrun.constraints.hessian import HessianConstraint, hessian_constraints
 from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
+from symrun.display import bar
 from symrun.errors import UsageError, did_you_mean
 from symrun.models import MODELS
 from symrun.overrides import GROUPS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
+from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
 from symrun.training.setup import prepare
 from symrun.typed import require
@@ -104,6 +105,7 @@ def check_model(config: Config, batch: int | None) -> Iterator[Report]:
 class _Network:
     """The network of `config`, in float64 whatever its precision, and one batch for it."""
 
+    @isolated()
     def __init__(self, config: Config, dataset: Dataset, batch: int | None) -> None:
         count = len(dataset.train.labels)
         size = min(DEFAULT_BATCH, count) if batch is None else batch
@@ -124,14 +126,21 @@ class _Network:
             f"{config.model.width:g}, {size} images of {dataset.title}"
         )
 
+    @isolated()
     def report(self, step: int, where: str) -> Report:
         """The constraints at the model's present weights."""
         model, groups = self.training.model, self.training.structure.groups
         rows = hessian_constraints(
             model, groups, self.images, self.labels, self._seed, self.training.criterion
         )
-        shown = tqdm(rows, f"Hessian {where}", len(groups), leave=False, disable=None)
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"
-        with memory_in_one_line("lower --batch or model.width"):
-            return Report("hessian", step, "float64", device, title, list(shown))
+        found: list[HessianConstraint] = []
+        with (
+            memory_in_one_line("lower --batch or model.width"),
+            bar(f"Hessian {where}", len(groups), "group", passing=True) as shown,
+        ):
+            for row in rows:
+                found.append(row)
+                shown.update()
+        return Report("hessian", step, "float64", device, title, found)

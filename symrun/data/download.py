@@ -10,9 +10,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from symrun.data.source import FOLDER
+from symrun.display import bar
 from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import locked
 
@@ -67,14 +66,7 @@ def _fetch(part: Path) -> None:
     part.touch()
     with (
         open(part, "r+b") as file,
-        tqdm(
-            total=SIZE_BYTES,
-            initial=part.stat().st_size,
-            desc="downloading Tiny ImageNet",
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-        ) as progress,
+        bar("downloading Tiny ImageNet", SIZE_BYTES, "B", initial=part.stat().st_size) as progress,
     ):
         have, previous = _length(file), -1
         for _ in range(_ATTEMPTS):

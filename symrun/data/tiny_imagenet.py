@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from symrun.data.dataset import Dataset, Split
 from symrun.data.decoding import all_pixels
@@ -20,6 +19,7 @@ from symrun.data.download import download
 from symrun.data.jpeg import SIDE
 from symrun.data.layout import samples, say_what_is_left_out
 from symrun.data.source import SPLITS, Source, open_source
+from symrun.display import bar
 from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 
@@ -76,7 +76,7 @@ def _decode(source: Source, folder: Path) -> None:
     with (
         complete_or_absent(folder) as draft,
         closing(all_pixels(source, names)) as images,
-        tqdm(total=len(names), desc="decoding Tiny ImageNet", unit=" images") as progress,
+        bar("decoding Tiny ImageNet", len(names), " images") as progress,
     ):
         draft.mkdir()
         for split in SPLITS:

@@ -21,6 +21,7 @@ from symrun.training.checkpointing import Checkpointer
 from symrun.training.cuda_graph import own_stream
 from symrun.training.device import device_title
 from symrun.training.disk_space import require_space, table_bytes
+from symrun.training.isolation import isolated
 from symrun.training.loop import fit
 from symrun.training.plan import Plan
 from symrun.training.progress import Progress
@@ -35,9 +36,11 @@ _SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence"
 """Prefixes of settings that do not tell members of a sweep apart."""
 
 
+@isolated()
 def train(config: Config, stop: StopRequest | None = None) -> Path:
     """Train as configured into a run folder of its own, and return that folder.
 
+    What the caller has set in torch has no effect, and is as it was afterwards (see `isolated`).
     stop: ends it early, with everything saved.
 
     Error: UsageError before anything was trained, leaving no folder behind; Diverged, RunError and
@@ -56,7 +59,11 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
             if isinstance(error, OSError):
                 raise RunError(f"{run.path} cannot be written: {refusal(error)}") from None
             raise
-        _Trainer(run, training, stop or StopRequest()).train(None)
+        try:
+            _Trainer(run, training, stop or StopRequest()).train(None)
+        except UsageError:  # of the tracker, before the first update
+            run.discard()
+            raise
     return run.path
 
 
@@ -130,6 +137,7 @@ def _prepared(plan: Plan) -> tuple[Training, Dataset]:
         raise RunError("the data set or the network does not fit into the GPU") from None
 
 
+@isolated()
 def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) -> None:
     info, plan = run.info(), Plan.of(config)
     checkpoint = last_whole_checkpoint(run)

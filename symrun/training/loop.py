@@ -99,15 +99,16 @@ def validate(
 ) -> None:
     """Loss and accuracy on the validation images, in evaluation mode."""
     started = _clock(training.device)
-    scores, count = Scores(training.device), 0
+    scores, count = Scores(training.device), len(training.batches.val_labels)
     training.model.eval()
-    for images, labels in training.batches.validation():
-        with training.autocast():
-            outputs = training.model(images)
-            scores.add(outputs, labels, training.criterion(outputs, labels))
-        count += len(labels)
-        if checkpointer is not None:
-            checkpointer.during_validation()
+    with progress.validating(count) as shown:
+        for images, labels in training.batches.validation():
+            with training.autocast():
+                outputs = training.model(images)
+                scores.add(outputs, labels, training.criterion(outputs, labels))
+            shown.update(len(labels))
+            if checkpointer is not None:
+                checkpointer.during_validation()
     training.model.train()
     progress.record_validation(epoch, scores, count, _clock(training.device) - started)
 

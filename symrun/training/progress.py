@@ -5,18 +5,21 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from symrun.display import bar
 from symrun.runs.info import DivergenceInfo
 from symrun.runs.tables import PROGRESS_SCHEMA
 from symrun.runs.writer import RecordSink
 from symrun.tracking.staging import Staged
 from symrun.training.metrics import Means, Scores, means
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Progress:
@@ -36,7 +39,7 @@ class Progress:
         self._writer = writer
         self._shown = ""
         self._lines: deque[str] = deque()
-        self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True)
+        self._bar = bar("train", steps, "step")
         self._images = 0
         self._first = 0
         """The first update that the scores count."""
@@ -70,6 +73,10 @@ class Progress:
         self._bar.set_postfix_str(self._shown, refresh=False)
         self._print_lines()
         self._bar.update()
+
+    def validating(self, images: int) -> "tqdm[Any]":
+        """A bar of its own for a validation of so many images, to be updated and closed."""
+        return bar("validate", images, "image", passing=True)
 
     def say(self, line: str) -> None:
         """A line above the bar. For the training thread."""

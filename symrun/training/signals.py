@@ -1,4 +1,5 @@
-"""Signals that ask a run to stop: Ctrl-C, and what schedulers send before they take a machine."""
+"""Signals that ask a run to stop: Ctrl-C, a terminal that closes, and what schedulers send before
+they take a machine."""
 
 import contextlib
 import os
@@ -8,13 +9,14 @@ import types
 from collections.abc import Iterator
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NOTICE = b"\nsymrun: %s: stopping after this step; Ctrl-C stops at once\n"
 
 
 class StopRequest:
-    """While it is entered, SIGINT, SIGTERM and SIGUSR1 become a request that training answers when
-    a step is done. After the first, another SIGINT ends the process there and then.
+    """While it is entered, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 become a request that
+    training answers when a step is done. After the first, another SIGINT ends the process there and
+    then. What the process ignores, as SIGHUP under nohup, it goes on ignoring.
 
     Outside of `deferred` there is nothing to save, and a signal raises KeyboardInterrupt.
 
@@ -60,4 +62,5 @@ class StopRequest:
             self.requested = name
             # The system's own action: Python could be held up in a step, or in a disk
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.write(2, _NOTICE % name.encode())  # print may be in the middle of a line
+            with contextlib.suppress(OSError):  # SIGHUP comes when the terminal is gone
+                os.write(2, _NOTICE % name.encode())  # print may be in the middle of a line

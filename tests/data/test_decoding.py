@@ -285,18 +285,19 @@ def test_process_that_cannot_start_is_one_line(
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
+from tqdm import tqdm
 from symrun.cli import exit_code
 from symrun.data.registry import TinyImageNetConfig
 from symrun.data import decoding, load, tiny_imagenet
 print("once")
 decoding._CHUNK = {chunk}
 decoding._process_count = lambda images: 2
-class Bar(tiny_imagenet.tqdm):
+class Bar(tqdm):
     def update(self):
         if self.n == 30:
             {act}
         super().update()
-tiny_imagenet.tqdm = Bar
+tiny_imagenet.bar = lambda title, total, unit: Bar(total=total)
 config = TinyImageNetConfig("tiny_imagenet", Path({root!r}), Path({cache!r}))
 sys.exit(exit_code("symrun", lambda: load(config).classes))
 """

@@ -10,6 +10,7 @@ import torch
 from run_json import recorded
 from tqdm import tqdm
 
+from symrun import display as display_module
 from symrun.analysis import agreement
 from symrun.data import load
 from symrun.errors import Interrupted, RunError
@@ -208,6 +209,7 @@ def test_ctrl_c_keeps_what_was_written(tmp_path, monkeypatch):
 
 def test_ctrl_c_while_the_bar_is_drawn_does_not_hang(tmp_path, monkeypatch):
     """tqdm keeps its lock then: a writing thread that wanted to draw would wait for ever."""
+    monkeypatch.setattr(display_module, "LINE_SECONDS", 0.0)
     display, presses = tqdm.display, [KeyboardInterrupt]
 
     def interrupted(self, *arguments, **keywords):

@@ -374,7 +374,10 @@ def started(folder, *overrides):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2],
+)
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     process = started(tmp_path / "run")
     process.send_signal(number)
