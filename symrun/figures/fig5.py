@@ -95,10 +95,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     grid = panels.add_gridspec(2, len(PANELS), height_ratios=(3, 1))
     for column, (panel, shown) in enumerate(zip(PANELS, curves, strict=True)):
         info = info_of[panel.role]
-        predicted = "flow" not in info.unpredicted
-        above = lowest = panels.add_subplot(grid[0 if predicted else slice(None), column])
+        silent = "flow" in info.unpredicted
+        above = lowest = panels.add_subplot(grid[slice(None) if silent else 0, column])
         _draw_panel(above, panel, info, shown)
-        if predicted:
+        if not silent:
             lowest = panels.add_subplot(grid[1, column], sharex=above)
             _draw_strip(lowest, shown)
             above.tick_params(labelbottom=False)

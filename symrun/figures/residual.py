@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 _WIDTH = 0.9
-_STRETCHES = {"near the input": "-", "in the middle": "--", "near the output": "-."}
+_STRETCHES: dict[str, Any] = {"near the input": "-", "in the middle": "--", "near the output": "-."}
 
 
 RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))

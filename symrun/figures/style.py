@@ -24,7 +24,7 @@ from symrun.runs.tables import Curves
 
 FORMATS = ("png", "pdf", "svg", "gif")
 
-styled = matplotlib.rc_context(
+_SETTINGS: dict[Any, Any] = (
     # Not the user's settings: the same tables give the same figure everywhere. Not the backend,
     # which stays the caller's: rc_context does not put it back, and figures need none.
     {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
@@ -49,6 +49,8 @@ styled = matplotlib.rc_context(
         "svg.hashsalt": "symrun",
     }
 )
+
+styled = matplotlib.rc_context(_SETTINGS)
 """Decorator for functions that draw or save, which leaves matplotlib's settings as they were.
 
 Sizes are points in print.
