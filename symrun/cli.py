@@ -1,7 +1,9 @@
 """The command line: each command calls one function, and each error becomes one line."""
 
 import argparse
+import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,9 @@ def _add_plot(commands: Commands) -> None:
     )
     plot.add_argument("--out", metavar="DIR", type=Path, help="default: figures/ of the first run")
     plot.add_argument("--format", default="png,pdf,svg", help="of png, pdf, svg, gif (%(default)s)")
+    plot.add_argument(
+        "--plain-title", action="store_true", help="name no figure of the paper in the title"
+    )
     plot.set_defaults(run=_plot)
 
 
@@ -224,7 +229,17 @@ def _resume(options: argparse.Namespace) -> int:
     return 0
 
 
+def _leave_the_users_matplotlib() -> None:
+    """Keep the user's backend and matplotlibrc out of matplotlib's import, which either can fail.
+
+    Its log of where it caches fonts, and what else it finds wrong there, stays silent too.
+    """
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
 def _plot(options: argparse.Namespace) -> int:
+    _leave_the_users_matplotlib()
     from symrun.figures import FIGURES, plot
     from symrun.runs.missing import require_run
 
@@ -240,7 +255,8 @@ def _plot(options: argparse.Namespace) -> int:
         )
     for path in options.runs:
         require_run(path)
-    for path in plot(options.figure, options.runs, options.out, options.format.split(",")):
+    formats = options.format.split(",")
+    for path in plot(options.figure, options.runs, options.out, formats, options.plain_title):
         print(path)
     return 0
 
@@ -318,6 +334,7 @@ def _check_constraints(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    _leave_the_users_matplotlib()
     from symrun.report import report
     from symrun.runs.directory import RunDirectory
     from symrun.runs.missing import require_run

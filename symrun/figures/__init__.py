@@ -19,9 +19,10 @@ from symrun.figures import (
     seeds,
     units,
 )
+from symrun.figures.captions import NOT_THE_PAPERS
 from symrun.figures.grid import Grid
 from symrun.figures.selection import Selection
-from symrun.figures.style import FORMATS, save
+from symrun.figures.style import FORMATS, describe, save, styled
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.symmetry import Symmetry
 
@@ -66,15 +67,20 @@ def select_runs(figure: str, runs: Sequence[RunDirectory]) -> list[RunDirectory]
 
 
 def plot(
-    figure: str, paths: Sequence[Path], out: Path | None, formats: Sequence[str]
+    figure: str,
+    paths: Sequence[Path],
+    out: Path | None,
+    formats: Sequence[str],
+    plain_title: bool = False,
 ) -> list[Path]:
     """Draw `figure` of the runs in `paths` into out/<figure>.<format>, one file per format.
 
     `paths`: if empty, the newest runs that fit. `out`: None for figures/ of the first run,
-    outputs/figures for a figure without runs.
+    outputs/figures for a figure without runs. `plain_title`: for one's own work, whose settings are
+    not meant to be the paper's; the caption then says that they are not, in place of the title.
 
     Error: UsageError for an unknown figure or format, runs that do not fit or have fewer than two
-    records, or a folder that cannot be written.
+    records, a folder that cannot be written, or `plain_title` where the title has no such note.
     Example: plot("fig1", [], Path("docs"), ["png", "pdf"])
     """
     module = _module_of(figure)
@@ -88,7 +94,24 @@ def plot(
         run.warn_unless_finished()
     if out is None:
         out = (given or runs)[0].figures if runs else OUTPUTS / "figures"
-    return save(module.draw(runs), out, figure, formats)
+    drawn = module.draw(runs)
+    if plain_title:
+        _make_title_plain(drawn, figure)
+    return save(drawn, out, figure, formats)
+
+
+@styled
+def _make_title_plain(figure: Figure, name: str) -> None:
+    """Move the note that the settings are not the paper's from the title to the caption.
+
+    Error: UsageError if there is no such note.
+    """
+    title, note, _ = figure.get_suptitle().partition(NOT_THE_PAPERS)
+    if not note:
+        raise UsageError(f"--plain-title has no effect: the title of this {name} has no note")
+    original, _, settings = title.partition(" on ")
+    moved = f"Drawn as {original} of Kunin et al. (2021), but not with its settings."
+    describe(figure, settings, [*figure.get_supxlabel().split("\n"), moved])
 
 
 def _module_of(figure: str) -> FigureModule:

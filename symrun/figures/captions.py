@@ -11,6 +11,9 @@ from symrun.models.registry import BN_EPS
 from symrun.optimizers import OPTIMIZERS, Schedule, SgdConfig
 from symrun.runs.info import RunInfo
 
+NOT_THE_PAPERS = ": not the paper's setting"
+"""The note in the title of a figure whose runs do not have the settings of the paper."""
+
 _MODEL = "<model>"
 
 
@@ -25,7 +28,7 @@ def title(number: int, weight_decay: float, infos: Sequence[RunInfo]) -> str:
 def settings_and_papers(infos: Sequence[RunInfo], *weight_decays: float) -> str:
     """As `settings`, with a note unless every run has the paper's and one of `weight_decays`."""
     papers = all(any(_is_the_papers(info, decay) for decay in weight_decays) for info in infos)
-    return settings(infos) + ("" if papers else ": not the paper's setting")
+    return settings(infos) + ("" if papers else NOT_THE_PAPERS)
 
 
 def settings(infos: Iterable[RunInfo]) -> str:
@@ -36,7 +39,7 @@ def settings(infos: Iterable[RunInfo]) -> str:
 def _setting(info: RunInfo) -> str:
     data, width = info.dataset, info.model.width
     part = "" if _is_whole(info) else f"{data.classes} classes of "
-    at_width = "" if width in (None, 1) else f" at {_width(info)}"
+    at_width = "" if width in (None, 1) else f" at {width_label(info)}"
     return f"{part}{data.title}, {info.model.family}{at_width}"
 
 
@@ -96,7 +99,7 @@ def _network(info: RunInfo) -> list[str]:
     data, eps = info.dataset, info.config.model.eps
     return [
         f"{data.title} ({data.classes} classes, {data.image_size}×{data.image_size})",
-        ", ".join(filter(None, [_MODEL, _width(info)])),
+        ", ".join(filter(None, [_MODEL, width_label(info)])),
         "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]
 
@@ -104,9 +107,11 @@ def _network(info: RunInfo) -> list[str]:
 def _length(info: RunInfo, last_step: int) -> list[str]:
     planned = info.planned_steps
     length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
+    epochs = last_step / info.steps_per_epoch
+    epoch = f"{epochs:.2g}" if epochs < 1 else f"{round(epochs, 1):,g}"
     return [
         f"batch {info.config.train.batch_size}",
-        f"{length} steps (epoch {round(last_step / info.steps_per_epoch, 1):,g})",
+        f"{length} steps (epoch {epoch})",
         info.precision.value,
     ]
 
@@ -121,13 +126,11 @@ def _thinning(infos: Sequence[RunInfo]) -> list[str]:
 def optimiser(info: RunInfo) -> list[str]:
     """The optimiser of a run, its learning rate, its weight decay, then its options in use."""
     optim = info.config.optim
+    momentum, dampening = (getattr(optim, name, 0) for name in ("momentum", "dampening"))
     switches = [
         "" if optim.schedule is Schedule.constant else f"{optim.schedule.value} schedule",
-        *(
-            f"{name} {getattr(optim, name):g}"
-            for name in ("momentum", "dampening")
-            if getattr(optim, name, 0)
-        ),
+        f"momentum {momentum:g}" if momentum else "",
+        f"dampening α = {dampening:g}" if dampening else "",
         "Nesterov" if getattr(optim, "nesterov", False) else "",
     ]
     words = [OPTIMIZERS[optim.name].title, f"η = {optim.lr:g}", f"λ = {optim.weight_decay:g}"]
@@ -160,7 +163,7 @@ def _folder(path: Path | str) -> str:
 
 _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
     lambda info, _: info.dataset.title,
-    lambda info, _: _width(info),
+    lambda info, _: width_label(info),
     lambda info, _: f"BN eps {power(info.config.model.eps)}",
     lambda info, _: info.loss.title,
     lambda info, _: optimiser(info)[0],
@@ -186,10 +189,14 @@ def law_label(infos: Iterable[RunInfo]) -> str:
 
 
 def step_label(info: RunInfo) -> str:
-    """The label of an x axis of steps; with a constant lr it also says what time they mean."""
+    """The label of an x axis of steps; with a constant lr it also says what time they mean.
+
+    That is the time of the laws, in which dampening is a factor of the learning rate.
+    """
     optim = info.config.optim
     if optim.schedule is Schedule.constant:
-        return f"Step $n$  (time $t = ηn$, $η$ = {optim.lr:g})"
+        rate = "η(1 - α)" if getattr(optim, "dampening", 0) else "η"
+        return f"Step $n$  (time $t = {rate}n$, $η$ = {optim.lr:g})"
     return "Step $n$"
 
 
@@ -199,7 +206,7 @@ def power(number: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
-def _width(info: RunInfo) -> str:
+def width_label(info: RunInfo) -> str:
     """ "width 1/8"; empty for a model without a width."""
     width = info.model.width
     if width is None:

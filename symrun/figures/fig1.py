@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from symrun.errors import UsageError
-from symrun.figures.captions import captions, step_label, title
+from symrun.figures.captions import captions, step_label, title, width_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import (
+    HUES,
     Colour,
-    add_lines,
+    StepLines,
     drawable,
     frame,
     label_steps,
@@ -21,13 +23,8 @@ from symrun.figures.style import (
 )
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
-from symrun.runs.tables import parameter_curves, unit_curves
+from symrun.runs.tables import Curves, parameter_curves, unit_curves
 from symrun.symmetry import Symmetry
-
-# From Okabe and Ito's and Tol's palettes; the shades of the first five stay apart under each kind
-# of colour blindness, which orange and vermilion do not
-_HUES = ("#0072B2", "#DDAA33", "#009E73", "#CC79A7", "#AA3311", "#56B4E9", "#777777")
-
 
 RUNS = Roles({"with BN": "fig1"}, lambda info, _: bool(_filter_groups(info)))
 
@@ -36,7 +33,8 @@ RUNS = Roles({"with BN": "fig1"}, lambda info, _: bool(_filter_groups(info)))
 def draw(runs: Sequence[RunDirectory]) -> Figure:
     """The sampled parameters (left) and the squared norms of all filters (right) of convolutions.
 
-    A hue is a block of convolutions, a shade a layer of it; later layers lie on top.
+    A hue is a block of convolutions, a shade a layer of it. Lines are drawn in rounds, each with at
+    most one line of every layer, later layers on top: so no layer hides the others.
 
     Error: UsageError if the run has fewer than two records, or sampled no parameters.
     """
@@ -51,14 +49,12 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         for layer, group in _filter_groups(info).items()
     }
     last_step = int(next(iter(norms.values())).steps[-1])
-    figure, panels = frame((5.5, 3.5), title(1, 1e-4, [info]), captions([(info, last_step)]))
+    lines = captions([(info, last_step)]) + _start_of_narrow(info, next(iter(norms.values())))
+    figure, panels = frame((5.5, 3.5), title(1, 1e-4, [info]), lines)
     left, right = panels.subplots(1, 2)
-    for layer in blocks:
-        look = {"color": colours[layer], "alpha": 0.35, "linewidth": 0.4, "rasterized": True}
-        parameters = drawable(run, parameter_curves(run, layer))
-        add_lines(left, parameters.steps, parameters.values["value"], **look)
-        if layer in norms:
-            add_lines(right, norms[layer].steps, norms[layer].values["measured"], **look)
+    parameters = {layer: drawable(run, parameter_curves(run, layer)) for layer in blocks}
+    _draw_lines(left, parameters, "value", colours)
+    _draw_lines(right, norms, "measured", colours)
     for axes, label in ((left, "Parameter"), (right, "Squared filter norm")):
         axes.set_ylabel(label)
         label_steps(axes, step_label(info))
@@ -69,6 +65,31 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     ]
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
+
+
+def _draw_lines(
+    axes: Axes, curves: dict[str, Curves], column: str, colours: dict[str, Colour]
+) -> None:
+    """The lines of all layers, in rounds; the last round, on top, has a line of every layer."""
+    lines = [
+        (-number, np.column_stack([shown.steps, values]), colours[layer])
+        for layer, shown in curves.items()
+        for number, values in enumerate(shown.values[column].T)
+    ]
+    lines.sort(key=lambda line: line[0])  # it keeps the order of the layers within a round
+    look = {"alpha": 0.7, "linewidths": 0.4, "rasterized": True}
+    paths, shades = [path for _, path, _ in lines], [shade for *_, shade in lines]
+    axes.add_collection(StepLines(paths, colors=shades, **look))
+    axes.margins(x=0)
+
+
+def _start_of_narrow(info: RunInfo, first: Curves) -> list[str]:
+    """At a width other than the paper's, a line about the first layer, whose start differs."""
+    if info.model.width in (None, 1):
+        return []
+    start = f"{first.values['measured'][0].mean():.2g}, not near 0.09 as at width 1"
+    reason = "its fan_out changes with the width, its fan_in does not"
+    return [f"At {width_label(info)} the first layer's norms start near {start}: {reason}."]
 
 
 def _filter_groups(info: RunInfo) -> dict[str, str]:
@@ -87,10 +108,10 @@ def _colours(blocks: dict[str, int]) -> dict[str, Colour]:
     colours = {}
     for block in set(blocks.values()):
         layers = [layer for layer in blocks if blocks[layer] == block]
-        for layer, shade in zip(layers, np.linspace(-0.25, 0.25, len(layers)), strict=True):
+        for layer, shade in zip(layers, np.linspace(-0.2, 0.2, len(layers)), strict=True):
             colours[layer] = shaded(_hue(block), shade if len(layers) > 1 else 0)
     return colours
 
 
 def _hue(block: int) -> Colour:
-    return to_rgb(_HUES[block % len(_HUES)])
+    return to_rgb(HUES[block % len(HUES)])

@@ -45,9 +45,9 @@ START = np.array([1.0, 0.0])
 _HEADING = "Fig. 4, drawn from equations (a quadratic loss): momentum and its modified flow"
 _CAPTION = (
     "L(w) = wᵀAw, A = [[2.5, −1.5], [−1.5, 2]], w(0) = (1, 0); momentum β = 0.9; "
-    "left: η = 0.01, 50 steps.\n"
+    "left: η = 0.01, 50 steps.",
     "The modified flow starts with w′(0) = −∇L / (1 + β), that from rest with w′(0) = 0. "
-    "Orders are fitted to the filled points."
+    "Orders are fitted to the filled points.",
 )
 _LR, _MOMENTUM, _STEPS = 0.01, 0.9, 50
 _COMPARED_STEPS = 5
@@ -68,7 +68,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     Source: Kunin et al. (2021), Fig. 4, for the left panel.
     Example: draw([]).savefig("fig4.png")
     """
-    figure, panels = frame((7, 3.5), _HEADING, [_CAPTION])
+    figure, panels = frame((7, 3.5), _HEADING, _CAPTION)
     left, right = panels.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_trajectories(left)
     _draw_errors(right)

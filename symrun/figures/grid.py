@@ -15,7 +15,7 @@ from symrun.figures.layers import (
     depth_handles,
     groups_of,
     hidden_symmetries,
-    layer_sums,
+    layer_means,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import (
@@ -44,7 +44,8 @@ _SELDOM_VARIED = ("milestones", "gamma", "warmup", "beta1", "beta2", "eps", "alp
 class Grid:
     """Columns of panels: weight decay; rows: all other settings of the optimiser.
 
-    A line is a layer: the sum over its units; for translation it is a column of the last layer.
+    A line is a layer: the mean over its units, since small layers would vanish beside the sums of
+    large ones; for translation it is a column of the last layer.
     symmetry: None for scale in a network that has it, else rescale.
     """
 
@@ -70,9 +71,9 @@ class Grid:
         infos = [run.info() for run in runs]
         symmetry = self._shown(infos[0])
         assert symmetry is not None, "chosen by RUNS"
-        shown = [_columns(run) if symmetry == _LAST else layer_sums(run, symmetry) for run in runs]
+        shown = [_columns(run) if symmetry == _LAST else layer_means(run, symmetry) for run in runs]
         places, rows, decays = _places(infos)
-        what = "columns of the last layer" if symmetry == _LAST else "sums over each layer"
+        what = "columns of the last layer" if symmetry == _LAST else "means over each layer"
         heading = f"{Symmetry(symmetry).title}, {what}, on {settings(infos)}"
         kinds = " and ".join(dict.fromkeys(optimiser(info)[0] for info in infos))
         last_step = max(int(curves.steps[-1]) for curves in shown)

@@ -49,14 +49,27 @@ def layer_sums(run: RunDirectory, symmetry: str) -> Curves:
     return drawable(run, Curves(steps[0][:common], values))
 
 
+def layer_means(run: RunDirectory, symmetry: str) -> Curves:
+    """As `layer_sums`, but means over the units, which are about as large in every layer."""
+    sums = layer_sums(run, symmetry)
+    units = np.array([group.units for group in run.info().groups_of(symmetry)])
+    return Curves(sums.steps, {name: values / units for name, values in sums.values.items()})
+
+
 def depth_colours(count: int) -> Array:
-    """A colour for each of `count` layers, from the input (dark) to the output; [count, 4]."""
-    colours: Array = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+    """A colour for each of `count` layers, from the input (dark) to the output; [count, 4].
+
+    The darkest is not so dark that black dashes would vanish on it.
+    """
+    colours: Array = matplotlib.colormaps["viridis"](np.linspace(0.2, 0.95, count))
     return colours
 
 
 def depth_handles(groups: list[str], **look: Any) -> list[Line2D]:
     """For a legend: the first, the middle and the last layer."""
     colours = depth_colours(len(groups))
-    shown = sorted({0, len(groups) // 2, len(groups) - 1})
-    return [Line2D([], [], color=colours[i], label=groups[i], **look) for i in shown]
+    shown = {0: "first", len(groups) // 2: "middle", len(groups) - 1: "last"}
+    return [
+        Line2D([], [], color=colours[place], label=f"{word}: {groups[place]}", **look)
+        for place, word in sorted(shown.items())
+    ]

@@ -16,7 +16,7 @@ from symrun.figures.layers import (
     depth_handles,
     groups_of,
     hidden_symmetries,
-    layer_sums,
+    layer_means,
 )
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled, unit_colours
@@ -30,7 +30,10 @@ Array = NDArray[np.float64]
 
 _MOST_UNITS = 6
 _MOST_POINTS = 60
-_WIDTH = 2.0
+_WIDTH = 2.2
+_DASHES = PREDICTED | {"linewidth": 0.5, "linestyle": (0, (4, 9))}
+"""Far apart: paths are so steep and close that others would hide their colours."""
+_END: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linestyle": ""}
 _DECAY: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 _FIXED: dict[str, Any] = {"color": "0.5", "linewidth": 0.8}
 
@@ -42,7 +45,7 @@ RUNS = Roles(
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """Layers, summed over their units (left), and single units of the middle layer (right).
+    """Layers, as means over their units (left), and single units of the middle layer (right).
 
     The velocity is the change between records over the time between them, t = sum of lr. On the
     fixed line dQ/dt = 0 a quantity is at rest. The dotted line is the velocity of weight decay
@@ -53,7 +56,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     (run,) = runs
     info = run.info()
     symmetry = hidden_symmetries(info)[0]
-    sums = layer_sums(run, symmetry)
+    means = layer_means(run, symmetry)
     groups = groups_of(info, symmetry)
     middle = groups[len(groups) // 2]
     curves = drawable(run, unit_curves(run, symmetry, middle, ["measured", "flow"]))
@@ -64,17 +67,18 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     caption = captions([(info, int(curves.steps[-1]))])
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)
-    _draw_panel(left, run, sums, depth_colours(len(groups)))
+    _draw_panel(left, run, means, depth_colours(len(groups)))
     _draw_panel(right, run, drawn, unit_colours(len(units)))
-    left.set_title("Layers, sums over their units")
+    left.set_title("Layers, means over their units")
     right.set_title(f"{middle}: {len(units)} of {count:,} units")
     for axes in (left, right):
         axes.set_xlabel(f"{Symmetry(symmetry).label} $Q$")
         axes.set_ylabel("Velocity $dQ/dt$")
     handles = depth_handles(groups, linewidth=_WIDTH)
     if label := law_label([info]):
-        handles.append(Line2D([], [], label=label, **PREDICTED))
+        handles.append(Line2D([], [], label=label, **_DASHES))
     handles.append(Line2D([], [], label="fixed line, $dQ/dt$ = 0", **_FIXED))
+    handles.append(Line2D([], [], color="0.4", label="end", **_END))
     if _decay_rate(info):
         handles.append(Line2D([], [], label="weight decay alone", **_DECAY))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -97,10 +101,10 @@ def _draw_panel(axes: Axes, run: RunDirectory, curves: Curves, colours: Array) -
     elapsed = recorded[kept]
     for path, colour in zip(_portrait(elapsed, measured[kept]), colours, strict=True):
         axes.add_line(Trajectory(path, color=colour, linewidth=_WIDTH))
-        axes.plot(*path[:, -1], "o", color=colour, markersize=2.5)
+        axes.plot(*path[:, -1], color=colour, **_END)
     if not np.isnan(flow).all():
         for path in _portrait(elapsed, flow[kept]):
-            axes.add_line(Trajectory(path, **PREDICTED))
+            axes.add_line(Trajectory(path, **_DASHES))
     axes.autoscale_view()
     low, high = axes.get_xlim()
     axes.axhline(0, zorder=0, **_FIXED)

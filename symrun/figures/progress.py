@@ -15,12 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, labels, settings
 from symrun.figures.selection import AnyRuns
-from symrun.figures.style import Colour, frame, shaded, styled, unit_colours
+from symrun.figures.style import HUES, Colour, frame, shaded, styled, unit_colours
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves, progress_curves
 
-# From Okabe and Ito's and Tol's palettes
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#DDAA33", "#56B4E9", "#777777")
 _TRAINING: dict[str, Any] = {"linewidth": 0.6, "zorder": 1}
 _VALIDATION: dict[str, Any] = {"linewidth": 1.1, "marker": "o", "markersize": 2.2, "zorder": 2}
 _TOP5: dict[str, Any] = {"linestyle": "--"}
@@ -92,7 +90,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     kinds = [
         Line2D([], [], color="0.3", label="validation", **_VALIDATION),
         Line2D([], [], color=shaded((0.3, 0.3, 0.3), _PALER), label="training", **_TRAINING),
-        Line2D([], [], color="0.3", linewidth=1.1, label="top-5 (top-1: solid)", **_TOP5),
+        Line2D([], [], color="0.3", linewidth=1.1, label="top-1"),
+        Line2D([], [], color="0.3", linewidth=1.1, label="top-5", **_TOP5),
     ]
     at_chance = "chance, " + " and ".join(sorted(chances, key=chances.__getitem__))
     kinds.append(Line2D([], [], label=at_chance, **_GUIDE))
@@ -133,6 +132,6 @@ def _draw(
 
 def _colours(count: int) -> list[Colour]:
     """A hue for each run, taken from a colour map if there are more runs than hues."""
-    if count <= len(_HUES):
-        return [to_rgb(hue) for hue in _HUES[:count]]
+    if count <= len(HUES):
+        return [to_rgb(hue) for hue in HUES[:count]]
     return [to_rgb(colour) for colour in unit_colours(count)]

@@ -14,13 +14,15 @@ from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.config import Precision
 from symrun.figures.captions import captions, settings, step_label
 from symrun.figures.selection import Roles
-from symrun.figures.style import Colour, add_lines, frame, label_steps, shaded, styled
+from symrun.figures.style import add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
 from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
 _GUIDE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
+_WIDTH = 0.9
+_STRETCHES: dict[str, Any] = {"near the input": "-", "in the middle": "--", "near the output": "-."}
 
 
 RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
@@ -30,9 +32,9 @@ RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 def draw(runs: Sequence[RunDirectory]) -> Figure:
     """A column for each law: above, the residual; below, the unexplained share of the motion.
 
-    A line is a group, its hue the symmetry, its shade the depth from the input (dark) to the
-    output. Both axes are logarithmic: zeros are not drawn, and a group in which no unit moved has
-    no line below.
+    A line is a group, its hue the symmetry; its shade and its dashes tell the depth, from the input
+    (dark, solid) to the output. Both axes are logarithmic: zeros are not drawn, and a group in
+    which no unit moved has no line below.
 
     Error: UsageError if the run has fewer than two records, or no law predicts it.
     """
@@ -40,7 +42,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     info = run.info()
     laws = predicting_laws(run)
     groups = list(comparisons(run))
-    heading = f"How far each law is off, by layer (dark: near the input), on {settings([info])}"
+    heading = f"How far each law is off, by layer, on {settings([info])}"
     last_step = max(int(group.steps[-1]) for group in groups)
     figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
@@ -50,10 +52,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         above.set_title(law)
         for axes in (above, below):
             axes.set_yscale("log")  # first: limits around a single value depend on it
-        for group, colour in zip(groups, _colours(groups), strict=True):
-            _draw(above, group, group.residual(law), colour)
+        for group, look in zip(groups, _looks(groups), strict=True):
+            _draw(above, group, group.residual(law), look)
             if group.moved.any():
-                _draw(below, group, group.unexplained(law), colour)
+                _draw(below, group, group.unexplained(law), look)
         for axes in (above, below):
             if not axes.collections:
                 axes.set_yscale("linear")
@@ -61,26 +63,34 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         above.axhline(2.0**-53 if float64 else 2.0**-24, zorder=0, **_GUIDE)
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
-    grid[1, 0].set_ylabel("1 − explained so far,\nmedian over units")
+    grid[1, 0].set_ylabel("1 − explained (1 − R²)\nso far, median over units")
     shown = dict.fromkeys(group.symmetry for group in groups)
     handles = [Line2D([], [], color=Symmetry(name).colour, label=name) for name in shown]
     weights = "float64" if float64 else "float32"
     handles.append(Line2D([], [], label=f"one rounding of {weights} weights", **_GUIDE))
-    panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    for number, (where, dashes) in enumerate(_STRETCHES.items()):
+        grey = shaded(to_rgb("0.5"), _shade(number / 2))
+        handles.append(Line2D([], [], color=grey, linewidth=_WIDTH, linestyle=dashes, label=where))
+    panels.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
-def _draw(axes: Axes, group: Comparison, values: Array, colour: Colour) -> None:
+def _draw(axes: Axes, group: Comparison, values: Array, look: dict[str, Any]) -> None:
     drawn = np.where(values > 0, values, np.nan)[:, None]
     if not np.isnan(drawn).all():
-        add_lines(axes, group.steps, drawn, colors=[colour], linewidths=0.9)
+        add_lines(axes, group.steps, drawn, linewidths=_WIDTH, **look)
 
 
-def _colours(groups: Sequence[Comparison]) -> list[Colour]:
-    """The hue of the symmetry, from dark to light with depth."""
-    colours = []
+def _looks(groups: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The hue of the symmetry, from dark to light with depth; the dashes of each third."""
+    dashes, looks = list(_STRETCHES.values()), []
     for number, group in enumerate(groups):
         alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
         depth = alike.index(number) / max(len(alike) - 1, 1)
-        colours.append(shaded(to_rgb(Symmetry(group.symmetry).colour), 0.45 * (2 * depth - 1)))
-    return colours
+        colour = shaded(to_rgb(Symmetry(group.symmetry).colour), _shade(depth))
+        looks.append({"colors": [colour], "linestyles": [dashes[min(int(3 * depth), 2)]]})
+    return looks
+
+
+def _shade(depth: float) -> float:
+    return 0.45 * (2 * depth - 1)

@@ -24,7 +24,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import Curves
 from symrun.symmetry import Symmetry
 
-_WIDTH = 1.2
+_WIDTH = 1.8
 _BAND: dict[str, Any] = {"alpha": 0.3, "linewidth": 0}
 
 
@@ -58,15 +58,18 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     places = panels.subplots(1, len(symmetries), squeeze=False)[0]
     for axes, (symmetry, sums) in zip(places, curves.items(), strict=True):
         _draw_panel(axes, sums)
-        axes.set_title(Symmetry(symmetry).title)
-        axes.set_ylabel(f"{Symmetry(symmetry).label},\nsum over a layer, change since the start")
+        handles = depth_handles(groups_of(info, symmetry), linewidth=_WIDTH)
+        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+        axes.legend(title=Symmetry(symmetry).title, handles=handles, **place)
+        axes.set_ylabel(f"{Symmetry(symmetry).label},\nchange of a layer's sum")
         label_steps(axes, step_label(info))
-    groups = groups_of(info, symmetries[0])
-    handles: list[Line2D | Patch] = [*depth_handles(groups, linewidth=_WIDTH)]
-    handles.append(Patch(color="0.4", label="lowest to highest seed", **_BAND))
+    kinds: list[Line2D | Patch] = [
+        Line2D([], [], color="0.4", linewidth=_WIDTH, label="mean of the seeds"),
+        Patch(color="0.4", label="lowest to highest seed", **_BAND),
+    ]
     if label := law_label(infos):
-        handles.append(Line2D([], [], label=label, **PREDICTED))
-    panels.legend(handles=handles, loc="outside upper center", ncols=2)
+        kinds.append(Line2D([], [], label=label, **PREDICTED))
+    panels.legend(handles=kinds, loc="outside upper center", ncols=1 + len(symmetries))
     return figure
 
 

@@ -1,6 +1,7 @@
 """What the figures share: their look, and how they are saved."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from symrun.runs.tables import Curves
 
 FORMATS = ("png", "pdf", "svg", "gif")
 
-styled = matplotlib.rc_context(
-    {
+_SETTINGS: dict[Any, Any] = (
+    # Not the user's settings: the same tables give the same figure everywhere. Not the backend,
+    # which stays the caller's: rc_context does not put it back, and figures need none.
+    {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    | {
         "font.size": 7.5,
         "axes.titlesize": 8,
         "axes.labelsize": 7.5,
@@ -45,7 +49,12 @@ styled = matplotlib.rc_context(
         "svg.hashsalt": "symrun",
     }
 )
-"""Decorator for functions that draw or save. Sizes are points in print."""
+
+styled = matplotlib.rc_context(_SETTINGS)
+"""Decorator for functions that draw or save, which leaves matplotlib's settings as they were.
+
+Sizes are points in print.
+"""
 
 PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": "--"}
 """How predictions look, over coloured measured lines."""
@@ -57,6 +66,8 @@ _GIF_FRAME_MILLISECONDS = 100
 _GIF_LAST_MILLISECONDS = 2000
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_RECORDS = 400
+_CHARACTERS_AN_INCH = 18
+"""Of the text in captions, a few less than fit."""
 
 
 def unit_colours(count: int) -> NDArray[np.float64]:
@@ -66,6 +77,10 @@ def unit_colours(count: int) -> NDArray[np.float64]:
 
 
 Colour = tuple[float, float, float]
+
+HUES = ("#332288", "#DDAA33", "#009E73", "#56B4E9", "#882211", "#AA4499", "#555555")
+"""From Okabe and Ito's and Tol's palettes. The first five, the blocks of a VGG, stay as far apart
+as colours of these palettes can for eyes without red or green cones; so do their shades."""
 
 
 def shaded(colour: Colour, shade: float) -> Colour:
@@ -83,9 +98,23 @@ def frame(
     That place lies between the heading, above, and the lines of captions, below.
     """
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(heading, wrap=True)
-    figure.supxlabel("\n".join(lines), fontsize=7, color="0.35", wrap=True)
+    describe(figure, heading, lines)
     return figure, figure.add_subfigure(figure.add_gridspec()[0])
+
+
+def describe(figure: Figure, heading: str, lines: Iterable[str]) -> None:
+    """Give `figure` a heading, above, and lines of captions, below, in place of those it has."""
+    caption = "\n".join(_balanced(line, figure.get_figwidth()) for line in lines)
+    figure.suptitle(heading, wrap=True)
+    figure.supxlabel(caption, fontsize=7, color="0.35", wrap=True)
+
+
+def _balanced(line: str, width: float) -> str:
+    """`line` in as few lines as `width` [inches] allows, all of about the same length."""
+    widest = int(_CHARACTERS_AN_INCH * width)
+    fewest = len(textwrap.wrap(line, widest))
+    splits = (textwrap.wrap(line, most) for most in range(len(line) // fewest, widest + 1))
+    return "\n".join(next(split for split in splits if len(split) == fewest))
 
 
 def drawable(run: RunDirectory, curves: Curves) -> Curves:

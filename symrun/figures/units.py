@@ -73,7 +73,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         moved = by_law[laws[0]].size
         title = f"{Symmetry(symmetry).title}: {moved:,} of {counts[symmetry]:,} units moved"
         axes.set_title(title, pad=15)
-        axes.set_xlabel("Unexplained at most, 1 − explained")
+        axes.set_xlabel("1 − explained (1 − R²), at most")
     places[0].set_ylabel("Share of the units that moved, %")
     handles = [Line2D([], [], label=law, **_LOOKS.get(law, _LOOK)) for law in laws]
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -107,7 +107,7 @@ def _draw_panel(axes: Axes, by_law: dict[str, Array], limits: tuple[float, float
     axes.set_xscale("log")
     axes.set_xlim(limits)
     axes.set_ylim(0, 100)
-    for share, text, side in ((1e-3, "99.9 % explained", "right"), (1e-2, "99 %", "left")):
+    for share, text, side in ((1e-3, "R² = 0.999", "right"), (1e-2, "0.99", "left")):
         axes.axvline(share, **_GUIDE)
         place: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
         place["xycoords"] = axes.get_xaxis_transform()

@@ -3,6 +3,7 @@
 import colorsys
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from run_json import recorded, rewrite, with_settings
 
 from symrun.errors import UsageError
 from symrun.figures import plot, select_runs, style
-from symrun.figures.fig1 import _HUES, draw
+from symrun.figures.fig1 import draw
+from symrun.figures.style import HUES, shaded
 
 BLOCKS = [0, 1, 2, 2, 3, 3, 4, 4]
 
@@ -26,24 +28,99 @@ def curves(run, table, name, column, unit):
 
 
 def words(figure):
-    return figure.get_suptitle(), figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")
+    return figure.get_suptitle(), " ".join(figure.get_supxlabel().split())
+
+
+def layers_of(axes):
+    """[lines, records, 2] of each colour, from the top line down, in the order of its top line."""
+    (lines,) = axes.collections
+    found = {}
+    for colour, line in zip(lines.get_color()[::-1], lines.get_segments()[::-1], strict=True):
+        found.setdefault(tuple(colour[:3]), []).append(line)
+    return {colour: np.array(found[colour]) for colour in reversed(found)}
 
 
 def test_the_lines_are_the_tables(write_run):
     run = write_run(True, records=7)
     left, right = draw([run]).axes
     convolutions = [row.layer for row in run.info().layers if row.block is not None]
-    assert len(left.collections) == len(right.collections) == len(convolutions) == 8
-    for layer, values, norms in zip(convolutions, left.collections, right.collections, strict=True):
-        for lines, (table, column, unit) in (
+    drawn_left, drawn_right = (layers_of(axes).values() for axes in (left, right))
+    for layer, values, norms in zip(convolutions, drawn_left, drawn_right, strict=True):
+        for drawn, (table, column, unit) in (
             (values, ("parameters", "value", "index")),
             (norms, ("units", "measured", "unit")),
         ):
             expected = curves(run, table, layer, column, unit)
-            drawn = np.array(lines.get_segments())
             assert drawn.shape == (expected.shape[1], 7, 2)
             assert (drawn[0, :, 0] == expected.index).all()
             np.testing.assert_array_equal(drawn[:, :, 1].T, expected.to_numpy())
+
+
+def test_every_layer_has_a_line_in_the_last_round_and_all_its_lines_in_rounds(write_run):
+    """A layer that is drawn after all others would hide them: it is the widest."""
+    run = write_run(True)
+    for axes in draw([run]).axes:
+        (lines,) = axes.collections
+        drawn = [tuple(colour[:3]) for colour in lines.get_color()[::-1]]
+        counts = [len(layer) for layer in layers_of(axes).values()]
+        for round_ in range(min(counts)):
+            assert len(set(drawn[8 * round_ : 8 * round_ + 8])) == 8
+    assert counts == [8, 16, 32, 32, 64, 64, 64, 64]
+    assert len(set(drawn[-4 * (64 - 32) :])) == 4  # below are the widest layers alone
+
+
+def test_the_hues_differ_for_eyes_without_green_cones():
+    """Machado, Oliveira and Fernandes (2009), severity 1, and CIE 1976 distances.
+
+    A just noticeable difference is about 2.3; ten of them for hues, and three between any shades of
+    two blocks, of which 0.2 is the most.
+    """
+    sets = [[shaded(to_rgb(hue), shade) for shade in (-0.2, 0, 0.2)] for hue in HUES[:5]]
+    for one, other in combinations(range(5), 2):
+        colours = lab(np.array([sets[one], sets[other]]))
+        distances = np.linalg.norm(colours[0][:, None] - colours[1], axis=-1)
+        assert distances[1, 1] > 10 * 2.3 and distances.min() > 3 * 2.3
+    before = lab(np.array([to_rgb("#009E73"), to_rgb("#CC79A7")]))
+    assert np.linalg.norm(before[0] - before[1]) < 10 * 2.3  # the bound can fail
+
+
+def lab(colours):
+    """CIE L*a*b* (D65) of sRGB `colours` [..., 3] as a deuteranope sees them."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413]]
+    seen += [[-0.011820, 0.042940, 0.968881]]
+    xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750]]
+    xyz += [[0.0193339, 0.1191920, 0.9503041]]
+    x, y, z = np.moveaxis((linear @ np.transpose(seen)).clip(0, 1) @ np.transpose(xyz), -1, 0)
+    x, y, z = (
+        np.where(part > (6 / 29) ** 3, np.cbrt(part), part * (29 / 6) ** 2 / 3 + 4 / 29)
+        for part in (x / 0.95047, y, z / 1.08883)
+    )
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs"), [(1, "0.12"), (4, "0.5"), (8, "1"), (300, "37.5"), (8001, "1,000.1")]
+)
+def test_a_short_run_does_not_end_at_epoch_0(write_run, steps, epochs):
+    _, caption = words(draw([write_run(True, steps=steps, records=2)]))
+    assert f"(epoch {epochs})" in caption
+
+
+def test_the_start_of_the_first_layer_is_explained_where_it_is_not_the_papers(write_run):
+    run = write_run(True, width=0.25, records=3)
+    start = curves(run, "units", "features.0", "measured", "unit").loc[0].mean()
+    _, caption = words(draw([run]))
+    assert f"At width 1/4 the first layer's norms start near {start:.2g}, not near 0.09" in caption
+    _, caption = words(draw([write_run(True, name="full", width=1.0, records=2)]))
+    assert "start near" not in caption
+
+
+def test_the_time_of_the_laws_has_dampening_in_it(write_run):
+    run = write_run(True, momentum=0.9, dampening=0.5, records=2)
+    figure = draw([run])
+    assert figure.axes[0].get_xlabel() == "Step $n$  (time $t = η(1 - α)n$, $η$ = 0.1)"
+    assert "dampening α = 0.5" in words(figure)[1]
 
 
 def test_axes_are_named_and_hold_the_whole_run(write_run):
@@ -60,7 +137,7 @@ def test_axes_are_named_and_hold_the_whole_run(write_run):
 def test_a_block_has_a_hue_and_a_layer_a_shade(write_run):
     figure = draw([write_run(True)])
     for axes in figure.axes:
-        colours = [tuple(lines.get_color()[0][:3]) for lines in axes.collections]
+        colours = list(layers_of(axes))
         hues = [round(colorsys.rgb_to_hsv(*colour)[0], 3) for colour in colours]
         assert len(set(colours)) == 8
         assert [sorted(set(hues), key=hues.index).index(hue) for hue in hues] == BLOCKS
@@ -73,7 +150,8 @@ def test_a_block_has_a_hue_and_a_layer_a_shade(write_run):
 def test_many_records_are_thinned_evenly_with_the_first_and_the_last(write_run):
     figure = draw([write_run(True, records=1000, steps=999, sample=2)])
     for axes in figure.axes:
-        steps = axes.collections[0].get_segments()[0][:, 0]
+        (lines,) = axes.collections
+        steps = lines.get_segments()[0][:, 0]
         assert len(steps) == 400 and steps[0] == 0 and steps[-1] == 999
         assert set(np.diff(steps)) == {2, 3}
 
@@ -127,7 +205,7 @@ def test_another_eps_does_not_pass_for_the_papers_and_is_in_the_caption(write_ru
 
 def test_the_caption_tells_an_unfinished_run_and_its_optimiser(write_run):
     for settings, words_of_it in (
-        ({"dampening": 0.5}, "dampening 0.5"),
+        ({"dampening": 0.5}, "dampening α = 0.5"),
         ({"nesterov": True}, "Nesterov"),
     ):
         run = write_run(True, words_of_it, last_step=300, momentum=0.9, **settings)
@@ -185,7 +263,7 @@ def test_the_curves_of_a_gif_grow_to_those_of_the_png(write_run, tmp_path, monke
             image.seek(number)
             frames.append(np.asarray(image.convert("RGB"), dtype=int))
         assert image.info["duration"] == 2000
-    for hue in (tuple(round(255 * part) for part in to_rgb(hue)) for hue in _HUES[:5]):
+    for hue in (tuple(round(255 * part) for part in to_rgb(hue)) for hue in HUES[:5]):
         assert (still == hue).all(axis=-1).any(), "the legend of the png"
         assert np.abs(frames[0] - hue).max(axis=-1).min() < 8, "a palette without the legend's hues"
     inked = [(frame < 250).any(axis=-1) for frame in frames]

@@ -26,6 +26,14 @@ def curves(run, symmetry, group, column):
     return rows.pivot(index="step", columns="unit", values=column).to_numpy()
 
 
+def panels_of(figure):
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def strips_of(figure):
+    return [axes for axes in figure.axes if axes.get_ylabel() == "Measured\n− predicted"]
+
+
 def legend_of(figure):
     (legend,) = figure.subfigs[0].legends
     return [text.get_text() for text in legend.get_texts()]
@@ -37,7 +45,7 @@ def is_dashed(lines):
 
 def test_each_panel_shows_its_group_measured_and_predicted(runs):
     plain, bn = runs
-    panels = zip(draw(runs).axes, [plain, bn, plain], SYMMETRIES, GROUPS, strict=True)
+    panels = zip(panels_of(draw(runs)), [plain, bn, plain], SYMMETRIES, GROUPS, strict=True)
     for axes, run, symmetry, group in panels:
         measured, predicted = axes.collections
         tables = [curves(run, symmetry, group, column) for column in ("measured", "flow")]
@@ -64,7 +72,7 @@ def test_units_are_picked_evenly_by_rank(runs):
 
 
 def test_predictions_are_black_and_dashed_over_coloured_lines(runs):
-    for axes in draw(runs).axes:
+    for axes in panels_of(draw(runs)):
         measured, predicted = axes.collections
         assert is_dashed(predicted) and not is_dashed(measured)
         assert predicted.get_color().tolist() == [[0, 0, 0, 1]]
@@ -76,13 +84,13 @@ def test_predictions_are_black_and_dashed_over_coloured_lines(runs):
 
 def test_axes_and_legend_are_named(runs):
     figure = draw(runs)
-    labels = [axes.get_ylabel() for axes in figure.axes]
+    labels = [axes.get_ylabel() for axes in panels_of(figure)]
     assert labels == [
         "Column sum,\nlast linear layer",
         "Squared channel norm,\n2nd convolution",
         "Squared channel norms,\n5th − 4th convolution",
     ]
-    for axes in figure.axes:
+    for axes in strips_of(figure):
         assert axes.get_xlabel() == "Step $n$  (time $t = ηn$, $η$ = 0.1)"
         assert axes.get_xlim() == (0, 600)
     assert legend_of(figure) == ["measured", "predicted (law 1: modified gradient flow)"]
@@ -119,7 +127,7 @@ def test_the_legend_names_the_law_of_each_run(write_run):
 
 def test_time_is_told_where_the_learning_rate_is_constant(write_run):
     runs = [write_run(False, name="plain", schedule="cosine"), write_run(True, name="bn")]
-    labels = [axes.get_xlabel() for axes in draw(runs).axes]
+    labels = [axes.get_xlabel() for axes in strips_of(draw(runs))]
     assert labels[0] == labels[2] == "Step $n$" and "time" in labels[1]
     assert "cosine schedule" in captions(draw(runs))[0]
 
@@ -127,18 +135,54 @@ def test_time_is_told_where_the_learning_rate_is_constant(write_run):
 def test_one_run_predicted_and_one_not(write_run):
     runs = [write_run(False, name="plain"), write_run(True, name="bn", momentum=0.9, nesterov=True)]
     figure = draw(runs)
-    assert [len(axes.collections) for axes in figure.axes] == [2, 1, 2]
+    assert [len(axes.collections) for axes in figure.axes] == [2, 1, 1, 2, 1]
     assert len(legend_of(figure)) == 2
 
 
 def test_each_panel_names_its_own_learning_rate(write_run):
     runs = [write_run(False, name="plain", lr=0.05), write_run(True, name="bn", lr=0.01)]
-    labels = [axes.get_xlabel() for axes in draw(runs).axes]
+    labels = [axes.get_xlabel() for axes in strips_of(draw(runs))]
     assert [label.rsplit(" ", 1)[1] for label in labels] == ["0.05)", "0.01)", "0.05)"]
 
 
 def captions(figure):
-    return figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    """Of each run; what follows on colours, strips and laws is in `notes`."""
+    runs, _, _ = " ".join(figure.get_supxlabel().split()).partition(" Colours: ")
+    return runs.replace(" synthetic", "\nsynthetic").splitlines()
+
+
+def notes(figure):
+    return " ".join(figure.get_supxlabel().split()).partition(" Colours: ")[2]
+
+
+def test_a_strip_is_measured_minus_predicted_in_the_colours_of_its_panel(runs):
+    figure = draw(runs)
+    panels, strips = panels_of(figure), strips_of(figure)
+    assert len(strips) == 3
+    for panel, strip in zip(panels, strips, strict=True):
+        measured, predicted = (np.array(lines.get_segments()) for lines in panel.collections)
+        (lines,) = strip.collections
+        missed = np.array(lines.get_segments())
+        assert (missed[:, :, 0] == measured[:, :, 0]).all()
+        np.testing.assert_array_equal(missed[:, :, 1], measured[:, :, 1] - predicted[:, :, 1])
+        assert (lines.get_color() == panel.collections[0].get_color()).all()
+        assert strip.get_xlim() == panel.get_xlim()
+        low, high = strip.get_ylim()
+        assert low <= missed[:, :, 1].min() and missed[:, :, 1].max() <= high
+        if missed[:, :, 1].any():  # its own scale, not the panel's
+            assert high - low < 1.2 * np.ptp(missed[:, :, 1])
+
+
+def test_the_notes_say_no_more_than_holds_for_these_runs(write_run, runs):
+    same = "the laws flow and discrete are the same"
+    assert "rank of the final value" in notes(draw(runs)) and same in notes(draw(runs))
+    assert "laws explain a run, they do not forecast it" in notes(draw(runs))
+    for number, settings in enumerate(({"weight_decay": 1e-4}, {"momentum": 0.9})):
+        other = write_run(True, name=str(number), **settings)
+        assert same not in notes(draw([runs[0], other]))
+    nesterov = {"momentum": 0.9, "nesterov": True}
+    silent = [write_run(norm, name=f"s{norm}", **nesterov) for norm in (False, True)]
+    assert notes(draw(silent)) == "rank of the final value, dark: lowest."
 
 
 def test_the_title_and_the_captions_tell_both_runs(write_run, runs, paper):

@@ -1,4 +1,4 @@
-"""The grids: a panel a setting, in it the sums that the tables give."""
+"""The grids: a panel a setting, in it the means that the tables give."""
 
 import numpy as np
 import pandas as pd
@@ -46,8 +46,8 @@ def test_a_panel_a_setting_and_a_line_a_layer(sweep, norm, symmetry):
         groups = [group.group for group in run.info().groups_of(symmetry)]
         for lines, column in ((measured, "measured"), (predicted, "flow")):
             values = table(run, symmetry, column)
-            sums = np.stack([values[group].sum(axis=1) for group in groups], axis=1)
-            np.testing.assert_allclose(drawn(lines), sums, rtol=1e-6, atol=1e-5)
+            means = np.stack([values[group].mean(axis=1) for group in groups], axis=1)
+            np.testing.assert_allclose(drawn(lines), means, rtol=1e-6, atol=1e-5)
     assert [axes.get_title() for axes in panels[0]] == [f"$λ$ = {decay:g}" for decay in DECAYS]
     assert panels[0, 0].get_ylabel().startswith("η = 0.1\n")
     assert panels[1, 0].get_ylabel().startswith("η = 0.01\n")
@@ -117,7 +117,7 @@ def test_every_setting_in_which_runs_differ_has_a_row(write_run):
 def test_the_caption_tells_how_far_a_run_in_progress_is(write_run):
     run = write_run(True, steps=600, last_step=400)
     rewrite(run, last_step=0)
-    (caption,) = FIGURES["grid"].draw([run]).get_supxlabel().splitlines()
+    caption = FIGURES["grid"].draw([run]).get_supxlabel()
     assert "400 of 600" in caption.replace("\N{NO-BREAK SPACE}", " ")
 
 

@@ -19,6 +19,12 @@ def sums(run, symmetry, column):
     return totals[order].to_numpy()
 
 
+def means(run, symmetry, column):
+    """As `sums`, over the number of units of each group."""
+    units = [group.units for group in run.info().groups_of(symmetry)]
+    return sums(run, symmetry, column) / units
+
+
 def paths(axes):
     return [line.get_xydata().T for line in axes.lines if isinstance(line, Trajectory)]
 
@@ -29,7 +35,7 @@ def test_phase_is_position_against_velocity(write_run):
     steps = np.linspace(0, 600, 12).astype(int)
     drawn = paths(left)
     for half, column in enumerate(("measured", "flow")):
-        values = sums(run, "scale", column)
+        values = means(run, "scale", column)
         velocity = np.diff(values, axis=0) / (0.1 * np.diff(steps))[:, None]
         position = (values[1:] + values[:-1]) / 2
         for layer in range(values.shape[1]):
@@ -41,7 +47,7 @@ def test_phase_is_position_against_velocity(write_run):
 
 def test_phase_under_a_schedule_takes_its_time_and_points_from_it(write_run):
     run = write_run(True, records=200, schedule="cosine", weight_decay=1e-3)
-    values = sums(run, "scale", "measured")
+    values = means(run, "scale", "measured")
     steps = np.linspace(0, 600, 200).astype(int)
     elapsed = np.cumsum(0.05 * (1 + np.cos(np.pi * np.arange(600) / 600)))
     elapsed = np.concatenate([[0], elapsed])[steps]

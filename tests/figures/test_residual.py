@@ -91,3 +91,18 @@ def test_silent_laws_have_no_column(tmp_path):
     path = train(compose([*SMALL, "optim=adam", f"run.dir={tmp_path}/a"]))
     with pytest.raises(UsageError, match="no law predicts it: adam moves each parameter"):
         residual.draw([RunDirectory.open(path)])
+
+
+def test_a_layers_depth_shows_in_its_dashes_and_the_legend_says_so(run):
+    figure = residual.draw([run])
+    (legend,) = figure.subfigs[0].legends
+    named = {
+        text.get_text(): line
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    }
+    styles = [named[f"near the {end}"].get_linestyle() for end in ("input", "output")]
+    assert styles == ["-", "-."] and named["in the middle"].get_linestyle() == "--"
+    scale = [group["symmetry"] == "scale" for group in recorded(run)["groups"]]
+    lines = [line for line, of in zip(figure.axes[0].collections, scale, strict=True) if of]
+    dashes = [len(line.get_linestyle()[0][1] or ()) for line in lines]  # 2 dashed, 4 dash-dotted
+    assert dashes == [0, 0, 0, 2, 2, 4, 4, 4]

@@ -98,7 +98,8 @@ def test_panels_titles_and_guides(write_known):
         assert 0 < left <= 1e-12 * (1 + 1e-6) and right == 10
         guides = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
         texts = {text.get_text(): text.xy[0] for text in axes.texts}
-        assert guides == [1e-3, 1e-2] and texts == {"99.9 % explained": 1e-3, "99 %": 1e-2}
+        assert guides == [1e-3, 1e-2] and texts == {"R² = 0.999": 1e-3, "0.99": 1e-2}
+        assert axes.get_xlabel() == "1 − explained (1 − R²), at most"
     assert figure.get_suptitle().startswith("How well each law predicts each unit, on synthetic")
     assert "600 steps" in figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")
 

@@ -250,7 +250,7 @@ def test_figures_of_a_page(runs, tmp_path):
 
 
 def test_html_needs_no_other_file(runs, tmp_path, capfd):
-    out = tmp_path / "pages" / "page.html"
+    out = tmp_path / "page.html"
     paths = [str(run.path) for run in runs.values()]
     assert main(["report", *paths, "--out", str(out)]) == 0
     assert capfd.readouterr().out.strip() == str(out)
@@ -278,7 +278,8 @@ def test_wrong_input_is_one_line(tmp_path, capfd, runs):
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["nowhere"], "not a run folder"),
-        ([path, "--out", f"{tmp_path}/file/page.html"], "cannot be written"),
+        ([path, "--out", f"{tmp_path}/file/page.html"], "the folder"),
+        ([path, "--out", f"{tmp_path}/new/page.html"], "does not exist: make it"),
     ):
         assert main(["report", *arguments]) == 2
         (line,) = capfd.readouterr().err.splitlines()
