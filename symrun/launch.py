@@ -240,9 +240,9 @@ def _print_run(path: Path) -> None:
 def _typed(settings: DictConfig, words: list[str]) -> Config:
     with open_dict(settings):
         settings.pop("hydra")
-    for name in sorted(OmegaConf.missing_keys(settings)):
-        raise UsageError(f"{name} must have a value, got ???")
     try:
+        for name in sorted(OmegaConf.missing_keys(settings)):
+            raise UsageError(f"{name} must have a value, got ???")
         plain = OmegaConf.to_container(settings, resolve=True)
     except OmegaConfBaseException as error:
         named = next((word for word in words if "${" in word), None)
