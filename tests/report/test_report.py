@@ -266,7 +266,7 @@ def test_wrong_input_is_one_line(tmp_path, capfd, runs):
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["nowhere"], "not a run folder"),
-        ([path, "--out", f"{tmp_path}/file/page.html"], "cannot be written"),
+        ([path, "--out", f"{tmp_path}/file/page.html"], "does not exist: make it"),
     ):
         assert main(["report", *arguments]) == 2
         (line,) = capfd.readouterr().err.splitlines()
