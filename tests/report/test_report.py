@@ -238,7 +238,7 @@ def test_figures_of_a_page(runs, tmp_path):
 
 
 def test_html_needs_no_other_file(runs, tmp_path, capfd):
-    out = tmp_path / "pages" / "page.html"
+    out = tmp_path / "page.html"
     paths = [str(run.path) for run in runs.values()]
     assert main(["report", *paths, "--out", str(out)]) == 0
     assert capfd.readouterr().out.strip() == str(out)
