@@ -49,5 +49,6 @@ for i in "${!presets[@]}"; do
     symrun check "${runs[i]}"
     named+=("${presets[i]}=${runs[i]}")
 done
+mkdir -p outputs/results
 symrun report "${runs[@]}" --out "outputs/results/$name.html"
 "$SYMRUN_PYTHON" "$project/scripts/publish.py" "${RESULTS:-outputs/results}/$name" "${named[@]}"
