@@ -29,6 +29,7 @@ from symrun.training.provenance import changed_code, describe, source_revision
 from symrun.training.setup import Training, make_tracker, prepare
 from symrun.training.signals import StopRequest
 from symrun.training.state import Content, State
+from symrun.typed import require
 
 _log = logging.getLogger(__name__)
 
@@ -129,9 +130,11 @@ def earlier_run(config: Config) -> RunDirectory | None:
 
 
 def _prepared(plan: Plan) -> tuple[Training, Dataset]:
-    """Error: RunError if the GPU is too small."""
+    """Error: RunError if the GPU is too small; UsageError for a batch of more than all images."""
     try:
         dataset = load(plan.config.data)
+        images, size = len(dataset.train.labels), plan.config.train.batch_size
+        require("train.batch_size", size <= images, f"at most the {images:,} training images", size)
         return prepare(plan, dataset), dataset
     except torch.OutOfMemoryError:
         raise RunError("the data set or the network does not fit into the GPU") from None

@@ -19,7 +19,6 @@ from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
-from symrun.typed import require
 
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
@@ -75,12 +74,10 @@ class Training:
 def prepare(plan: Plan, dataset: Dataset) -> Training:
     """All that is random is drawn from `config.seed`.
 
-    Error: UsageError if the model cannot take the images of the data set, or a batch more than all.
+    Error: UsageError if the model cannot take the images of the data set.
     """
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
-    images, size = len(dataset.train.labels), settings.batch_size
-    require("train.batch_size", size <= images, f"at most the {images:,} training images", size)
     torch.manual_seed(config.seed)
     model = MODELS[config.model.name].build(config.model, dataset.shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)

@@ -119,12 +119,12 @@ def test_a_model_without_training(capfd, tmp_path):
 
 
 def test_the_bar_holds_for_every_group(capfd):
-    code, out, err = command(capfd, *MODEL, "model=vgg11_bn", "--max-residual", "1e-8")
+    code, out, err = command(capfd, "vgg11_bn", *MODEL[1:], "--max-residual", "1e-8")
     lines = err.splitlines()
     assert code == 1 and len(lines) == 8 and "eps" in out  # the 8 groups of filters
     assert "Hessian constraint of scale features.0 at step 0: relative error" in lines[0]
     assert all("the bar is 1e-08" in line for line in lines)
-    assert command(capfd, *MODEL, "model=vgg11_bn", "--max-residual", "0.1")[0] == 0
+    assert command(capfd, "vgg11_bn", *MODEL[1:], "--max-residual", "0.1")[0] == 0
     less_eps = [*MODEL, "model=vgg11_bn", "model.eps=1e-12"]
     assert command(capfd, *less_eps, "--max-residual", "1e-8")[0] == 0
 
