@@ -79,17 +79,18 @@ def read(words: Sequence[str], several: bool = False) -> list[Override]:
     Example: read(["optim.lr=0.1"])[0].value() == 0.1
     """
     overrides = []
-    chosen: dict[str, str] = {}
+    preset: str | None = None
     for place, word in enumerate(words):
         override = _read(word, words[place + 1 :], several)
         name = override.key_or_group
-        if name in GROUPS:
-            if chosen.get(name, word) != word:
-                remedy = f"leave one of {chosen[name]} and {word} out"
-                if name == "experiment":
-                    remedy += ", or type experiment=[ONE,OTHER] for one on top of the other"
-                raise UsageError(f"{word}: {name} is chosen twice: {remedy}")
-            chosen[name] = word
+        if name == "experiment":  # of all other settings the last one holds
+            if preset not in (None, word):
+                remedy = "or type experiment=[ONE,OTHER] for one on top of the other"
+                raise UsageError(
+                    f"{word}: experiment is chosen twice: leave one of {preset} and {word} out, "
+                    f"{remedy}"
+                )
+            preset = word
         if name in (*GROUPS, "task") and not override.is_sweep_override():
             _require_choice(override, words)
         overrides.append(override)

@@ -19,7 +19,6 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "--experiment=fig1": "type experiment=fig1",
     "seed=1 --lr 0.1": "--lr: a setting has no dashes: type optim.lr=0.1",
     "experiment=fig1 experiment=fig5_bn": "experiment is chosen twice",
-    "model=vgg11 model=vgg16": "leave one of model=vgg11 and model=vgg16 out",
     "optim.lr:0.1": "optim.lr:0.1 is not a setting: type optim.lr=0.1",
     "optim.lr 0.1": "optim.lr is not a setting: type optim.lr=0.1",
     "optim.lr = 0.1": "type optim.lr=0.1",

@@ -9,7 +9,7 @@ from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
 from symrun.models.registry import BN_EPS
 from symrun.optimizers import OPTIMIZERS, Schedule, SgdConfig
-from symrun.runs.info import RunInfo
+from symrun.runs.info import RunInfo, Status
 
 NOT_THE_PAPERS = ": not the paper's setting"
 """The note in the title of a figure whose runs do not have the settings of the paper."""
@@ -74,7 +74,7 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
     """
     titles: dict[str, list[str]] = {}
     for info, last_step in drawn:
-        length = _length(info, max(last_step, info.last_step))
+        length = _length(info, _reached(info, last_step))
         parts = [*_network(info), *optimiser(info), *length, *_thinning([info])]
         titles.setdefault(_joined(parts), []).append(info.model.title)
     return [
@@ -86,7 +86,7 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:
     """One caption for runs that differ only in what the phrases `varied` describe."""
     (model,) = {info.model.title for info in infos}
-    length = _length(infos[0], max([last_step, *(info.last_step for info in infos)]))
+    length = _length(infos[0], max(_reached(info, last_step) for info in infos))
     parts = [*_network(infos[0]), *varied, *length, *_thinning(infos)]
     return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
 
@@ -102,6 +102,12 @@ def _network(info: RunInfo) -> list[str]:
         ", ".join(filter(None, [_MODEL, width_label(info)])),
         "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]
+
+
+def _reached(info: RunInfo, last_step: int) -> int:
+    """The updates made, which a run that broke off may have more of than its last record says."""
+    broke_off = info.status in (Status.interrupted, Status.failed) and info.diverged is None
+    return max(last_step, info.last_step) if broke_off else last_step
 
 
 def _length(info: RunInfo, last_step: int) -> list[str]:

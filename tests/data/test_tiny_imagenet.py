@@ -228,8 +228,12 @@ load(TinyImageNetConfig("tiny_imagenet", Path({str(tree)!r}), Path({str(cache)!r
 
 
 def test_progress_is_on_standard_error(
-    tree: Path, loaded: Loader, capsys: pytest.CaptureFixture[str]
+    tree: Path,
+    loaded: Loader,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("symrun.display.LINE_SECONDS", 0.0)
     loaded(tree)
     output = capsys.readouterr()
     assert output.out == ""

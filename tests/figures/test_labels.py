@@ -67,8 +67,9 @@ def test_a_caption_of_runs_that_differ_in_their_seed_names_their_model_once(writ
 
 def test_the_caption_of_a_run_that_broke_off_counts_its_updates(write_run):
     """The last record is of step 284, before the last update that was made."""
-    info = write_run(True, records=0, steps=800, last_step=285).info()
-    (caption,) = captions([(info, 284)])
+    run = write_run(True, records=0, steps=800, last_step=285)
+    rewrite(run, status="interrupted")
+    (caption,) = captions([(run.info(), 284)])
     assert "285 of 800 steps" in caption.replace("\N{NO-BREAK SPACE}", " ")
 
 
