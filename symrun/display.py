@@ -60,8 +60,8 @@ def _guarded(stream: TextIO | None, descriptor: int, needed: bool) -> TextIO:
         io.BufferedWriter(file),
         stream.encoding,
         "backslashreplace",  # the terminal may not be able to show a path
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        # Python's own without a buffer, for PYTHONUNBUFFERED, would write through to this one's
+        line_buffering=stream.line_buffering or stream.write_through,
     )
 
 

@@ -140,3 +140,19 @@ def test_a_bar_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 5
     assert all(line.startswith("decoding: ") and "/200 [" in line for line in lines)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_of_both_streams_keep_their_order(unbuffered):
+    """In one log file, also if Python was told not to buffer: an error is not held back."""
+    script = "import sys; from symrun.display import guarded\nwith guarded():\n"
+    script += "    print('first', file=sys.stderr); print('second'); sys.stdout.flush()\n"
+    script += "    print('third', file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert done.stdout.split() == ["first", "second", "third"]
