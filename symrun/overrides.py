@@ -280,8 +280,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
         own = [full for full in alike if full.rpartition(".")[0] == group]
         if own or alike:
             return nearest(name, own or alike, 0)[0]
-    alike = [full for full in known if full.count(".") == name.count(".")]
-    return next(iter(nearest(name, alike)), None)
+    return None
 
 
 def _by_group() -> dict[str, Any]:

@@ -54,7 +54,7 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "track.evry=3": "track has every, parameters, sums; did you mean track.every?",
     "modle.width=1": "did you mean model.width?",
     "model.widht=1": "model has width, dropout, eps; did you mean model.width?",
-    "optim=adam optim.momentum=0.9": "there is no setting optim.momentum with optim=adam; optim",
+    "optim=adam optim.momentum=0.9": "with optim=adam; optim has lr, weight_decay, schedule,",
     "optimizer=adam": "did you mean optim?",
     "optim.name=adam": "optim.name=adam brings no settings: type optim=adam",
     "model=vgg61": "model must be one of vgg11,",

@@ -30,9 +30,10 @@ def as_table(rows: Sequence[Agreement], symmetries: Sequence[Agreement]) -> str:
 
 LEGEND = (
     "R^2 is the share of the broken conservation that a law explains, over the units that moved:\n"
-    "1 - R^2 of the median unit, of 99 in 100 units, of the worst one. RMS is its square root,\n"
-    "the error relative to the motion. A null law is wrong on purpose: what it reaches too proves\n"
-    "little. `exact` is an identity, which audits the measurement and predicts nothing."
+    "1 - R^2 of the median unit, of 99 in 100 units, of the worst one. RMS is the square root of\n"
+    "the first, the error relative to the motion. A null law is wrong on purpose: an R^2 that it\n"
+    "reaches as well proves little. `exact` is an identity: it audits the measurement and\n"
+    "predicts nothing."
 )
 
 

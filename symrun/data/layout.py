@@ -76,6 +76,8 @@ def _say_left_out(source: Source, split: str, names: list[str], reason: str) -> 
 def _val_samples(source: Source, labels: dict[str, int]) -> list[Sample]:
     """The validation images of the classes in `labels`, whose folders or annotations say which."""
     images = [name for name in source.files if name.startswith("val/") and is_image(name)]
+    if not images:
+        raise UsageError(f"{source.display_name('val')} holds no images: {_EXPECTED}")
     in_class = [name for name in images if _class_folder(name)]
     if in_class and len(in_class) < len(images):
         both = f"{source.display_name('val')} holds images in folders of classes and outside of any"

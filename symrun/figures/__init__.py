@@ -111,7 +111,9 @@ def _make_title_plain(figure: Figure, name: str) -> None:
         raise UsageError(f"--plain-title has no effect: the title of this {name} has no note")
     original, _, settings = title.partition(" on ")
     moved = f"Drawn as {original} of Kunin et al. (2021), but not with its settings."
-    describe(figure, settings, [*figure.get_supxlabel().split("\n"), moved])
+    describe(
+        figure, settings[:1].upper() + settings[1:], [*figure.get_supxlabel().split("\n"), moved]
+    )
 
 
 def _module_of(figure: str) -> FigureModule:

@@ -79,7 +79,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     right.set_ylim(0, min(right.get_ylim()[1], 100))
     for axes, label in ((left, "Loss"), (right, "Accuracy, %")):
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
     handles = [

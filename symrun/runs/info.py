@@ -322,7 +322,8 @@ def read_info(content: bytes) -> RunInfo:
     except RecursionError:
         values = None
     except ValueError as error:
-        raise UsageError(f"cannot be read: {in_one_line(error)}") from None
+        remedy = "restore it from a copy of the run"
+        raise UsageError(f"cannot be read: {in_one_line(error)}: {remedy}") from None
     return info_from(values)
 
 

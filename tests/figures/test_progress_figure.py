@@ -54,7 +54,7 @@ def legends(figure):
 
 
 def test_it_draws_the_rows_over_epochs_in_percent(write_progress):
-    figure = progress.draw([write_progress()])
+    figure = progress.draw([write_progress(last_step=16)])
     left, right = figure.axes
     for axes, linestyle, column, factor in (
         (left, "-", 2, 1), (right, "-", 3, 100), (right, "--", 4, 100),

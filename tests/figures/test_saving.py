@@ -44,7 +44,7 @@ def test_a_plain_title_moves_the_note_to_the_caption(write_run, tmp_path, overla
         plot(name, given, tmp_path, ["png"])
         plot(name, given, tmp_path, ["png"], plain_title=True)
         usual, plain = drawn[-2:]
-        assert plain.get_suptitle() == "synthetic textures, VGG11 at width 1/8"
+        assert plain.get_suptitle() == "Synthetic textures, VGG11 at width 1/8"
         caption, own = (figure.get_supxlabel() for figure in (usual, plain))
         note = " ".join(own.removeprefix(caption).split())
         assert own.startswith(caption) and note == (
