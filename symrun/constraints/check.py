@@ -68,6 +68,8 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     """
     info, saved = run.info(), latest_weights(run)
     config = run.config()
+    if info.dataset.train_images:  # an older run does not say
+        _batch_size(batch, info.dataset.train_images)  # before anything is shown
     precision, device = config.precision.value, info.device
     title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
     yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
@@ -102,15 +104,19 @@ def check_model(config: Config, batch: int | None) -> Iterator[Report]:
     yield _Network(config, load(config.data), batch).report(0, "at initialisation")
 
 
+def _batch_size(batch: int | None, images: int) -> int:
+    size = min(DEFAULT_BATCH, images) if batch is None else batch
+    require("--batch", size >= 2, ">= 2", size)
+    require("--batch", size <= images, f"at most the {images} training images", size)
+    return size
+
+
 class _Network:
     """The network of `config`, in float64 whatever its precision, and one batch for it."""
 
     @isolated()
     def __init__(self, config: Config, dataset: Dataset, batch: int | None) -> None:
-        count = len(dataset.train.labels)
-        size = min(DEFAULT_BATCH, count) if batch is None else batch
-        require("--batch", size >= 2, ">= 2", size)
-        require("--batch", size <= count, f"at most the {count} training images", size)
+        size = _batch_size(batch, len(dataset.train.labels))
         train = dataclasses.replace(config.train, compile=False, cuda_graph=False)
         track = dataclasses.replace(config.track, sums=Sums.auto)
         config = dataclasses.replace(config, precision=Precision.float64, train=train, track=track)

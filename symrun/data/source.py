@@ -95,7 +95,7 @@ class Source:
 
 @contextmanager
 def open_source(root: Path) -> Iterator[Source]:
-    """The zip or the folder at `root`: tiny-imagenet-200 itself, or one that it lies in.
+    """The zip or the folder at `root`: tiny-imagenet-200 itself, or a folder that either lies in.
 
     Error: UsageError if there is neither, or the zip is damaged or unsafe.
     """
@@ -105,6 +105,9 @@ def open_source(root: Path) -> Iterator[Source]:
             if not root.exists():
                 remedy = f"give {FOLDER}.zip or its unpacked folder, or leave it out to download"
                 raise UsageError(f"{given} does not exist: {remedy}")
+            archive = root / f"{FOLDER}.zip"
+            if archive.is_file() and not any(_bases_below(str(root), _DEEPEST)):
+                root = archive
             source = _open_folder(root) if root.is_dir() else _open_zip(root, opened)
         except OSError as error:
             raise UsageError(f"{given} cannot be read: {in_one_line(error)}") from None

@@ -1,4 +1,6 @@
-"""Curves of whole layers: a symmetry's quantity, measured and predicted, summed over the units."""
+"""Curves of whole layers: a symmetry's quantity, measured and predicted, as means over the units.
+
+Sums would hide the layers that have few units."""
 
 from typing import Any
 
@@ -27,8 +29,8 @@ def hidden_symmetries(info: RunInfo) -> list[str]:
     return [symmetry for symmetry in hidden if groups_of(info, symmetry)]
 
 
-def layer_sums(run: RunDirectory, symmetry: str) -> Curves:
-    """Each group of `symmetry`, summed over its units.
+def layer_means(run: RunDirectory, symmetry: str) -> Curves:
+    """The mean over the units of each group of `symmetry`.
 
     Columns `measured` and `flow`, [records, groups]; NaN where the law is silent.
 
@@ -36,24 +38,17 @@ def layer_sums(run: RunDirectory, symmetry: str) -> Curves:
     """
     columns = ("measured", "flow")
     steps: list[NDArray[np.int64]] = []
-    sums: list[list[Array]] = []
+    means: list[list[Array]] = []
     for group in groups_of(run.info(), symmetry):
         curves = unit_curves(run, symmetry, group, columns)
         steps.append(curves.steps)
-        sums.append([curves.values[column].sum(axis=1) for column in columns])
+        means.append([curves.values[column].mean(axis=1) for column in columns])
     common = min(map(len, steps))  # a run that goes on has written more meanwhile
     values = {
         name: np.stack([curve[:common] for curve in column], axis=1)
-        for name, *column in zip(columns, *sums, strict=True)
+        for name, *column in zip(columns, *means, strict=True)
     }
     return drawable(run, Curves(steps[0][:common], values))
-
-
-def layer_means(run: RunDirectory, symmetry: str) -> Curves:
-    """As `layer_sums`, but means over the units, which are about as large in every layer."""
-    sums = layer_sums(run, symmetry)
-    units = np.array([group.units for group in run.info().groups_of(symmetry)])
-    return Curves(sums.steps, {name: values / units for name, values in sums.values.items()})
 
 
 def depth_colours(count: int) -> Array:

@@ -16,7 +16,7 @@ from symrun.figures.layers import (
     depth_handles,
     groups_of,
     hidden_symmetries,
-    layer_sums,
+    layer_means,
 )
 from symrun.figures.selection import Family
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
@@ -40,7 +40,7 @@ RUNS = Family(
 def draw(runs: Sequence[RunDirectory]) -> Figure:
     """A panel for each symmetry, a line for each layer: the mean over seeds in a band of extremes.
 
-    It shows the change of the layer's sum since the start, because the sum itself depends more on
+    It shows the change of the layer's mean since the start, because the mean itself depends more on
     the initial weights than on training.
 
     Error: UsageError if a run has fewer than two records, or runs recorded other steps.
@@ -49,19 +49,19 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     info = infos[0]
     symmetries = hidden_symmetries(info)
     heading = f"{len(runs)} seeds of {settings(infos)}"
-    curves = {symmetry: [layer_sums(run, symmetry) for run in runs] for symmetry in symmetries}
+    curves = {symmetry: [layer_means(run, symmetry) for run in runs] for symmetry in symmetries}
     steps = curves[symmetries[0]][0].steps
-    if any(not np.array_equal(one.steps, steps) for sums in curves.values() for one in sums):
+    if any(not np.array_equal(one.steps, steps) for means in curves.values() for one in means):
         raise UsageError("seeds needs runs with records at the same steps")
     caption = common_caption(infos, int(steps[-1]), [*optimiser(info), f"{len(runs)} seeds"])
     figure, panels = frame((3.4 * len(symmetries) + 1.2, 3.6), heading, [caption])
     places = panels.subplots(1, len(symmetries), squeeze=False)[0]
-    for axes, (symmetry, sums) in zip(places, curves.items(), strict=True):
-        _draw_panel(axes, sums)
+    for axes, (symmetry, means) in zip(places, curves.items(), strict=True):
+        _draw_panel(axes, means)
         handles = depth_handles(groups_of(info, symmetry), linewidth=_WIDTH)
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
         axes.legend(title=Symmetry(symmetry).title, handles=handles, **place)
-        axes.set_ylabel(f"{Symmetry(symmetry).label},\nchange of a layer's sum")
+        axes.set_ylabel(f"{Symmetry(symmetry).label},\nchange of a layer's mean")
         label_steps(axes, step_label(info))
     kinds: list[Line2D | Patch] = [
         Line2D([], [], color="0.4", linewidth=_WIDTH, label="mean of the seeds"),
@@ -73,10 +73,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, sums: Sequence[Curves]) -> None:
-    steps = sums[0].steps
+def _draw_panel(axes: Axes, means: Sequence[Curves]) -> None:
+    steps = means[0].steps
     measured, flow = (
-        np.stack([one.values[name] - one.values[name][0] for one in sums])
+        np.stack([one.values[name] - one.values[name][0] for one in means])
         for name in ("measured", "flow")
     )
     flow = flow.mean(axis=0)

@@ -70,6 +70,8 @@ def test_a_run_at_its_initialisation_and_at_its_last_weights(capfd, precision):
     weights = {name: value.float() for name, value in model.state_dict().items()}
     save_checkpoint(run, 1000, {"model": {**model.state_dict(), **weights}}, keep=2)
 
+    code, out, err = command(capfd, "run", "--batch", "100000")
+    assert code == 2 and out == "" and "--batch must be at most the" in err
     code, out, err = command(capfd, "run", "--batch", "5", "--json")
     assert code == 0 and err == ""
     info = recorded(run)

@@ -192,6 +192,13 @@ def test_a_folder_may_be_given_by_one_that_it_lies_in(
     assert_equal(loaded(given, tmp_path / "another"), expected)
 
 
+def test_a_zip_may_be_given_by_its_folder(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    archive = tmp_path / "given/tiny-imagenet-200"
+    shutil.make_archive(str(archive), "zip", tree.parent, tree.name)
+    assert_equal(loaded(tmp_path / "given"), loaded(tree))
+
+
 def test_of_several_folders_none_is_guessed(tree: Path, tmp_path: Path) -> None:
     for name in ("one", "other"):
         shutil.copytree(tree, tmp_path / "given" / name)

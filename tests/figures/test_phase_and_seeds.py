@@ -10,19 +10,13 @@ from symrun.figures import phase, plot, seeds, select_runs
 from symrun.figures.style import Trajectory
 
 
-def sums(run, symmetry, column):
-    """[records, groups], read without symrun, groups as in run.json."""
+def means(run, symmetry, column):
+    """[records, groups], over units; read without symrun, groups as in run.json."""
     rows = pd.read_parquet(run.table("units"))
     rows = rows[rows["symmetry"] == symmetry].astype({"group": str})
-    totals = rows.groupby(["step", "group"])[column].sum().unstack()
+    of_groups = rows.groupby(["step", "group"])[column].mean().unstack()
     order = [group.group for group in run.info().groups_of(symmetry)]
-    return totals[order].to_numpy()
-
-
-def means(run, symmetry, column):
-    """As `sums`, over the number of units of each group."""
-    units = [group.units for group in run.info().groups_of(symmetry)]
-    return sums(run, symmetry, column) / units
+    return of_groups[order].to_numpy()
 
 
 def paths(axes):
@@ -94,11 +88,11 @@ def repeated(write_run):
 def test_a_band_from_the_lowest_to_the_highest_seed(repeated):
     (axes,) = seeds.draw(repeated).axes
     *bands, mean, predicted = axes.collections
-    curves = np.stack([sums(run, "scale", "measured") for run in repeated])
+    curves = np.stack([means(run, "scale", "measured") for run in repeated])
     curves = curves - curves[:, :1]
     drawn = np.array(mean.get_segments())[:, :, 1].T
     np.testing.assert_allclose(drawn, curves.mean(axis=0), rtol=1e-5, atol=1e-4)
-    flow = np.stack([sums(run, "scale", "flow") for run in repeated])
+    flow = np.stack([means(run, "scale", "flow") for run in repeated])
     flow = (flow - flow[:, :1]).mean(axis=0)
     found = np.array(predicted.get_segments())[:, :, 1].T
     np.testing.assert_allclose(found, flow, rtol=1e-5, atol=1e-4)

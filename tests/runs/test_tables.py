@@ -41,9 +41,9 @@ def test_a_part_written_while_a_figure_reads_does_not_disturb_it(run, monkeypatc
     monkeypatch.setattr(layers, "unit_curves", then_goes_on)
     groups = [{"symmetry": "scale", "group": "a", "units": 2, "layers": ["a"]}] * 2
     run.write_info(described(groups=groups))
-    sums = layers.layer_sums(run, "scale")
-    assert sums.steps.tolist() == [0, 1, 2]
-    assert sums.values["measured"].tolist() == [[1, 1], [21, 21], [41, 41]]
+    means = layers.layer_means(run, "scale")
+    assert means.steps.tolist() == [0, 1, 2]
+    assert means.values["measured"].tolist() == [[0.5] * 2, [10.5] * 2, [20.5] * 2]
 
 
 def refusal(run, group="a"):
