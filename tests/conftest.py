@@ -1,7 +1,12 @@
 import os
 
+import hypothesis
 import pytest
 import torch
+
+# A busy machine may take longer over one example than over the others.
+hypothesis.settings.register_profile("symrun", deadline=None)
+hypothesis.settings.load_profile("symrun")
 
 # For the GPU tests: before CUDA starts, or deterministic matrix products are refused.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

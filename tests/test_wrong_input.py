@@ -160,7 +160,7 @@ def test_commands(capsys, monkeypatch, folder, words):
     assert "Hydra" not in is_one_line(code, *capsys.readouterr(), COMMANDS[words])
 
 
-@pytest.mark.parametrize("words", ["train lr=1", "train -m optim.lr=1,-1", "trian", "plot fig6"])
+@pytest.mark.parametrize("words", ["train -m optim.lr=1,-1", "trian"])
 def test_in_a_process_of_its_own(tmp_path, words):
     command = [sys.executable, "-m", "symrun", *words.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
@@ -82,7 +82,6 @@ HEAVY = [10.0, -4.0, 3.0]
 """Far enough from the origin that Q takes hundreds of updates to move, as a filter's does."""
 
 
-@settings(deadline=None)
 @given(
     momentum=st.floats(0, 0.999),
     dampening=st.floats(0, 0.9),
