@@ -62,8 +62,9 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
             raise
         try:
             _Trainer(run, training, stop or StopRequest()).train(None)
-        except UsageError:  # of the tracker, before the first update
-            run.discard()
+        except UsageError:
+            if not any(run.table("units").iterdir()):  # of the tracker, before the first record
+                run.discard()
             raise
     return run.path
 

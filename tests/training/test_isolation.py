@@ -21,6 +21,7 @@ from symrun.launch import compose, configs
 from symrun.runs.checkpoint import checkpoints
 from symrun.runs.directory import RunDirectory
 from symrun.training.lifecycle import train
+from symrun.training.loop import fit
 
 SMALL = [
     *("data=synthetic", "data.train_images=40", "data.val_images=20", "model=vgg11_bn"),
@@ -148,3 +149,17 @@ def test_a_tracker_that_refuses_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not this network"):
         trained(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_records_keeps_its_folder_whatever_happens_to_its_description(
+    tmp_path, monkeypatch
+):
+    def then_damaged(*arguments):
+        fit(*arguments)
+        (tmp_path / "run/run.json").write_text("{")
+
+    monkeypatch.setattr("symrun.training.lifecycle.fit", then_damaged)
+    with pytest.raises(UsageError, match=r"run\.json"):
+        trained(tmp_path / "run")
+    assert (tmp_path / "run/run.json").read_text() == "{"
+    assert list((tmp_path / "run/tables/units").iterdir())
