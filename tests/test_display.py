@@ -47,8 +47,6 @@ def require_finished(steps):
 CLOSED = [
     "2>&1 | head -c 20 >/dev/null; exit ${PIPESTATUS[0]}",
     "2>&-",
-    ">&-",
-    ">&- 2>&-",
     "<&- >&- 2>&-",
     ">/dev/full 2>/dev/full",
 ]

@@ -52,7 +52,7 @@ def plot_in(runs, tmp_path):
     return run
 
 
-def test_the_users_matplotlib_changes_no_byte_and_is_not_heard_of(plot_in, tmp_path):
+def test_the_users_matplotlib_changes_no_byte_and_is_not_heard_of(plot_in, tmp_path, monkeypatch):
     config = tmp_path / "config"
     config.mkdir()
     (config / "matplotlibrc").write_text(HOSTILE)
@@ -64,12 +64,7 @@ def test_the_users_matplotlib_changes_no_byte_and_is_not_heard_of(plot_in, tmp_p
     assert plot_in("folder", MPLBACKEND=notebook, MPLCONFIGDIR=str(config)) == expected
     # A file where the folder should be cannot be written to, not even by root
     assert plot_in("no folder", MPLCONFIGDIR=str(tmp_path / "file"), HOME="/nowhere") == expected
-
-
-def test_a_matplotlibrc_in_the_working_folder_changes_no_byte(plot_in, runs, tmp_path, monkeypatch):
-    expected = plot_in("expected")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "matplotlibrc").write_text(HOSTILE)
+    monkeypatch.chdir(config)  # where matplotlib looks first
     assert plot_in("working") == expected
 
 
