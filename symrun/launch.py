@@ -213,11 +213,17 @@ def _composed(words: list[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException) as error:
             chosen = [word for word in words if word.partition("=")[0] in (*GROUPS, MORE_PRESETS)]
             try:
-                known = OmegaConf.to_container(hydra.compose("config", chosen))
+                known = _plain(hydra.compose("config", chosen))
             except (HydraException, OmegaConfBaseException):  # a preset of the user's own is broken
                 raise UsageError(_first_line(error)) from None
-            require_known(words, known)  # type: ignore[arg-type]
+            require_known(words, known)
             raise UsageError(_first_line(error)) from None
+
+
+def _plain(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    plain = OmegaConf.to_container(settings, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
 
 
 def _first_line(error: Exception) -> str:
@@ -243,13 +249,13 @@ def _typed(settings: DictConfig, words: list[str]) -> Config:
     try:
         for name in sorted(OmegaConf.missing_keys(settings)):
             raise UsageError(f"{name} must have a value, got ???")
-        plain = OmegaConf.to_container(settings, resolve=True)
+        plain = _plain(settings, resolve=True)
     except OmegaConfBaseException as error:
         named = next((word for word in words if "${" in word), None)
         refusal = f"{named}: no setting has the name in braces" if named else _first_line(error)
         raise UsageError(refusal) from None
     try:
-        return Config.from_mapping(plain)  # type: ignore[arg-type]
+        return Config.from_mapping(plain)
     except UsageError:
         for word in words:  # the settings of one entry with the name of another
             group, named, choice = word.partition(".name=")

@@ -124,7 +124,7 @@ def require_known(words: Sequence[str], settings: Mapping[str, Any]) -> None:
     for override in read(words, several=True):
         name = override.key_or_group
         if name not in {*GROUPS, *known, *settings, MORE_PRESETS}:
-            raise UsageError(_unknown(name, settings))
+            raise UsageError(_unknown(name, known))
 
 
 def choices_of(group: str, words: Sequence[str] = ()) -> list[str]:
@@ -221,7 +221,7 @@ def _parse(word: str, name: str, value: str) -> Override:
         if name in GROUPS:
             _refuse_choice(name, value, choices_of(name))
         if name not in names():
-            raise UsageError(_unknown(name, _by_group())) from None
+            raise UsageError(_unknown(name, dict.fromkeys((*GROUPS, *names())))) from None
         if value[0] in "'\"":
             raise UsageError(f"{word}: the quotes do not close: type {name}=VALUE") from None
         raise UsageError(f"{word} cannot be read: type {name}={_some(name)}") from None
@@ -255,17 +255,21 @@ def _refuse_choice(group: str, value: object, choices: list[str]) -> typing.NoRe
     raise UsageError(f"{group} must be one of {', '.join(choices)}, got {value}{meant}") from None
 
 
-def _unknown(name: str, settings: Mapping[str, Any]) -> str:
-    """That there is no setting `name`, what there is, and the nearest."""
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    """That there is no setting `name`, what there is, and the nearest.
+
+    known: every setting there is, as "optim.lr", with its value.
+    """
     group, dot, _ = name.partition(".")
-    members = settings.get(group)
-    if dot and isinstance(members, Mapping):
-        chosen = f" with {group}={members['name']}" if name in names() else ""
+    members = [full.partition(".")[2] for full in known if full.startswith(f"{group}.")]
+    groups = list(dict.fromkeys(full.partition(".")[0] for full in known))
+    if dot and members:
+        chosen = known.get(f"{group}.name") if name in names() else None
         keys = (key for key in members if key != "name" or group == "run")
-        among = f"{chosen}; {group} has {', '.join(keys)}"
+        among = f"{f' with {group}={chosen}' if chosen else ''}; {group} has {', '.join(keys)}"
     else:
-        among = f"; there are {', '.join(settings)}"
-    meant = _nearest(name, [*flat(settings), *settings])
+        among = f"; there are {', '.join(groups)}"
+    meant = _nearest(name, [*known, *groups])
     meant = f"; did you mean {meant}?" if meant else ""
     return f"there is no setting {name}{among}{meant}"
 
@@ -281,18 +285,6 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
         if own or alike:
             return nearest(name, own or alike, 0)[0]
     return None
-
-
-def _by_group() -> dict[str, Any]:
-    """`names`, nested."""
-    nested: dict[str, Any] = dict.fromkeys(GROUPS)
-    for name in names():
-        group, dot, key = name.partition(".")
-        if dot:
-            nested[group] = {**(nested.get(group) or {}), key: None}
-        else:
-            nested[name] = None
-    return nested
 
 
 def _values(name: str) -> list[str]:

@@ -25,6 +25,12 @@ def _own_precision_and_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def every_line_of_a_bar(monkeypatch):
+    """A bar in a file has a line for each change, not one now and then."""
+    monkeypatch.setattr("symrun.display.LINE_SECONDS", 0.0)
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:

@@ -126,7 +126,7 @@ def test_a_full_memory_is_one_line(capfd, monkeypatch):
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr("symrun.runs.missing.require_run", full)
+    monkeypatch.setattr("symrun.runs.directory.RunDirectory.open", full)
     assert refused(capfd, ["check", "."], code=1) == "symrun: out of memory"
 
 

@@ -1,1 +1,1 @@
-"""The command line's parser, and the commands that take more than a few lines."""
+"""The commands, one a file: `add` gives each its options, and `_run` runs it."""

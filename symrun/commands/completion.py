@@ -24,13 +24,6 @@ def answer(parser: Parser) -> None:
         argcomplete.autocomplete(parser)
 
 
-def figures(**_: object) -> list[str]:
-    """The names of the figures."""
-    from symrun.figures import FIGURES
-
-    return list(FIGURES)
-
-
 def _run(options: argparse.Namespace) -> int:
     from argcomplete.shell_integration import shellcode
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn, Protocol
 
 from symrun.errors import UsageError, did_you_mean, nearest
@@ -33,7 +34,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**keywords)
         self._example = example
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         options, rest = super().parse_known_args(args, namespace)
         for place, word in enumerate(rest):
             if word.startswith("-"):
@@ -89,8 +92,8 @@ class Parser(argparse.ArgumentParser):
 
 def add_overrides(parser: Parser, meaning: str) -> None:
     """Let a command take settings. meaning: its help says so."""
-    settings = parser.add_argument("overrides", metavar="SETTING", nargs="*", help=meaning)
-    settings.completer = _completions  # type: ignore[attr-defined]
+    settings: Any = parser.add_argument("overrides", metavar="SETTING", nargs="*", help=meaning)
+    settings.completer = _completions  # argcomplete's own attribute
 
 
 def _completions(prefix: str, **_: object) -> list[str]:

@@ -33,14 +33,12 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from symrun.runs.directory import RunDirectory
-    from symrun.runs.missing import require_run
     from symrun.runs.thinning import size_bytes, thin, thin_to_size
 
     every, most_mb = options.every, options.max_mb
     if (every is None) == (most_mb is None):
         given = "neither" if every is None else "both"
         raise UsageError(f"thin takes one of --every K and --max-mb N, got {given}")
-    require_run(options.folder)
     run = RunDirectory.open(options.folder)
     new = (
         thin(run, options.new, every)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from matplotlib.figure import Figure
 
-from symrun.errors import UsageError
+from symrun.errors import UsageError, did_you_mean
 from symrun.figures import (
     fig1,
     fig2,
@@ -118,5 +118,6 @@ def _make_title_plain(figure: Figure, name: str) -> None:
 
 def _module_of(figure: str) -> FigureModule:
     if figure not in FIGURES:
-        raise UsageError(f"there is no figure {figure!r}; there are {', '.join(FIGURES)}")
+        meant = did_you_mean(figure, FIGURES)
+        raise UsageError(f"there is no figure {figure}; there are {', '.join(FIGURES)}{meant}")
     return FIGURES[figure]

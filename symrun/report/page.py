@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from symrun.analysis import Agreement, is_identity
+from symrun.analysis.agreement import FEW
+from symrun.analysis.report import moved_units
 from symrun.errors import UsageError, refusal
 from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
@@ -23,17 +25,19 @@ from symrun.runs.info import RunInfo, Status
 _log = logging.getLogger(__name__)
 
 _NUMBERS = (
-    "R² is the share of the broken conservation that a law explains, over the units that moved; "
-    "excluded are the others. 1 − R² is that of the median unit, RMS its square root, the error "
-    "relative to the motion; then what 99 in 100 units stay within, the median of the worst layer, "
-    "and the worst unit with its name. Residual is the largest distance between measurement and "
+    "R² is the share of the broken conservation that a law explains. It judges the units that "
+    f"moved, with a star where they are fewer than {FEW}, and excludes the others. 1 − R² is that "
+    "of the median unit, and RMS its square root, the error relative to the motion; then come the "
+    "bound that 99 in 100 units keep, the median of the worst layer, and the worst unit with its "
+    "name. Residual is the largest distance between measurement and "
     "prediction, over units and time, relative to the unit's magnitude, and motion the largest of "
     "any unit, measured alike. Every law takes the gradient norms of the run as its input: it "
     "explains the run that was made, and forecasts none. The motion of translation is measured "
     "from exp(−λt). Without weight decay and momentum `flow` and `discrete` are the same law, so "
-    "such a run tests the symmetry and not the continuous limit. A null law is wrong on purpose, "
-    "and what it reaches too proves little: the motion that the first law predicts, 1 % too large; "
-    "as gradients of a constant norm would cause it; or that of another unit in the group."
+    "such a run tests the symmetry and not the continuous limit. Null laws are wrong on purpose, "
+    "and an R² that they reach as well proves little: they take the motion that the first law "
+    "predicts 1 % too large, or as gradients of a constant norm would cause it, or from another "
+    "unit of the group."
 )
 _BARS: tuple[tuple[str, str, float], ...] = (
     ("`flow` leaves 1 − R² ≤ 1e-6 for the median unit", "unexplained", 1e-6),
@@ -42,7 +46,7 @@ _BARS: tuple[tuple[str, str, float], ...] = (
 )
 """The bar in words; the field of Agreement; the largest value.
 
-Null laws reach some 1e-4 and more. Where no unit of a symmetry moved there is no R²: with a
+Null laws leave 1e-4 or more. Where no unit of a symmetry moved there is no R²: with a
 constant weight decay translation moves by rounding alone.
 """
 
@@ -260,7 +264,7 @@ def _law_row(name: str, row: Agreement) -> list[str]:
     law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
     numbers = [_shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
-    counts = [f"{row.moved:,}", f"{row.excluded:,}"]
+    counts = [moved_units(row), f"{row.excluded:,}"]
     return [f"`{name}`", row.symmetry, law, *counts, *numbers, row.worst_unit or "-"]
 
 
@@ -282,7 +286,7 @@ def _verdict(setup: RunInfo, row: Agreement, key: str, bar: float) -> list[str]:
     if value is None:
         return ["-", "not judged: no unit moved"]
     words = ["yes" if value <= bar else "no"]
-    if key != "residual" and row.excluded:
+    if key != "residual" and (row.excluded or row.moved < FEW):
         words.append(f"{row.moved:,} of {row.units:,} units judged")
     if setup.status is not Status.finished:
         words.append("so far")
@@ -301,5 +305,5 @@ def audit(evidences: Sequence[Evidence]) -> Paragraph | None:
     ]
     if not found:
         return None
-    what = "The instrument's own error, and no prediction, is the residual of the identity `exact`"
+    what = "The residual of the identity `exact` is the instrument's own error and no prediction"
     return Paragraph(f"{what}: {', '.join(found)}. One rounding of float32 is 6.0e-08.")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.models.registry import MODELS
 from symrun.runs.info import MOST_BYTES, RunInfo, Status, read_info
 
 OUTPUTS = Path("outputs")
@@ -21,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 _CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
+_SHOWN = 3
+"""Runs that are named in place of a path that is none."""
 
 
 class RunDirectory:
@@ -132,6 +136,8 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run in `path`. Error: UsageError if it holds none that this symrun can read."""
         run = cls(Path(path))
+        if not run.run_json.exists():
+            raise UsageError(f"{path} is not a run folder{_instead_of(run.path)}")
         run.info()
         return run
 
@@ -230,3 +236,19 @@ def _numbers(folder: Path, name: re.Pattern[str]) -> list[int]:
     """The numbers in the file names in `folder` that match `name`, which captures one."""
     names = (name.fullmatch(path.name) for path in folder.glob("*"))
     return [int(found[1]) for found in names if found]
+
+
+def _instead_of(path: Path) -> str:
+    """Why `path` is not the folder of a run, and what to type in its place."""
+    owner = next(
+        (run.path for run in map(RunDirectory, path.parents) if run.run_json.exists()), None
+    )
+    if owner is not None and path.exists():
+        return f" but lies in one: type {owner}"
+    if str(path) in MODELS:
+        return f" but a model: type symrun check {path} --constraints"
+    state = "it has no run.json" if os.path.lexists(path) else "there is nothing of that name"
+    inside = runs_below(path) if path.is_dir() else []
+    near = [str(run.path) for run in inside or runs_below(OUTPUTS)][:_SHOWN]
+    where = "it holds the runs" if inside else "the newest runs are"
+    return f": {state}; " + (f"{where} {', '.join(near)}" if near else "`symrun train` makes one")

@@ -35,8 +35,9 @@ def isolated() -> Iterator[None]:
         stack.callback(_restore_environment, os.environ.get(_WORKSPACE))
         stack.enter_context(_random_numbers_kept())
         torch.set_default_dtype(torch.float32)
-        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = True  # type: ignore[assignment]
-        torch.backends.cudnn.deterministic = False
+        backends: Any = torch.backends
+        backends.mkldnn.enabled = backends.cudnn.enabled = True
+        backends.cudnn.deterministic = False
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device() != torch.device("cpu"):
@@ -74,7 +75,8 @@ def _switches_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _random_numbers_kept() -> Iterator[None]:
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda: Any = torch.cuda
+    started = cuda.is_initialized()
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count()) if started else ()):
             yield

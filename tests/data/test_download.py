@@ -161,13 +161,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_whole_at_once(
-    server: Server,
-    cache: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("symrun.display.LINE_SECONDS", 0.0)
+@pytest.mark.usefixtures("every_line_of_a_bar")
+def test_whole_at_once(server: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert download(cache) == cache / "tiny-imagenet-200.zip"
     assert_whole(cache)
     assert server.asked == [None]

@@ -227,13 +227,10 @@ load(TinyImageNetConfig("tiny_imagenet", Path({str(tree)!r}), Path({str(cache)!r
     assert not left.exists() and (cache / "notes").exists()
 
 
+@pytest.mark.usefixtures("every_line_of_a_bar")
 def test_progress_is_on_standard_error(
-    tree: Path,
-    loaded: Loader,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tree: Path, loaded: Loader, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("symrun.display.LINE_SECONDS", 0.0)
     loaded(tree)
     output = capsys.readouterr()
     assert output.out == ""

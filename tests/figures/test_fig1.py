@@ -311,7 +311,7 @@ def test_unknown_names_are_answered_with_the_known(write_run, tmp_path):
         UsageError, match=r"^--format must be some of png, pdf, svg, gif, got 'jpg'$"
     ):
         plot("fig1", [run.path], tmp_path, ["png", "jpg"])
-    with pytest.raises(UsageError, match=r"^there is no figure 'fig9'; there are fig1, fig2, "):
+    with pytest.raises(UsageError, match=r"^there is no figure fig9; there are fig1, fig2, "):
         plot("fig9", [run.path], tmp_path, ["png"])
     assert not list(tmp_path.glob("*.png"))
 
