@@ -1,12 +1,15 @@
+import contextlib
 import os
 
-import hypothesis
 import pytest
 import torch
 
-# A busy machine may take longer over one example than over the others.
-hypothesis.settings.register_profile("symrun", deadline=None)
-hypothesis.settings.load_profile("symrun")
+with contextlib.suppress(ImportError):  # the tests marked gpu run where there is no hypothesis
+    import hypothesis
+
+    # A busy machine may take longer over one example than over the others.
+    hypothesis.settings.register_profile("symrun", deadline=None)
+    hypothesis.settings.load_profile("symrun")
 
 # For the GPU tests: before CUDA starts, or deterministic matrix products are refused.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
