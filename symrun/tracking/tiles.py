@@ -34,7 +34,7 @@ class TileShape:
 
     rows: int = 64
     columns: int = 128
-    warps: int = 4
+    warps: int = 2
 
     def __post_init__(self) -> None:
         assert 0 < self.rows <= LANES * self.warps, f"a lane keeps one row: {self}"

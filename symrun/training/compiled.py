@@ -2,9 +2,10 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from symrun.errors import RunError
@@ -17,7 +18,9 @@ does. It is given once a process."""
 def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     """`model`, compiled for training on batches of `batch_size`; others go through it as it is.
 
-    Compiling, at the first call, takes a minute. Error: RunError from that call, if it fails.
+    Compiling, at the first call, takes a minute. What forward takes out of autocast stays out of it
+    in backward, as without compiling; by torch's default the weight gradients of such a layer would
+    round to bfloat16. Error: RunError from that call, if it fails.
     """
     torch._dynamo.reset()  # it compiles a few networks a process, and then silently none
     fast = torch.compile(model, dynamic=False)
@@ -29,9 +32,7 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
             logits: Tensor = model(images)
             return logits
         try:
-            with contextlib.nullcontext() if built else warnings.catch_warnings():
-                if not built:
-                    warnings.filterwarnings("ignore", _ADVICE)
+            with contextlib.nullcontext() if built else _compiling():
                 logits = fast(images)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
@@ -40,3 +41,11 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
         return logits
 
     return forward
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    config = torch._functorch.config
+    with warnings.catch_warnings(), config.patch(backward_pass_autocast="off"):
+        warnings.filterwarnings("ignore", _ADVICE)
+        yield
