@@ -1,7 +1,4 @@
-"""Other ways to sum over units, to compare with the one in use.
-
-Once they have been timed on a GPU, all but the fastest can go.
-"""
+"""Other ways to sum over units, to compare with the one in use."""
 
 import warnings
 from collections.abc import Callable
@@ -19,11 +16,8 @@ from symrun.tracking.tiles import TileShape
 from symrun.tracking.torch_sums import TorchSums
 
 SHAPES = (
-    *(TileShape(rows, 128, warps) for rows in (32, 64, 128) for warps in (2, 4, 8)
-      if rows <= 32 * warps),
-    TileShape(64, 64, 4),
-    TileShape(64, 256, 4),
-    TileShape(128, 256, 8),
+    TileShape(64, 128, 2), TileShape(64, 128, 4), TileShape(32, 128, 2), TileShape(32, 128, 1),
+    TileShape(64, 64, 2), TileShape(32, 64, 1), TileShape(64, 256, 2),
 )  # fmt: skip
 """Tile shapes of the kernel. Compiled for an H100, none spills a register, also with momentum."""
 
