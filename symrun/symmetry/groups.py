@@ -75,6 +75,7 @@ class Members:
     units: tuple[int, ...]
     length: int
     sign: int = 1
+    parts: int = 1
 
     @property
     def count(self) -> int:
@@ -87,7 +88,7 @@ def rows(parameter: str, shape: Sequence[int], sign: int = 1) -> Members:
     return Members(parameter, 0, tuple(range(shape[0])), math.prod(shape[1:]), sign)
 
 
-def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1) -> Members:
+def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1, parts: int = 1) -> Members:
     """The columns of a parameter of `shape`, divided into `units` units of adjacent columns.
 
     A unit is an input channel of a convolution with its flattened kernel, or the inputs of a linear

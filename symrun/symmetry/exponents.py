@@ -1,0 +1,180 @@
+"""What a transformation of the parameters does to the tensors of a forward pass.
+
+Two kinds are followed through the network at once:
+
+    scale   an entry is multiplied by e^(s a), with an exponent a for each entry
+    shift   an entry gets sigma m added, with a weight sigma for each entry and any m that is the
+            same for all entries along the axes along which sigma varies
+
+Exponents and weights are variables of one `LinearSystem`; a tensor's state says which variables
+stand at which entries. A state is a sum of terms, each of which varies along few axes: a weight
+[out, in] has one term that varies along its rows and one along its columns.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from symrun.symmetry.linear_system import WILDCARD, LinearSystem, compact
+
+_MOST = 5_000_000
+"""Entries of a sum of terms, at most; what would take more is not followed."""
+
+
+@dataclass(eq=False)
+class Block:
+    """The variables of a parameter along one of its axes, or along several at once.
+
+    variables: int64, shaped as the parameter is where they vary, and of size 1 elsewhere.
+    axes: along which they vary. parts: of a grouped convolution, whose input channels count anew
+    in each of `parts` parts of axis 0.
+    anchored: whether they are fixed against those of the other blocks: to add a constant to one and
+    take it from another changes nothing.
+    """
+
+    variables: Tensor
+    axes: tuple[int, ...]
+    parts: int = 1
+    anchored: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """variables: int64, of the tensor's shape. block: whose variables they are, unchanged but for
+    their places. uniform: of a shift, whether m is a single number."""
+
+    variables: Tensor
+    block: Block | None = None
+    uniform: bool = False
+
+    @property
+    def varies(self) -> tuple[int, ...]:
+        """The axes along which it is not known to be constant."""
+        shape = self.variables.shape
+        return tuple(
+            axis
+            for axis, size in enumerate(shape)
+            if size > 1 and self.variables.stride(axis) != 0
+        )
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Term":
+        """The same after an operation that only moves entries."""
+        moved = move(self.variables)
+        return replace(self, variables=compact(moved).expand(moved.shape))
+
+    def to(self, shape: Sequence[int]) -> "Term":
+        return replace(self, variables=self.variables.expand(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Of a tensor; no terms: nothing happens to it. parameter: which one it is, as a whole."""
+
+    scale: tuple[Term, ...] = ()
+    shift: tuple[Term, ...] = ()
+    parameter: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.scale or self.shift)
+
+
+class Exponents:
+    """Operations on states. Each either follows from the equations that it adds, or gives up: then
+    the variables are pinned to zero."""
+
+    def __init__(self, system: LinearSystem) -> None:
+        self.system = system
+
+    def pin(self, *states: State, scale: bool = True, shift: bool = True) -> None:
+        for state in states:
+            for term in (*(state.scale if scale else ()), *(state.shift if shift else ())):
+                self.system.pin(term.variables)
+
+    def total(self, terms: Sequence[Term], shape: Sequence[int]) -> Tensor | None:
+        """The sum of terms, of size 1 where it does not vary; None if it would be too large."""
+        total = torch.zeros([1] * len(shape), dtype=torch.int64)
+        for term in terms:
+            part = compact(term.variables.expand(shape))
+            size = torch.broadcast_shapes(total.shape, part.shape)
+            if torch.Size(size).numel() > _MOST:
+                self.system.pin(term.variables)
+                continue
+            total = self.system.sum(total, part)
+        return total
+
+    def merged(self, terms: Iterable[Term], shape: Sequence[int]) -> tuple[Term, ...]:
+        """Fewer terms with the same sum: one for all that vary along the same axes."""
+        by_axes: dict[tuple[int, ...], list[Term]] = {}
+        for term in (term.to(shape) for term in terms):
+            by_axes.setdefault(term.varies, []).append(term)
+        return tuple(
+            some[0] if len(some) == 1 else Term(self.total(some, shape).expand(shape))
+            for some in by_axes.values()
+        )
+
+    def equated(self, one: Sequence[Term], other: Sequence[Term], shape: Sequence[int]) -> Term:
+        """What both are, once they are equal."""
+        a, b = self.total(one, shape), self.total(other, shape)
+        self.system.equate(a, b)
+        a, b = torch.broadcast_tensors(a, b)
+        return Term(torch.where(a == WILDCARD, b, a).expand(shape))
+
+    def constant_along(
+        self, terms: Sequence[Term], axes: Sequence[int], shape: Sequence[int]
+    ) -> tuple[Term, ...]:
+        """The terms, of size 1 along `axes`, along which their sum does not vary."""
+        along = set(axes)
+        free = [term for term in terms if not along & set(term.varies)]
+        bound = [term for term in terms if along & set(term.varies)]
+        narrow = [1 if axis in along else size for axis, size in enumerate(shape)]
+        result = [replace(t, variables=_first(t.variables.expand(shape), axes)) for t in free]
+        for some in _connected(bound):
+            total = self.total(some, shape)
+            common = total.amax(tuple(axes), keepdim=True)  # no wildcard, where there is another
+            self.system.equate(total, common)
+            self._anchor(some, common)
+            result.append(Term(common.expand(narrow)))
+        return tuple(result)
+
+
+    def regroup(self, block: Block, parts: int, rows: int) -> None:
+        """Give each of `parts` parts of axis 0, with `rows` rows in all, variables of its own."""
+        if block.axes != (1,) or block.parts > 1:
+            return
+        self.pin(State(scale=(Term(block.variables),)))
+        size, *rest = block.variables.shape[1:]
+        fresh = self.system.fresh(parts * size).view(parts, 1, size)
+        spread = fresh.expand(parts, rows // parts, size)
+        block.variables = spread.reshape(rows, size, *rest)
+        block.axes, block.parts = (0, 1), parts
+
+    def _anchor(self, bound: Sequence[Term], common: Tensor) -> None:
+        """Let the common value be zero, where the variables of a parameter can take it up."""
+        for term in bound:
+            if term.block is not None and not term.block.anchored:
+                axes = [axis for axis in range(common.dim()) if axis not in term.varies]
+                self.system.pin(_first(common, axes))
+                term.block.anchored = True
+                return
+
+
+def _first(variables: Tensor, axes: Sequence[int]) -> Tensor:
+    for axis in axes:
+        variables = variables.narrow(axis, 0, 1)
+    return variables
+
+
+def _connected(terms: Iterable[Term]) -> list[list[Term]]:
+    """The terms, together where they vary along a common axis. A sum of terms that vary along
+    different axes is constant if each is."""
+    found: list[tuple[set[int], list[Term]]] = []
+    for term in terms:
+        axes, some = set(term.varies), [term]
+        for other in [one for one in found if one[0] & axes]:
+            found.remove(other)
+            axes |= other[0]
+            some = [*other[1], *some]
+        found.append((axes, some))
+    return [some for _, some in found]

@@ -1,0 +1,391 @@
+"""What operations do to exponents that sum over entries: products, pooling, normalisation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symrun.symmetry.exponents import State, Term
+from symrun.symmetry.trace import Operation, rule
+
+
+def _aligned(term: Term, axes: str, order: str, sizes: dict[str, int]) -> Term:
+    """A term of a tensor with `axes`, as one of a tensor with all axes of `order`."""
+    variables = term.variables.permute([axes.index(axis) for axis in order if axis in axes])
+    for place, axis in enumerate(order):
+        if axis not in axes:
+            variables = variables.unsqueeze(place)
+    return replace(term, variables=variables.expand([sizes[axis] for axis in order]))
+
+
+def contracted(
+    op: Operation,
+    one: tuple[State, Sequence[int], str],
+    other: tuple[State, Sequence[int], str],
+    out: str,
+) -> State:
+    """Of a product that sums over the axes that are not in `out`: what varies along them must
+    cancel. Each factor: its state, shape and axes."""
+    sizes = {
+        axis: size for _, shape, axes in (one, other) for axis, size in zip(axes, shape, strict=True)
+    }
+    summed = "".join(axis for axis in sizes if axis not in out)
+    order = out + summed
+    shape = [sizes[axis] for axis in order]
+    terms = [
+        _aligned(term, axes, order, sizes)
+        for state, _, axes in (one, other)
+        for term in state.scale
+    ]
+    places = range(len(out), len(order))
+    kept = op.exponents.constant_along(terms, places, shape) if terms else ()
+    scale = tuple(
+        replace(t, variables=t.variables.reshape(t.variables.shape[: len(out)])) for t in kept
+    )
+    shifts = []
+    for state, _, axes in (one, other):
+        for term in state.shift:
+            spread = _aligned(term, axes, order, sizes)
+            if state.parameter is None or any(axis >= len(out) for axis in spread.varies):
+                op.exponents.pin(State(shift=(term,)))
+                continue
+            first = spread.variables[(..., *[0] * len(summed))]
+            shifts.append(Term(first))
+    return State(op.exponents.merged(scale, [sizes[a] for a in out]), tuple(shifts))
+
+
+@rule("mm", "bmm")
+def _product(op: Operation) -> State:
+    batch = "b" if op.name == "bmm" else ""
+    second = op["mat2"]
+    return contracted(
+        op,
+        (op.state("self"), op["self"].shape, f"{batch}mk"),
+        (op.state("mat2"), second.shape, f"{batch}kn"),
+        f"{batch}mn",
+    )
+
+
+@rule("mv")
+def _vector(op: Operation) -> State:
+    one, other = (op.state("self"), op["self"].shape, "mk"), (op.state("vec"), op["vec"].shape, "k")
+    return contracted(op, one, other, "m")
+
+
+@rule("dot")
+def _dot(op: Operation) -> State:
+    one = (op.state("self"), op["self"].shape, "k")
+    return contracted(op, one, (op.state("tensor"), op["tensor"].shape, "k"), "")
+
+
+@rule("addmm", "baddbmm")
+def _product_and_bias(op: Operation) -> State:
+    names = ("mat1", "mat2") if op.name == "addmm" else ("batch1", "batch2")
+    batch = "" if names[0] == "mat1" else "b"
+    product = contracted(
+        op,
+        (op.state(names[0]), op[names[0]].shape, f"{batch}mk"),
+        (op.state(names[1]), op[names[1]].shape, f"{batch}kn"),
+        f"{batch}mn",
+    )
+    return _with_bias(op, product, op["self"], op.state("self"))
+
+
+def _with_bias(op: Operation, state: State, bias: Any, bias_state: State) -> State:
+    if not isinstance(bias, Tensor):
+        return state
+    shape = op.shape
+    shifts = (*state.shift, *(term.to(shape) for term in bias_state.shift))
+    if not state.scale and not bias_state.scale:
+        return State(shift=shifts)
+    return State((op.exponents.equated(state.scale, bias_state.scale, shape),), shifts)
+
+
+@rule("linear")
+def _linear(op: Operation) -> State:
+    x, weight = op["input"], op["weight"]
+    batch = "abcdefg"[: x.dim() - 1]
+    product = contracted(
+        op, (op.state("input"), x.shape, f"{batch}k"),
+        (op.state("weight"), weight.shape, "nk"), f"{batch}n",
+    )  # fmt: skip
+    return _with_bias(op, product, op["bias"], op.state("bias"))
+
+
+@rule("convolution", "_convolution")
+def _convolution(op: Operation) -> State:
+    """Over positions nothing may vary. Channels: [groups, in / groups] and [groups, out / groups]."""
+    x, weight, groups, exponents = op["input"], op["weight"], op["groups"], op.exponents
+    transposed = op["transposed"]
+    shape = op.shape
+    positions = range(2, x.dim())
+    if groups > 1:
+        op.regroup("weight", groups)
+    # each with size 1 along the positions, where nothing varies from here on
+    x_state = _without(op, op.state("input"), positions, x.shape)
+    w_state = _without(op, op.state("weight"), positions, weight.shape)
+    ones = [1] * len(positions)
+    taken, given = x.shape[1], shape[1]
+    x_shape = [x.shape[0], groups, taken // groups]
+    w_shape = [groups, weight.shape[0] // groups, weight.shape[1]]
+    w_axes = "gio" if transposed else "goi"
+
+    def folded(state: State, sizes: list[int], full: Sequence[int]) -> State:
+        def fold(variables: Tensor) -> Tensor:
+            return variables.expand([*full[:2], *ones]).reshape(sizes)
+
+        return replace(
+            state,
+            scale=tuple(term.moved(fold) for term in state.scale),
+            shift=tuple(term.moved(fold) for term in state.shift),
+        )
+
+    product = contracted(
+        op,
+        (folded(x_state, x_shape, x.shape), x_shape, "ngi"),
+        (folded(w_state, w_shape, weight.shape), w_shape, w_axes),
+        "ngo",
+    )
+
+    def unfold(variables: Tensor) -> Tensor:
+        return variables.reshape(shape[0], given, *ones).expand(shape)
+
+    sizes = (shape[0], groups, given // groups)
+    result = State(
+        tuple(term.to(sizes).moved(unfold) for term in product.scale),
+        tuple(term.to(sizes).moved(unfold) for term in product.shift),
+    )
+    bias = op.state("bias")
+    column = [1, given, *ones]
+    placed = State(
+        tuple(term.moved(lambda v: v.reshape(column).expand(shape)) for term in bias.scale),
+        tuple(term.moved(lambda v: v.reshape(column).expand(shape)) for term in bias.shift),
+    )
+    return _with_bias(op, result, op["bias"], placed)
+
+
+def _without(op: Operation, state: State, axes: Sequence[int], shape: Sequence[int]) -> State:
+    scale = op.exponents.constant_along(state.scale, axes, shape) if axes else state.scale
+    shifts = []
+    for term in state.shift:
+        if set(term.varies) & set(axes):
+            op.exponents.pin(State(shift=(term,)))
+        else:
+            shifts.append(term.moved(lambda v: v[(slice(None), slice(None), *[slice(1)] * len(axes))]))
+    return replace(state, scale=scale, shift=tuple(shifts))
+
+
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
+      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable",
+      "_scaled_dot_product_attention_math_for_mps")  # fmt: skip
+def _attention(op: Operation) -> State:
+    query, key, value = (op[name] for name in ("query", "key", "value"))
+    scores = contracted(
+        op, (op.state("query"), query.shape, "abqd"), (op.state("key"), key.shape, "abkd"), "abqk"
+    )
+    op.exponents.pin(scores, op.state("attn_mask"), op.state("attn_bias"))
+    weights = State()
+    shape = (*query.shape[:3], key.shape[2])
+    return contracted(op, (weights, shape, "abqk"), (op.state("value"), value.shape, "abkd"), "abqd")
+
+
+@rule("sum", "mean", "amax", "amin", "max", "min", "logsumexp_none", "std", "var", "var_mean",
+      "std_mean", "linalg_vector_norm", "norm", "nansum")  # fmt: skip
+def _reduced(op: Operation) -> Any:
+    """Nothing may vary along what is summed. A variance has twice the exponents."""
+    state, tensor = op.state("self"), op["self"]
+    axes = op.arguments.get("dim")
+    axes = list(range(tensor.dim())) if axes is None or axes == [] else axes
+    axes = sorted({axis % max(tensor.dim(), 1) for axis in ([axes] if isinstance(axes, int) else axes)})
+    linear = op.name in ("sum", "mean", "nansum")
+    kept, shifts = op.exponents.constant_along(state.scale, axes, tensor.shape), []
+    for term in state.shift:
+        if linear and not set(term.varies) & set(axes):
+            shifts.append(term)
+        else:
+            op.exponents.pin(State(shift=(term,)))
+    outputs = op.output if isinstance(op.output, (tuple, list)) else (op.output,)
+    shape = outputs[0].shape
+
+    def placed(term: Term) -> Term:
+        narrow = [1 if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        variables = term.variables[tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))]
+        return replace(term, variables=variables.expand(narrow).reshape(shape))
+
+    first = State(tuple(placed(t).moved(lambda v: v) for t in kept), tuple(map(placed, shifts)))
+    if op.name.startswith("var"):
+        doubled = op.exponents.system.multiple
+        twice = tuple(Term(doubled(t.variables, 2).expand(shape)) for t in first.scale)
+        return [State(twice), first] if len(outputs) > 1 else State(twice)
+    return [first, State()] if op.name in ("max", "min") else [first] * len(outputs)
+
+
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d", "max_pool3d",
+      "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+      "adaptive_avg_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "upsample_nearest1d",
+      "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d",
+      "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_trilinear3d",
+      "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+      "replication_pad2d", "replication_pad3d")  # fmt: skip
+def _pooled(op: Operation) -> Any:
+    """Nothing may vary over positions, the last axes."""
+    name = "self" if "self" in op.arguments else "input"
+    state, tensor = op.state(name), op[name]
+    digits = [int(c) for c in op.name if c in "123"]
+    axes = range(tensor.dim() - digits[0], tensor.dim())
+    kept = op.exponents.constant_along(state.scale, axes, tensor.shape)
+    shifts = []
+    for term in state.shift:
+        if "max" in op.name or set(term.varies) & set(axes):
+            op.exponents.pin(State(shift=(term,)))
+        else:
+            shifts.append(term)
+    narrow = tuple(slice(1) if axis in axes else slice(None) for axis in range(tensor.dim()))
+    result = State(
+        tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in kept),
+        tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in shifts),
+    )
+    return [result, State()] if isinstance(op.output, (tuple, list)) else result
+
+
+@rule("cumsum", "sort", "topk", "flip_along")
+def _along_one(op: Operation) -> Any:
+    state, tensor = op.state("self"), op["self"]
+    op.exponents.pin(state, scale=False)
+    axis = op["dim"] % max(tensor.dim(), 1)
+    kept = op.exponents.constant_along(state.scale, [axis], tensor.shape)
+    narrow = tuple(slice(1) if a == axis else slice(None) for a in range(tensor.dim()))
+    result = State(tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in kept))
+    return [result, State()] if isinstance(op.output, (tuple, list)) else result
+
+
+@rule("embedding", "index_select", "index", "gather", "take_along_dim")
+def _looked_up(op: Operation) -> State:
+    """By numbers that are not known: nothing may vary along the axes that they index."""
+    name = "weight" if op.name == "embedding" else "self"
+    state, tensor = op.state(name), op[name]
+    if op.name == "index":
+        axes = [axis for axis, one in enumerate(op["indices"]) if one is not None]
+        if axes != list(range(axes[0], axes[0] + len(axes))):
+            op.exponents.pin(state)
+            return State()
+        ranks = max(op["indices"][axis].dim() for axis in axes)
+    elif op.name == "embedding":
+        axes, ranks = [0], op["indices"].dim()
+    else:
+        axes, ranks = [op["dim"] % tensor.dim()], 1
+    if op.name in ("gather", "take_along_dim"):
+        op.exponents.pin(state)
+        return State()
+    kept = op.exponents.constant_along(state.scale, axes, tensor.shape)
+
+    def placed(variables: Tensor) -> Tensor:
+        narrow = variables[tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))]
+        sizes = [*narrow.shape[: axes[0]], *[1] * ranks, *narrow.shape[axes[-1] + 1 :]]
+        return narrow.reshape(sizes).expand(op.shape)
+
+    shifts = []
+    for term in state.shift:
+        if set(term.varies) & set(axes):
+            op.exponents.pin(State(shift=(term,)))
+        else:
+            shifts.append(term.moved(placed))
+    return State(tuple(t.moved(placed) for t in kept), tuple(shifts))
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional",
+      "_batch_norm_with_update", "_batch_norm_with_update_functional", "cudnn_batch_norm",
+      "_native_batch_norm_legit_no_training", "batch_norm", "miopen_batch_norm")  # fmt: skip
+def _batch_norm(op: Operation) -> Any:
+    """With the batch's own statistics, a channel's scale goes; with running ones, none may."""
+    x, state = op["input"], op.state("input")
+    own = op.arguments.get("training", "no_training" not in op.name)
+    op.exponents.pin(state, scale=not own)  # a shift of one channel is that of a bias alone
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    op.exponents.constant_along(state.scale, axes, x.shape)
+    return [_affine(op, [x.shape[1]], [1, -1, *[1] * (x.dim() - 2)]), *[State()] * 4]
+
+
+@rule("native_layer_norm", "_fused_rms_norm", "layer_norm", "rms_norm")
+def _layer_norm(op: Operation) -> Any:
+    x, state, shape = op["input"], op.state("input"), op["normalized_shape"]
+    axes = list(range(x.dim() - len(shape), x.dim()))
+    op.exponents.constant_along(state.scale, axes, x.shape)
+    if "rms" in op.name:
+        op.exponents.pin(state, scale=False)
+    else:
+        absorb(op, state, x.shape, axes)
+    return [_affine(op, shape, shape), State(), State()]
+
+
+@rule("native_group_norm", "group_norm")
+def _group_norm(op: Operation) -> Any:
+    x, state = op["input"], op.state("input")
+    groups = op.arguments.get("group", op.arguments.get("num_groups"))
+    folded = [x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]]
+
+    def fold(variables: Tensor) -> Tensor:
+        return variables.reshape(folded)
+
+    axes = list(range(2, len(folded)))
+    op.exponents.constant_along([t.moved(fold) for t in state.scale], axes, folded)
+    absorb(op, State(shift=tuple(t.moved(fold) for t in state.shift)), folded, axes)
+    return [_affine(op, [x.shape[1]], [1, -1, *[1] * (x.dim() - 2)]), State(), State()]
+
+
+def _affine(op: Operation, shape: Sequence[int], placed: Sequence[int]) -> State:
+    """The exponents of weight and bias behind a normalisation, which must agree."""
+    weight, bias = op.state("weight"), op.state("bias")
+    has_weight, has_bias = (isinstance(op.arguments.get(n), Tensor) for n in ("weight", "bias"))
+
+    def place(term: Term) -> Term:
+        return term.moved(lambda v: v.reshape(list(placed)).expand(op.shape))
+
+    shifts = tuple(place(term) for term in bias.shift) if has_bias else ()
+    op.exponents.pin(weight, scale=False)
+    if has_weight and has_bias:
+        if not weight.scale and not bias.scale:
+            return State(shift=shifts)
+        scale: tuple[Term, ...] = (op.exponents.equated(weight.scale, bias.scale, list(shape)),)
+    elif has_bias:
+        op.exponents.pin(bias, shift=False)
+        scale = ()
+    else:
+        scale = weight.scale
+    return State(tuple(place(term) for term in scale), shifts)
+
+
+def absorb(op: Operation, state: State, shape: Sequence[int], axes: Sequence[int]) -> None:
+    """The mean along `axes` is subtracted: what is the same along them goes, all else may not be.
+
+    A shift whose m may vary along one of them, because its weights do not, is not the same.
+    """
+    system = op.exponents.system
+    for term in state.shift:
+        variables = term.variables.expand(list(shape))
+        alike = [a for a in axes if shape[a] > 1 and a not in term.to(shape).varies]
+        if alike and not term.uniform:
+            op.exponents.pin(State(shift=(term,)))
+        else:
+            system.equate(variables, variables.amax(tuple(axes), keepdim=True))
+
+
+@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax")
+def _softmax(op: Operation) -> State:
+    state, tensor = op.state("self"), op["self"]
+    op.exponents.pin(state, shift=False)
+    absorb(op, state, tensor.shape, [op["dim"] % max(tensor.dim(), 1)])
+    return State()
+
+
+@rule("_weight_norm_interface")
+def _weight_norm(op: Operation) -> Any:
+    """g v / |v|: the scale of v goes, and g stands for it."""
+    v, state, shape = op["v"], op.state("v"), op["v"].shape
+    op.exponents.pin(state, op.state("g"), scale=False)
+    axes = [axis for axis in range(v.dim()) if axis != op["dim"] % v.dim()]
+    op.exponents.constant_along(state.scale, axes, shape)
+    return [State(tuple(term.to(shape) for term in op.state("g").scale)), State()]

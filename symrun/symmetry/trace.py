@@ -1,0 +1,183 @@
+"""Follows a transformation of the parameters through one forward pass, operation by operation.
+
+The model runs as it is, on tensors without data; every operation that reaches torch's dispatcher
+says what it does to exponents. So it does not matter how the model is written, and nothing has to
+be captured first: a graph of torch.fx or torch.export would show the same operations, but refuses
+models that this can follow.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from symrun.symmetry.exponents import Exponents, State
+from symrun.symmetry.parameters import Transformed
+
+Rule = Callable[["Operation"], Any]
+RULES: dict[str, Rule] = {}
+"""What each operation of torch does, by its name without a trailing underscore: a rule returns the
+state of the output, or of each output. An operation without a rule is not followed."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    def add(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+class Operation:
+    """One call of an operation, with the states of what it reads."""
+
+    def __init__(
+        self, trace: "Trace", function: Any, arguments: Mapping[str, Any], output: Any
+    ) -> None:
+        self.exponents = trace.exponents
+        self.function = function
+        self._trace = trace
+        name = function._schema.name.split("::")[-1]
+        self.name = name if name.endswith("__") else name.rstrip("_")
+        self.in_place = self.name != name
+        self.arguments = arguments
+        self.output = output
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments[argument]
+
+    def state(self, argument: str) -> State:
+        return self._trace.state_of(self.arguments.get(argument))
+
+    def states(self, argument: str) -> list[State]:
+        return [self._trace.state_of(one) for one in self.arguments[argument]]
+
+    @property
+    def shape(self) -> torch.Size:
+        output = self.output[0] if isinstance(self.output, (tuple, list)) else self.output
+        return output.shape  # type: ignore[no-any-return]
+
+    def regroup(self, argument: str, parts: int) -> None:
+        """Axis 1 of a parameter counts anew in each part of its axis 0."""
+        name = self.state(argument).parameter
+        if name in self._trace.parameters:
+            parameter = self._trace.parameters[name]
+            for block in parameter.scales:
+                self.exponents.regroup(block, parts, parameter.shape[0])
+            self._trace.renew(self.arguments[argument], parameter.state())
+
+    def read(self) -> list[State]:
+        """The states of all tensors among the arguments."""
+        return [self._trace.state_of(tensor) for tensor in tensors_in(tuple(self.arguments.values()))]
+
+
+class Trace(TorchDispatchMode):
+    """Within it, tensors have states. parameters: those that are transformed, by name.
+
+    uses: of weights in products, in order: the name, the operation, and the shape of its output.
+    """
+
+    def __init__(self, exponents: Exponents, parameters: Mapping[str, Transformed]) -> None:
+        super().__init__()
+        self.exponents = exponents
+        self.parameters = parameters
+        self.uses: list[tuple[str, str, tuple[int, ...]]] = []
+        self._states: dict[int, dict[tuple[Any, ...], State]] = {}
+        self._kept: list[Any] = []
+        self._count = 0
+
+    def set_state(self, tensor: Tensor, state: State) -> None:
+        """Also of all that has the same memory and the same layout."""
+        place, layout = _place(tensor)
+        known = self._states.setdefault(place, {})
+        if not known:
+            self._kept.append(tensor.untyped_storage())
+        before = known.get(layout)
+        if before is not None and before is not state and len(known) > 1:
+            # Written through a view: what the others hold now is not known
+            self.exponents.pin(state, *known.values())
+            known.clear()
+        known[layout] = state
+
+    def renew(self, tensor: Tensor, state: State) -> None:
+        """Replace the state of a tensor that nobody has written to."""
+        place, layout = _place(tensor)
+        self._states[place][layout] = state
+
+    def state_of(self, value: Any) -> State:
+        if not isinstance(value, Tensor):
+            return State()
+        place, layout = _place(value)
+        known = self._states.get(place)
+        if known is None:
+            return State()
+        state = known.get(layout)
+        if state is None:
+            self.exponents.pin(*known.values())
+            return State()
+        parameter = self.parameters.get(state.parameter or "")
+        if parameter is not None and parameter.first_use is None:
+            parameter.first_use = self._count
+        if state and not value.requires_grad and torch.is_grad_enabled():
+            self.exponents.pin(state)  # the gradient does not flow back through it
+            return State(parameter=state.parameter)
+        return state
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        self._count += 1
+        schema = function._schema
+        arguments = {argument.name: argument.default_value for argument in schema.arguments}
+        arguments |= dict(zip(arguments, args, strict=False)) | (kwargs or {})
+        operation = Operation(self, function, arguments, output)
+        name = operation.name
+        states = operation.read()
+        weight = next((s.parameter for s in states if (s.parameter or "").endswith(".weight")), None)
+        if weight is not None and name in ("convolution", "mm", "addmm", "bmm", "matmul"):
+            self.uses.append((weight, name, tuple(operation.shape)))
+        known = RULES.get(name)
+        if known is None:
+            self.exponents.pin(*states)
+            result: Any = State()
+        elif not any(states):
+            result = known(operation) if name in ("zeros", "zeros_like", "new_zeros") else State()
+            if any(state.parameter for state in states) and name in _WHOLE:
+                result = State(parameter=states[0].parameter)
+        else:
+            result = known(operation)
+        self._record(output, result)
+        return output
+
+    def _record(self, output: Any, result: Any) -> None:
+        if isinstance(output, Tensor):
+            self._kept.append(output)
+            self.set_state(output, result if isinstance(result, State) else result[0])
+        elif isinstance(output, (tuple, list)):
+            states: Sequence[State] = (
+                [result, *[State()] * len(output)] if isinstance(result, State) else result
+            )
+            for one, state in zip(output, states, strict=False):
+                if isinstance(one, Tensor):
+                    self._kept.append(one)
+                    self.set_state(one, state)
+
+
+_WHOLE = ("t", "transpose", "alias", "detach", "_to_copy", "view")
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors in nested tuples and lists, in order."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, (tuple, list)):
+        return [tensor for value in values for tensor in tensors_in(value)]
+    return []
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[Any, ...]]:
+    layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    return tensor.untyped_storage()._cdata, layout
