@@ -96,7 +96,7 @@ class Exponents:
         """The sum of terms, of size 1 where it does not vary; None if it would be too large."""
         total = torch.zeros([1] * len(shape), dtype=torch.int64)
         for term in terms:
-            part = compact(term.variables.expand(shape))
+            part = self.system.canonical(term.variables.expand(shape))
             size = torch.broadcast_shapes(total.shape, part.shape)
             if torch.Size(size).numel() > _MOST:
                 self.system.pin(term.variables)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from fractions import Fraction
+from math import gcd, prod
 
 import torch
 
@@ -44,19 +45,17 @@ def _units(
     used: Sequence[Transformed], solution: Sequence[Combination]
 ) -> Iterable[dict[Key, list[int]]]:
     """Of each unit, the places in each block that have an exponent, by exponent."""
-    found: dict[int, dict[tuple[int, int], dict[int, Combination]]] = {}
-    raw: dict[int, list[tuple[int, int, int, object]]] = {}
+    raw: dict[int, list[tuple[int, int, int, Fraction]]] = {}
     for number, parameter in enumerate(used):
         for part, block in enumerate(parameter.scales):
             for place, variable in enumerate(block.variables.flatten().tolist()):
                 for free, exponent in solution[variable].items():
                     raw.setdefault(free, []).append((number, part, place, exponent))
-    del found
     for free in sorted(raw):
         entries = raw[free]
-        factor = whole([{0: exponent} for *_, exponent in entries])  # type: ignore[dict-item]
-        exponents = [int(exponent * factor) for *_, exponent in entries]  # type: ignore[operator]
-        shared = _common_divisor(exponents)
+        factor = whole([exponent for *_, exponent in entries])
+        exponents = [int(exponent * factor) for *_, exponent in entries]
+        shared = gcd(*exponents)
         mixed = min(exponents) < 0 < max(exponents)
         if (exponents[0] > 0) is mixed:
             shared = -shared
@@ -64,12 +63,6 @@ def _units(
         for (number, part, place, _), exponent in zip(entries, exponents, strict=True):
             unit.setdefault((number, part, exponent // shared), []).append(place)
         yield unit
-
-
-def _common_divisor(numbers: Iterable[int]) -> int:
-    from math import gcd
-
-    return gcd(*numbers)
 
 
 def _group(

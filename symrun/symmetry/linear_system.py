@@ -5,11 +5,11 @@ Arrays of variables are int64 tensors on the CPU; one that does not vary along a
 there, so that it takes no memory.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,38 +19,107 @@ WILDCARD = -1
 Combination = dict[int, Fraction]
 """Coefficients by variable."""
 
+_Terms = tuple[tuple[int, int], ...]
+"""Variables with their coefficients, in order."""
+
 
 class LinearSystem:
     """Collects equations, then gives every variable in terms of the free ones.
+
+    Equalities, also with a minus sign, hold at once: `canonical` shows them.
 
     Example:
         system = LinearSystem()
         x, y = system.fresh(2), system.fresh(2)
         system.equate(x, system.multiple(y, -1))
-        system.solution()[int(x[0])]  # {y[0]: -1} or {x[0]: 1}
+        system.solution()  # of each variable: {} for zero, {x[0]: 1} and {x[0]: -1} for the pair
     """
 
     def __init__(self) -> None:
         self.count = 1
-        self._equations: set[tuple[tuple[int, int], ...]] = set()
-        self._sums: dict[tuple[tuple[int, int], ...], int] = {}
+        # Of each variable: one that it equals, but for the sign; that variable points at itself
+        self._root = np.zeros(1, dtype=np.int64)
+        self._sign = np.ones(1, dtype=np.int64)
+        self._opposite = np.zeros(1, dtype=np.int64)
+        self._equations: list[_Terms] = []
+        self._sums: dict[_Terms, int] = {}
 
     def fresh(self, count: int) -> Tensor:
         """New variables, int64 [count]."""
         start, self.count = self.count, self.count + count
+        if self.count > len(self._root):
+            more = max(count, len(self._root))
+            self._root = np.append(self._root, np.arange(len(self._root), len(self._root) + more))
+            self._sign = np.append(self._sign, np.ones(more, dtype=np.int64))
+            self._opposite = np.append(self._opposite, np.zeros(more, dtype=np.int64))
         return torch.arange(start, self.count)
+
+    def canonical(self, variables: Tensor) -> Tensor:
+        """The same variables, those that are equal with one name; compact."""
+        narrow = compact(variables)
+        values = narrow.reshape(-1).numpy()
+        roots, signs = self._resolved(np.maximum(values, 0))
+        turned = np.flatnonzero(signs < 0)
+        if len(turned):
+            without = turned[self._opposite[roots[turned]] == 0]
+            self._opposite[roots[without]] = values[without]
+            roots[turned] = self._opposite[roots[turned]]
+        roots[values < 0] = WILDCARD
+        return compact(torch.from_numpy(roots).view(narrow.shape))
+
+    def _resolved(self, variables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The root of each variable and the sign that it has beside it."""
+        roots, signs = self._root[variables], self._sign[variables]
+        while True:
+            further = self._root[roots]
+            if np.array_equal(further, roots):
+                break
+            signs, roots = signs * self._sign[roots], further
+        self._root[variables], self._sign[variables] = roots, signs
+        return roots, signs
 
     def equate(self, one: Tensor, other: Tensor) -> None:
         """one = other, entry by entry; the two are broadcast."""
-        for a, b in _rows([one, other])[0]:
-            if a != b and WILDCARD not in (a, b):
-                self._add({a: 1, b: -1})
+        pairs, _, _ = self._rows([one, other])
+        a, b = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        known = (a != b) & (a >= 0) & (b >= 0)
+        self._unite(a[known], b[known])
 
     def pin(self, variables: Tensor) -> None:
         """All of `variables` are zero."""
-        for (a,) in _rows([variables])[0]:
-            if a > ZERO:
-                self._add({a: 1})
+        roots = self.canonical(variables).reshape(-1).numpy()
+        roots, _ = self._resolved(roots[roots > 0])
+        self._root[roots], self._sign[roots] = ZERO, 1
+
+    def _unite(self, a: np.ndarray, b: np.ndarray) -> None:
+        (a, sign_a), (b, sign_b) = self._resolved(a), self._resolved(b)
+        parent: dict[int, tuple[int, int]] = {ZERO: (ZERO, 1)}
+
+        def find(variable: int) -> tuple[int, int]:
+            path, sign = [], 1
+            while True:
+                above, turn = parent.setdefault(variable, (variable, 1))
+                if above == variable:
+                    break
+                path.append((variable, turn))
+                variable = above
+            for step, turn in reversed(path):
+                sign *= turn
+                parent[step] = (variable, sign)
+            return variable, sign
+
+        for x, y, turn in zip(a.tolist(), b.tolist(), (sign_a * sign_b).tolist(), strict=True):
+            (root_x, sign_x), (root_y, sign_y) = find(x), find(y)
+            turn *= sign_x * sign_y
+            if root_x == root_y:
+                if turn < 0:
+                    parent[root_x] = (ZERO, 1)
+            elif root_x < root_y:
+                parent[root_y] = (root_x, turn)
+            else:
+                parent[root_x] = (root_y, turn)
+        for variable in list(parent):
+            self._root[variable], self._sign[variable] = find(variable)
 
     def sum(self, one: Tensor, other: Tensor, sign: int = 1) -> Tensor:
         """one + sign * other, entry by entry, broadcast. What times a zero is a zero."""
@@ -60,149 +129,108 @@ class LinearSystem:
         return self._combined([variables], [factor])
 
     def _combined(self, parts: list[Tensor], factors: list[int]) -> Tensor:
-        rows, back, shape = _rows(parts)
-        found = [self._variable(dict_of(row, factors)) for row in rows]
+        rows, back, shape = self._rows(parts)
+        found = [self._variable(row, factors) for row in rows]
         return torch.tensor(found, dtype=torch.int64)[back].view(shape)
 
-    def _variable(self, combination: dict[int, int] | None) -> int:
-        """The variable that is equal to a combination; None: a wildcard."""
-        if combination is None:
+    def _variable(self, row: list[int], factors: list[int]) -> int:
+        """The variable that is equal to a combination."""
+        if WILDCARD in row:
             return WILDCARD
-        if not combination:
+        total: dict[int, int] = {}
+        for variable, factor in zip(row, factors, strict=True):
+            if variable != ZERO:
+                root, sign = int(self._root[variable]), int(self._sign[variable])
+                total[root] = total.get(root, 0) + factor * sign
+        key = tuple(sorted((root, c) for root, c in total.items() if c))
+        if not key:
             return ZERO
-        key = tuple(sorted(combination.items()))
-        if len(key) == 1 and key[0][1] == 1:
+        if key[0][1] == 1 and len(key) == 1:
             return key[0][0]
         if key not in self._sums:
-            self._sums[key] = self.count
-            self._add({**combination, self.count: -1})
-            self.count += 1
+            new = int(self.fresh(1))
+            self._sums[key] = new
+            if len(key) == 1 and key[0][1] == -1:
+                self._root[new], self._sign[new] = key[0]
+            else:
+                self._equations.append((*key, (new, -1)))
         return self._sums[key]
 
-    def _add(self, equation: dict[int, int]) -> None:
-        kept = tuple(sorted((v, c) for v, c in equation.items() if v != ZERO and c != 0))
-        if kept:
-            self._equations.add(kept)
+    def _rows(self, parts: Sequence[Tensor]) -> tuple[list[list[int]], Tensor, torch.Size]:
+        """The different tuples of entries that stand at one place; which of them stands at each
+        place, int64 [places]; and the shape of these places, compact and broadcast."""
+        dims = max(part.dim() for part in parts)
+        aligned = [part.view([1] * (dims - part.dim()) + list(part.shape)) if part.dim() < dims
+                   else part for part in map(self.canonical, parts)]  # fmt: skip
+        spread = list(torch.broadcast_tensors(*aligned))
+        codes, bases = spread[0].reshape(-1) + 1, []
+        for part in spread[1:]:
+            bases.append(int(part.max()) + 2)
+            codes = codes * bases[-1] + part.reshape(-1) + 1
+        distinct, back = torch.unique(codes, return_inverse=True)
+        columns = []
+        for base in reversed(bases):
+            columns.append(distinct % base - 1)
+            distinct = distinct // base
+        columns.append(distinct - 1)
+        return torch.stack(columns[::-1], 1).tolist(), back, spread[0].shape
 
     def solution(self) -> list[Combination]:
-        """Every variable as a combination of free variables, with whole coefficients for each free
-        variable over all that it moves.
+        """Every variable as a combination of free variables. Where there is a choice, what few
+        equations mention is expressed by what many do."""
+        expressed = _eliminated([self._reduced(equation) for equation in self._equations])
+        roots, signs = self._resolved(np.arange(self.count))
+        one = Fraction(1)
+        found: list[Combination] = []
+        for root, sign in zip(roots.tolist(), signs.tolist(), strict=True):
+            combination = expressed.get(root, {root: one} if root != ZERO else {})
+            found.append({v: sign * c for v, c in combination.items()})
+        return found
 
-        Where there is a choice, what few equations mention is expressed by what many do.
-        """
-        classes = _Classes(self.count)
-        waiting = [dict(equation) for equation in sorted(self._equations)]
-        while True:
-            left = []
-            progress = False
-            for equation in waiting:
-                reduced = classes.reduced(equation)
-                if len(reduced) > 2:
-                    left.append(reduced)
-                elif reduced:
-                    classes.merge(reduced)
-                    progress = True
-            waiting = left
-            if not progress:
-                break
-        expressed = _eliminated(waiting, classes)
-        return [classes.in_terms_of(variable, expressed) for variable in range(self.count)]
-
-
-class _Classes:
-    """Variables that are multiples of one another: each has a root and a factor."""
-
-    def __init__(self, count: int) -> None:
-        self.root = list(range(count))
-        self.factor: list[Fraction | int] = [1] * count
-        self.size = [1] * count
-
-    def find(self, variable: int) -> tuple[int, Fraction | int]:
-        path = []
-        while self.root[variable] != variable:
-            path.append(variable)
-            variable = self.root[variable]
-        factor: Fraction | int = 1
-        for one in reversed(path):
-            factor = self.factor[one] = factor * self.factor[one]
-            self.root[one] = variable
-        return variable, factor
-
-    def reduced(self, equation: dict[int, int] | dict[int, Fraction]) -> Combination:
-        found: Combination = {}
-        for variable, coefficient in equation.items():
-            root, factor = self.find(variable)
+    def _reduced(self, equation: _Terms) -> Combination:
+        total: Combination = {}
+        for variable, coefficient in equation:
+            (root,), (sign,) = self._resolved(np.array([variable]))
             if root != ZERO:
-                found[root] = found.get(root, Fraction(0)) + coefficient * factor
-        return {root: c for root, c in found.items() if c}
-
-    def merge(self, equation: Combination) -> None:
-        """Take in an equation of one or two roots."""
-        if len(equation) == 1:
-            (root,) = equation
-            self.root[root], self.factor[root] = ZERO, 0
-            return
-        (a, ca), (b, cb) = equation.items()
-        if self.size[a] > self.size[b]:
-            (a, ca), (b, cb) = (b, cb), (a, ca)
-        ratio = -cb / ca
-        self.root[a] = b
-        self.factor[a] = int(ratio) if ratio.denominator == 1 else ratio
-        self.size[b] += self.size[a]
-
-    def in_terms_of(self, variable: int, expressed: dict[int, Combination]) -> Combination:
-        root, factor = self.find(variable)
-        if root == ZERO:
-            return {}
-        return {v: c * factor for v, c in expressed.get(root, {root: Fraction(1)}).items()}
+                total[int(root)] = total.get(int(root), Fraction(0)) + coefficient * int(sign)
+        return {root: c for root, c in total.items() if c}
 
 
-def _eliminated(equations: list[Combination], classes: _Classes) -> dict[int, Combination]:
-    """Roots in terms of the free ones, by elimination. Pivots are roots that few equations hold,
-    then those that stand for few variables."""
+def _eliminated(equations: list[Combination]) -> dict[int, Combination]:
+    """Variables in terms of the free ones. Pivots are variables that few equations hold."""
     using: dict[int, set[int]] = {}
     rows = dict(enumerate(equations))
     for number, row in rows.items():
-        for root in row:
-            using.setdefault(root, set()).add(number)
+        for variable in row:
+            using.setdefault(variable, set()).add(number)
     solved: list[tuple[int, Combination]] = []
-    for number in range(len(equations)):
+    for number in sorted(rows, key=lambda n: len(rows[n])):
         row = rows.pop(number)
-        for root in row:
-            using[root].discard(number)
+        for variable in row:
+            using[variable].discard(number)
         if not row:
             continue
-        pivot = min(row, key=lambda root: (len(using[root]), classes.size[root], -root))
-        definition = {root: -c / row[pivot] for root, c in row.items() if root != pivot}
+        pivot = min(row, key=lambda variable: (len(using[variable]), -variable))
+        definition = {variable: -c / row[pivot] for variable, c in row.items() if variable != pivot}
         for other in list(using.pop(pivot)):
             coefficient = rows[other].pop(pivot)
-            for root, c in definition.items():
-                total = rows[other].get(root, Fraction(0)) + coefficient * c
+            for variable, c in definition.items():
+                total = rows[other].get(variable, Fraction(0)) + coefficient * c
                 if total:
-                    rows[other][root] = total
-                    using[root].add(other)
+                    rows[other][variable] = total
+                    using[variable].add(other)
                 else:
-                    del rows[other][root]
-                    using[root].discard(other)
+                    rows[other].pop(variable, None)
+                    using[variable].discard(other)
         solved.append((pivot, definition))
     expressed: dict[int, Combination] = {}
     for pivot, definition in reversed(solved):
-        total: Combination = {}
-        for root, c in definition.items():
-            for free, inner in expressed.get(root, {root: Fraction(1)}).items():
-                total[free] = total.get(free, Fraction(0)) + c * inner
-        expressed[pivot] = {free: c for free, c in total.items() if c}
+        sums: Combination = {}
+        for variable, c in definition.items():
+            for free, inner in expressed.get(variable, {variable: Fraction(1)}).items():
+                sums[free] = sums.get(free, Fraction(0)) + c * inner
+        expressed[pivot] = {free: c for free, c in sums.items() if c}
     return expressed
-
-
-def dict_of(variables: list[int], factors: list[int]) -> dict[int, int] | None:
-    """Coefficients by variable, of a sum; None if one of them is the exponent of a zero."""
-    if WILDCARD in variables:
-        return None
-    total: Counter[int] = Counter()
-    for variable, factor in zip(variables, factors, strict=True):
-        total[variable] += factor
-    return {variable: c for variable, c in total.items() if variable != ZERO and c != 0}
 
 
 def compact(variables: Tensor) -> Tensor:
@@ -217,25 +245,6 @@ def compact(variables: Tensor) -> Tensor:
     return variables
 
 
-def whole(combinations: list[Combination]) -> int:
+def whole(coefficients: Sequence[Fraction]) -> int:
     """The least number that makes all coefficients whole."""
-    return lcm(*(c.denominator for one in combinations for c in one.values()))
-
-
-def _rows(parts: Sequence[Tensor]) -> tuple[list[list[int]], Tensor, torch.Size]:
-    """The different tuples of entries that stand at one place; which of them stands at each place,
-    int64 [places]; and the shape of these places, compact and broadcast."""
-    spread = [compact(part) for part in torch.broadcast_tensors(*parts)]
-    spread = list(torch.broadcast_tensors(*spread))
-    shape = spread[0].shape
-    codes, bases = spread[0].reshape(-1) + 1, []
-    for part in spread[1:]:
-        bases.append(int(part.max()) + 2)
-        codes = codes * bases[-1] + part.reshape(-1) + 1
-    distinct, back = torch.unique(codes, return_inverse=True)
-    columns = []
-    for base in reversed(bases):
-        columns.append(distinct % base - 1)
-        distinct = distinct // base
-    columns.append(distinct - 1)
-    return torch.stack(columns[::-1], 1).tolist(), back, shape
+    return lcm(*(c.denominator for c in coefficients))
