@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from symrun.models.vgg import vgg
-from symrun.symmetry import find_structure
+from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
 from symrun.symmetry.lines import lines_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -92,7 +92,10 @@ def test_its_buffer_is_the_integral():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_checkpoint_is_reduced_to_the_sums_of_every_unit(tmp_path, layout):
     model = network().to(memory_format=layout)
-    groups = find_structure(model, torch.zeros(2, 3, 32, 32)).groups
+    name, shape = "features.4.weight", model.get_parameter("features.4.weight").shape
+    halves = columns(name, shape, 2 * shape[1], -2, parts=2)
+    found = find_structure(model, torch.zeros(2, 3, 32, 32)).groups
+    groups = (*found, Group(Symmetry.rescale, "", (), (halves, rows(name, shape, 3))))
     optimizer = with_integrals(model)
     for weight in model.parameters():
         optimizer.state[weight]["integral"].uniform_()

@@ -89,9 +89,9 @@ class CompiledSums:
         for source, matrices in zip(self._reductions.sources, read, strict=True):
             for degree, rows, columns in source.passes:
                 planes = self._products(degree, *(matrix.double() for matrix in matrices))
-                for axis, layouts in ((1, rows), (0, columns)):
+                for axis, layouts in ((-1, rows), (0, columns)):
                     if layouts:
-                        sums = torch.stack([plane.sum(axis) for plane in planes])
+                        sums = torch.stack([plane.sum(axis).flatten() for plane in planes])
                         found += [layout.by_unit(sums) for layout in layouts]
         nothing = torch.zeros(self._planes, 1, dtype=torch.float64, device=self._reductions.device)
         return torch.cat([*found, nothing], 1)

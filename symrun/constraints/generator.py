@@ -5,8 +5,9 @@
     rescale       v_u = theta on A2, -theta on A1        (the signs of Members.sign)
 
 A vector over all parameters is a mapping from names to tensors of the parameters' shapes; what it
-does not name is 0 there. Every parameter lies in one unit of a group at most, so the sum of all v_u
-holds each of them, and a factor for each unit weighs them.
+does not name is 0 there. A parameter can lie in several members of a group, its rows in one and its
+columns in another. What these make of an entry is added up: it may lie in two units, and where it
+is in one unit twice, with opposite signs, nothing of it is left.
 
 Source: Kunin et al. 2021, section 3.
 """
@@ -23,48 +24,60 @@ from symrun.symmetry.lines import lines_by_unit, lines_of
 Vector = Mapping[str, Tensor]
 
 
-def generator(group: Group, parameters: Vector) -> Vector:
-    """The sum of v_u over the units of `group`, at `parameters`."""
-    if group.symmetry.degree == 1:
-        parameters = {name: torch.ones_like(values) for name, values in parameters.items()}
-    return signed(group, parameters)
+def generator(group: Group, parameters: Vector, factors: Tensor) -> Vector:
+    """The sum of factors[u] v_u over the units u of `group`, at `parameters`. factors: [units]."""
+    return weighted(group, moved(group, parameters), factors, signs=True)
 
 
-def signed(group: Group, vector: Vector) -> Vector:
-    """The entries of `vector` that lie in units of `group`, with the signs of its members."""
-    inside = weighted(group, vector, torch.ones(group.units))
-    return {one.parameter: one.sign * inside[one.parameter] for one in group.members}
+def moved(group: Group, parameters: Vector) -> Vector:
+    """What the symmetry adds to each parameter, but for its sign: itself, or 1 for translation."""
+    if group.symmetry.degree == 2:
+        return parameters
+    return {name: torch.ones_like(values) for name, values in parameters.items()}
 
 
-def weighted(group: Group, vector: Vector, factors: Tensor) -> Vector:
+def weighted(group: Group, vector: Vector, factors: Tensor, signs: bool = False) -> Vector:
     """`vector` with the entries of each unit times its factor, those in no unit times 0.
 
-    factors: [units].
+    factors: [units]. signs: whether each entry is also multiplied by the sign of its member.
     """
-
-    def weigh(members: Members) -> Tensor:
+    found: dict[str, Tensor] = {}
+    for members in group.members:
         values = vector[members.parameter]
         of_lines = F.pad(factors.to(values), (0, 1))[list(members.units)]  # -1 is the last, 0
-        along = values.shape[1:] if members.axis else (-1, *[1] * (values.dim() - 1))
-        return values * of_lines.view(along)
+        factor = _of_entries(members, of_lines, values.shape) * (members.sign if signs else 1)
+        found[members.parameter] = found.get(members.parameter, 0) + factor
+    return {name: vector[name] * factor for name, factor in found.items()}
 
-    return {members.parameter: weigh(members) for members in group.members}
+
+def _of_entries(members: Members, of_lines: Tensor, shape: torch.Size) -> Tensor:
+    """One number for each line, [lines], as one for each entry of `shape`, or broadcast to it."""
+    if members.parts > 1:
+        of_lines = of_lines.view(members.parts, 1, -1).expand(-1, members.length, -1)
+        return of_lines.reshape(shape)
+    return of_lines.view(shape[1:] if members.axis else (*shape[:1], *[1] * len(shape[1:])))
 
 
-def per_unit(group: Group, left: Vector, right: Vector) -> Tensor:
-    """The inner product of two vectors within each unit: [units]."""
+def per_unit(group: Group, left: Vector, right: Vector, signs: bool = False) -> Tensor:
+    """The reducer B of two vectors in each unit: [units].
+
+    signs: without them entries have the weight |sign|, which makes B an inner product.
+    """
 
     def summed(members: Members) -> Tensor:
         products = left[members.parameter] * right[members.parameter]
         table = lines_by_unit(torch.tensor(members.units), group.units)
-        if torch.equal(table.T.flatten(), torch.arange(len(members.units))):  # neighbours
+        neighbours = torch.equal(table.T.flatten(), torch.arange(len(members.units)))
+        if neighbours and members.parts == 1:
             if members.axis == 1:
-                products = products.reshape(len(products), group.units, -1).movedim(1, 0)
+                products = products.reshape(members.length, group.units, -1).movedim(1, 0)
             return products.reshape(group.units, -1).sum(1)
         of_lines = F.pad(lines_of(members, products).sum(1), (0, 1))
         return of_lines[table.to(of_lines.device)].sum(0)
 
-    return torch.stack([summed(members) for members in group.members]).sum(0)
+    weights = [one.sign if signs else abs(one.sign) for one in group.members]
+    sums = [weight * summed(one) for weight, one in zip(weights, group.members, strict=True)]
+    return torch.stack(sums).sum(0)
 
 
 def asymmetric(group: Group, vector: Vector, draws: Generator) -> Vector:
@@ -72,6 +85,8 @@ def asymmetric(group: Group, vector: Vector, draws: Generator) -> Vector:
 
     Random signs would do for wide layers, but for a bias of two classes half of all draws would be
     the symmetry itself.
+
+    Assumes: signs of 1 and -1, and no entry in two units, as in translation.
     """
     noise = {
         name: torch.randn(values.shape, dtype=values.dtype, generator=draws).to(values.device)

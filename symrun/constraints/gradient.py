@@ -5,7 +5,8 @@
     rescale       <g, theta_A2> - <g, theta_A1> = 0      beside |g| |theta_A|, A = A1 and A2
 
 The quotient is the cosine between the gradient and the symmetry's generator: 0 for a perfect
-symmetry in exact arithmetic. In a run it comes from rounding and from BatchNorm's eps.
+symmetry in exact arithmetic. In a run it comes from rounding and from BatchNorm's eps. Where signs
+are larger than 1, all three are sums with these weights, so that the quotient stays at most 1.
 
 Source: Kunin et al. 2021, section 3.
 """

@@ -6,7 +6,8 @@
 
 in short H v_u = -g_u for each unit u, v_u being its generator (generator.py) and g_u the gradient
 with the same signs on the unit's parameters, 0 elsewhere; for translation g_u stands for 0. Both
-sides are vectors over all parameters.
+sides are vectors over all parameters. The signs may be any integers: B(theta, g) = 0 everywhere,
+and this is its derivative.
 
 A product for each unit would be thousands; one product for the sum of all units would let their
 violations cancel. So there is one product a group, for a random combination of its units,
@@ -29,8 +30,8 @@ from symrun.constraints.generator import (
     Vector,
     asymmetric,
     generator,
+    moved,
     per_unit,
-    signed,
     weighted,
 )
 from symrun.symmetry import Group
@@ -140,13 +141,13 @@ def hessian_constraints(
 def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> float | None:
     first = curvature.weights[group.members[0].parameter]
     factors = torch.randn(group.units, dtype=torch.float64, generator=draws).to(first)
-    vector = weighted(group, generator(group, curvature.weights), factors)
+    vector = generator(group, curvature.weights, factors)
     product = curvature.times(vector)
     if group.symmetry.degree == 1:
         error = _norm(product)
         scale = _norm(curvature.times(asymmetric(group, vector, draws)))
     else:
-        right_side = weighted(group, signed(group, curvature.gradient), factors)
+        right_side = weighted(group, curvature.gradient, factors, signs=True)
         error = _norm({name: product[name] + right_side.get(name, 0) for name in product})
         scale = _norm(right_side)
     if scale == 0:
@@ -155,13 +156,13 @@ def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> flo
 
 
 def _largest_cosine(curvature: Curvature, group: Group) -> float | None:
-    """|<g, v_u>| / (|g| |v_u|), the largest over the units that have a gradient."""
-    along, gradient = generator(group, curvature.weights), curvature.gradient
+    """|<g, v_u>| beside what B without signs allows, the largest over units with a gradient."""
+    along, gradient = moved(group, curvature.weights), curvature.gradient
     norms_sq = per_unit(group, along, along) * per_unit(group, gradient, gradient)
     alive = norms_sq != 0  # True for NaN: weights that diverged shall show
     if not alive.any():
         return None
-    defect = per_unit(group, along, gradient)
+    defect = per_unit(group, along, gradient, signs=True)
     return float((defect.abs()[alive] / norms_sq[alive].sqrt()).max())
 
 

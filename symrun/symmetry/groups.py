@@ -6,6 +6,9 @@ Units: a unit is one filter, one channel, one column; its parameters are a set A
     scale         quadratic reducer    B(x, y) = sum over A of x y                degree 2
     rescale       quadratic reducer    the same, with sign -1 on what enters      degree 2
 
+A symmetry that scales theta_i by e^{s a_i} has the reducer B(x, y) = sum over A of a_i x_i y_i:
+`sign` holds a_i, which is another integer than 1 and -1 behind an activation of higher degree.
+
 The conserved quantity is T, or Q = B(theta, theta). Scaling theta by c scales it by c^degree,
 which is all that the laws need to know of a symmetry.
 
@@ -55,19 +58,25 @@ class Symmetry(Enum):
 class Members:
     """The rows or columns of one parameter that belong to the units of a group.
 
-    A parameter [n, ...] is seen as a matrix [n, all else], a vector as [n, 1]. Its lines are the
-    rows of that matrix if `axis` is 0, and its columns if `axis` is 1.
+    A parameter [n, ...] is seen as a matrix [n, all else], a vector as [n, 1], a scalar as [1, 1].
+    Its lines are the rows of that matrix if `axis` is 0, and its columns if `axis` is 1. The rows
+    may be cut into `parts` of n / parts rows each, which have columns of their own.
 
-    units: the unit of each line, counted from 0; -1 for a line in no unit.
-    length: entries in a line. sign: -1 for what enters a unit of rescale, 1 for all else.
+    units: the unit of each line, counted from 0 and part by part; -1 for a line in no unit.
+    length: entries in a line. sign: the weight of these entries in the reducer, which is the
+    exponent with which the symmetry scales them: -1 for what enters a unit of rescale, 1 for all
+    else, and -2 or 3 where an activation is of that degree.
 
-    A convolution [8, 3, 3, 3] in front of a GroupNorm of 2 groups, and the 6 columns of a linear
-    layer [10, 6] behind 3 channels that were flattened with 2 positions each:
+    A convolution [8, 3, 3, 3] in front of a GroupNorm of 2 groups; the 6 columns of a linear layer
+    [10, 6] behind 3 channels that were flattened with 2 positions each; and the 4 input channels of
+    a convolution [6, 2, 1, 1] of 2 groups:
 
     Example:
         Members("conv.weight", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=27)
         Members("conv.bias", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=1)
         columns("linear.weight", (10, 6), 3) == Members("linear.weight", 1, (0, 0, 1, 1, 2, 2), 10)
+        columns("grouped.weight", (6, 2, 1, 1), 4, parts=2)
+            == Members("grouped.weight", 1, (0, 1, 2, 3), length=3, parts=2)
     """
 
     parameter: str
@@ -77,6 +86,11 @@ class Members:
     sign: int = 1
     parts: int = 1
 
+    def __post_init__(self) -> None:
+        assert self.sign != 0, f"{self.parameter}: entries of weight 0 belong to no unit"
+        assert self.axis == 1 or self.parts == 1, f"{self.parameter}: only columns have parts"
+        assert len(self.units) % self.parts == 0, f"{self.parameter}: parts of unlike width"
+
     @property
     def count(self) -> int:
         """One more than the highest unit that has a line here."""
@@ -85,19 +99,24 @@ class Members:
 
 def rows(parameter: str, shape: Sequence[int], sign: int = 1) -> Members:
     """Each row of a parameter of `shape` is a unit."""
-    return Members(parameter, 0, tuple(range(shape[0])), math.prod(shape[1:]), sign)
+    return Members(parameter, 0, tuple(range(math.prod(shape[:1]))), math.prod(shape[1:]), sign)
 
 
-def columns(parameter: str, shape: Sequence[int], units: int, sign: int = 1, parts: int = 1) -> Members:
+def columns(
+    parameter: str, shape: Sequence[int], units: int, sign: int = 1, parts: int = 1
+) -> Members:
     """The columns of a parameter of `shape`, divided into `units` units of adjacent columns.
 
     A unit is an input channel of a convolution with its flattened kernel, or the inputs of a linear
-    layer that one channel was flattened into.
+    layer that one channel was flattened into. The weight of a convolution of several groups has as
+    many parts, and its units are counted from group to group.
     """
-    each, rest = divmod(math.prod(shape[1:]), units)
+    each, rest = divmod(parts * math.prod(shape[1:]), units)
     assert rest == 0, f"{parameter}: columns that make no whole units"
+    length, rest = divmod(math.prod(shape[:1]), parts)
+    assert rest == 0, f"{parameter}: rows that make no {parts} parts"
     unit_of = tuple(column // each for column in range(units * each))
-    return Members(parameter, 1, unit_of, shape[0], sign)
+    return Members(parameter, 1, unit_of, length, sign, parts)
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,8 @@ class Group:
     def __post_init__(self) -> None:
         named = {unit for members in self.members for unit in members.units} - {-1}
         assert named == set(range(self.units)), f"units without parameters: {self.name}"
+        alike = all(abs(members.sign) == 1 for members in self.members)
+        assert alike or self.symmetry.degree == 2, f"a sum with weights: {self.name}"
 
     @cached_property
     def units(self) -> int:

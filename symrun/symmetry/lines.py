@@ -12,8 +12,10 @@ from symrun.symmetry.groups import Members
 def lines_of(members: Members, values: Tensor) -> Tensor:
     """The lines that `members.units` counts, of a tensor shaped as the parameter is:
     [lines, length]."""
-    matrix = values.reshape(len(values), -1)
-    return matrix if members.axis == 0 else matrix.T
+    if members.axis == 0:
+        return values.reshape(len(members.units), -1)
+    parts = values.reshape(members.parts, members.length, -1)
+    return parts.mT.flatten(0, 1)
 
 
 def lines_by_unit(units: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ class WeightReductions:
     """Each float64 [units].
 
     measured: the conserved quantity, sum of theta or B(theta, theta).
-    magnitude: its natural scale, sum of |theta| or of theta^2, without signs.
+    magnitude: its natural scale, sum of |sign theta| or of |sign| theta^2.
     """
 
     measured: Tensor
@@ -27,7 +27,7 @@ class WeightReductions:
 
 @dataclass(frozen=True)
 class GradientReductions:
-    """grad_norm_sq: sum of g^2 over all of a unit's parameters, without signs, float64 [units].
+    """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
     inputs: the inputs of the laws for the next update, [2 or 4, units], in the order of `Input`.
     """

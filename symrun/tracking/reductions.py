@@ -1,5 +1,6 @@
 """Says which row and column sums of the parameters make up each unit, and adds them up."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ from symrun.symmetry.lines import lines_by_unit
 class Lines(NamedTuple):
     """Sums over lines of a parameter, rows (axis 0) or columns (axis 1), that units need.
 
-    units: the unit of each line, as in `Members`. degree: 1 sums theta, 2 sums products.
+    units, parts: as in `Members`. degree: 1 sums theta, 2 sums products.
     """
 
     axis: int
     units: tuple[int, ...]
     degree: int
+    parts: int = 1
 
 
 class Layout:
@@ -63,10 +65,13 @@ class Pass(NamedTuple):
 class Source:
     """One parameter, or several vectors concatenated, as a matrix [rows, columns].
 
-    A weight's columns are in memory order, so that nothing is copied.
+    A weight's columns are in memory order, so that nothing is copied. If lines need parts, the
+    matrix is [rows of a part, parts, columns]: sums over the last axis are those of all rows, and
+    sums over the first are those of the columns of all parts.
 
     lines: the sums that units need. Their slots start at `first_slot`, in the order of the layouts
     in `passes`, rows before columns.
+    parts: the fewest into which the parts of all lines can be cut. columns: those of one part.
     """
 
     def __init__(
@@ -77,9 +82,12 @@ class Source:
         self.first_slots: dict[Lines, int] = {}
         first = next(iter(parameters.values()))
         self._shape = first.shape
-        self._order = sorted(range(1, first.dim()), key=first.stride, reverse=True)
+        self._order = [0, *sorted(range(1, first.dim()), key=first.stride, reverse=True)]
+        lines = sorted(lines, key=lambda one: (-one.degree, one.axis))
+        self.parts = math.lcm(*(one.parts for one in lines))
+        self.columns = math.prod(self._shape[1:])
         passes: dict[int, Pass] = {}
-        for one in sorted(lines, key=lambda one: (-one.degree, one.axis)):
+        for one in lines:
             slot = self.first_slots[one] = first_slot + self.slots
             layout = Layout(self._as_in_memory(one), slot, first.device)
             self.slots += layout.count
@@ -91,14 +99,16 @@ class Source:
         """The unit of each row, or of each column of the matrix, int64."""
         units = torch.tensor(lines.units)
         if lines.axis == 0:
-            return units
-        return units.view(self._shape[1:]).permute([axis - 1 for axis in self._order]).flatten()
+            return units.view(self.parts, -1).T.flatten()
+        units = units.view(lines.parts, 1, *self._shape[1:])
+        units = units.expand(-1, self.parts // lines.parts, *self._shape[1:])
+        return units.permute(0, 1, *(axis + 1 for axis in self._order[1:])).flatten()
 
     @property
     def dense(self) -> bool:
         """Whether each parameter's matrix is contiguous in memory."""
         return all(
-            parameter.permute(0, *self._order).is_contiguous()
+            parameter.permute(self._order[: parameter.dim()]).is_contiguous()
             for parameter in self.parameters.values()
         )
 
@@ -119,11 +129,15 @@ class Source:
         return found
 
     def matrix(self, tensors: Iterable[Tensor]) -> Tensor:
-        """Tensors shaped as the parameters are, such as gradients, as [rows, columns]."""
-        if len(self._shape) == 1:
-            return torch.cat(list(tensors))[:, None]
-        (tensor,) = tensors
-        return tensor.permute(0, *self._order).reshape(len(tensor), -1)
+        """Tensors shaped as the parameters are, such as gradients, as the matrix."""
+        if len(self._shape) < 2:
+            matrix = torch.cat([tensor.view(-1) for tensor in tensors])[:, None]
+        else:
+            (tensor,) = tensors
+            matrix = tensor.permute(self._order).reshape(len(tensor), -1)
+        if self.parts == 1:
+            return matrix
+        return matrix.view(self.parts, -1, self.columns).movedim(0, 1)
 
 
 class Reductions:
@@ -167,11 +181,18 @@ class Reductions:
         return [parameter for source in self.sources for parameter in source.parameters.values()]
 
     def signed(self, slots: Tensor) -> Tensor:
-        """[planes, slots] -> [planes, units], with the signs of the members."""
+        """[planes, slots] -> [planes, units], with the signs of the members: the reducer B.
+
+        It needs no other sum for a sign of -2 than for one of -1, because B is linear in the signs:
+        Q = B(theta, theta), the defect is B(theta, g), the force B(g, g).
+        """
         return (self._gathered(slots) * self._sign).sum(1)
 
     def unsigned(self, slots: Tensor) -> Tensor:
-        """[planes, slots] -> [planes, units], all counted as positive."""
+        """[planes, slots] -> [planes, units], with the size of the members' signs.
+
+        The scale of a quantity that `signed` gives: what its terms add up to without cancelling.
+        """
         return (self._gathered(slots) * self._sign.abs()).sum(1)
 
     def _gathered(self, slots: Tensor) -> Tensor:
@@ -182,15 +203,15 @@ class Reductions:
     ) -> dict[tuple[str, Lines], int]:
         """Returns the slot of unit 0, by parameter and lines.
 
-        Vectors with one unit per entry are many and small, so they share one source.
+        Vectors with one unit per entry are many and small, so they share one source, with scalars.
         """
         joined: dict[int, dict[str, nn.Parameter]] = {}
         matrices: dict[str, dict[Lines, None]] = {}
         for group in groups:
             for members in group.members:
                 name, lines = members.parameter, _lines(group, members)
-                own_units = members.units == tuple(range(members.count))
-                if own_units and members.axis == 0 and parameters[name].dim() == 1:
+                own_units = lines.units == tuple(range(members.count))
+                if own_units and lines.axis == 0 and parameters[name].dim() < 2:
                     joined.setdefault(lines.degree, {})[name] = parameters[name]
                 else:
                     matrices.setdefault(name, {})[lines] = None
@@ -198,8 +219,8 @@ class Reductions:
         for degree, vectors in joined.items():
             slot = self.count
             for name, vector in vectors.items():
-                first_slots[name, Lines(0, tuple(range(len(vector))), degree)] = slot
-                slot += len(vector)
+                first_slots[name, Lines(0, tuple(range(vector.numel())), degree)] = slot
+                slot += vector.numel()
             whole = Lines(0, tuple(range(slot - self.count)), degree)
             self._add(Source(vectors, [whole], self.count))
         for name, needed in matrices.items():
@@ -214,4 +235,11 @@ class Reductions:
 
 
 def _lines(group: Group, members: Members) -> Lines:
-    return Lines(members.axis, members.units, group.symmetry.degree)
+    """The parts of a depthwise convolution are single rows: as rows they need fewer tiles."""
+    degree, units = group.symmetry.degree, members.units
+    if members.length == 1 < members.parts:
+        width = len(units) // members.parts
+        rows = units[::width]
+        if units == tuple(unit for unit in rows for _ in range(width)):
+            return Lines(0, rows, degree)
+    return Lines(members.axis, units, degree, members.parts)

@@ -1,5 +1,6 @@
 """The sums in plain torch, a block of rows at a time, so that no network is copied to float64."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ class TorchSums:
         self._block = block or (_CPU_BLOCK if reductions.device.type == "cpu" else _GPU_BLOCK)
         shapes = [source.weights().shape for source in reductions.sources]
         largest = max(
-            (min(rows * wide, max(self._block, wide)) for rows, wide in shapes), default=0
+            (min(math.prod(shape), max(self._block, math.prod(shape[1:]))) for shape in shapes),
+            default=0,
         )
         # Without Nesterov's look-ahead u is b
         self._planes = 2 if momentum is None else 4 if momentum.nesterov else 3
@@ -102,30 +104,32 @@ class TorchSums:
     ) -> Tensor:
         """[planes, slots]
 
-        products(degree, *blocks of the matrices): float64 [planes, rows, columns].
+        products(degree, *blocks of the matrices): float64 [planes, *shape of a block].
         """
         nothing = torch.zeros(planes, 1, dtype=torch.float64, device=self._reductions.device)
         found: list[Tensor] = []
         for source in self._reductions.sources:
             whole = matrices(source)
-            height = max(1, self._block // whole[0].shape[1])
+            height = max(1, self._block // whole[0][0].numel())
             blocks = [torch.split(matrix, height) for matrix in whole]
             for degree, rows, columns in source.passes:
-                row_sums = nothing.new_empty(planes, len(whole[0]))
+                row_sums = nothing.new_empty(planes, *whole[0].shape[:-1])
                 column_sums: Tensor | None = None
                 for row_sum, *block in zip(torch.split(row_sums, height, 1), *blocks, strict=True):
                     terms = products(degree, *block)
                     if rows:
-                        torch.sum(terms, 2, out=row_sum)
+                        torch.sum(terms, -1, out=row_sum)
                     if columns:
                         more = terms.sum(1)
                         column_sums = more if column_sums is None else column_sums.add_(more)
-                found += [layout.by_unit(row_sums) for layout in rows]
+                found += [layout.by_unit(row_sums.flatten(1)) for layout in rows]
                 if column_sums is not None:
-                    found += [layout.by_unit(column_sums) for layout in columns]
+                    found += [layout.by_unit(column_sums.flatten(1)) for layout in columns]
         return torch.cat([*found, nothing], 1)
 
 
 def _weight_products(degree: int, theta: Tensor) -> Tensor:
     theta = theta.double()
-    return torch.stack([theta, theta.abs()]) if degree == 1 else theta.square().expand(2, -1, -1)
+    if degree == 1:
+        return torch.stack([theta, theta.abs()])
+    return theta.square().expand(2, *theta.shape)

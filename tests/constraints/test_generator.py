@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from symrun.constraints.generator import asymmetric, generator, per_unit, weighted
+from symrun.constraints.generator import asymmetric, generator, per_unit
 from symrun.symmetry import Group, Symmetry, columns, rows
 
 # A hidden unit: rows of one weight with their bias, columns of the next, each behind 3 positions.
@@ -36,7 +36,7 @@ def test_generators_entry_by_entry(theta):
         (Symmetry.translation, lambda values: [1.0] * len(values)),
     ):
         group = Group(symmetry, "g", (), MEMBERS)
-        vector = weighted(group, generator(group, theta), factors)
+        vector = generator(group, theta, factors)
         assert {name: values.shape for name, values in vector.items()} == SHAPES
         for unit, factor in enumerate((2, -3)):
             enters, leaves = entries(theta, unit)
@@ -57,7 +57,7 @@ def test_inner_products_entry_by_entry(theta):
 
 def test_what_is_no_symmetry_is_across_each_unit_and_as_long(theta):
     group = Group(Symmetry.rescale, "g", (), MEMBERS)
-    vector = generator(group, theta)
+    vector = generator(group, theta, torch.ones(2))
     across = asymmetric(group, vector, torch.Generator().manual_seed(0))
     for unit in range(2):
         along, found = (sum(entries(values, unit), []) for values in (vector, across))

@@ -226,6 +226,45 @@ def test_all_kinds_of_sums_over_one_parameter():
 
 
 @on_device
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [("plain", torch.channels_last), ("nesterov", torch.contiguous_format)],
+)
+def test_parts_that_are_larger_and_smaller_than_a_tile(kind, layout):
+    """Of 70 x 135 and 3 x 180 entries, and single rows."""
+    model = nn.Sequential(
+        nn.Conv2d(30, 140, 3, groups=2),
+        nn.Conv2d(140, 21, 3, groups=7),
+        nn.Conv2d(21, 21, 3, groups=21),
+    )
+    shapes = [module.weight.shape for module in model]
+    groups = [
+        Group(Symmetry.scale, "", (), (rows("1.weight", shapes[1]), rows("1.bias", (21,)))),
+        Group(Symmetry.translation, "", (), (columns("0.weight", shapes[0], 270, parts=2),)),
+        Group(Symmetry.translation, "", (), (columns("1.bias", (21,), 7, parts=7),)),
+        Group(
+            Symmetry.rescale,
+            "",
+            (),
+            (rows("0.weight", shapes[0], -1), columns("1.weight", shapes[1], 140, parts=7)),
+        ),
+        Group(
+            Symmetry.rescale,
+            "",
+            (),
+            (rows("1.weight", shapes[1], -1), columns("2.weight", shapes[2], 21, 2, parts=21)),
+        ),
+        Group(Symmetry.scale, "", (), (columns("2.weight", shapes[2], 189, parts=21),)),
+    ]
+    case = Case(model, groups, layout=layout, **MOMENTUM[kind])
+    if case.momentum is None:
+        case.check(weights)
+    case.optimizer.step()
+    case.draw()
+    case.check(gradients)
+
+
+@on_device
 @pytest.mark.parametrize("kind", ["plain", "momentum"])
 def test_every_shape_of_tiles_that_bench_times(kind):
     """Over rows and columns of a weight that each shape cuts into whole tiles and narrow rests."""
