@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
 from symrun.constraints import HessianConstraint, hessian_constraints
-from symrun.constraints.generator import per_unit
+from symrun.symmetry.generator import per_unit
 from symrun.constraints.hessian import Curvature
 from symrun.data import load
 from symrun.figures.style import frame, save, styled

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from symrun.constraints.generator import (
+from symrun.symmetry.generator import (
     Vector,
     asymmetric,
     generator,
