@@ -145,7 +145,7 @@ class Config:
         multiple = MODELS[self.model.name].side_multiple
         require(
             "data.image_size",
-            size % multiple == 0,
+            size is None or size % multiple == 0,
             f"a multiple of {multiple} for model={self.model.name}",
             size,
         )

@@ -98,7 +98,7 @@ def _joined(parts: Iterable[str]) -> str:
 def _network(info: RunInfo) -> list[str]:
     data, eps = info.dataset, info.config.model.eps
     return [
-        f"{data.title} ({data.classes} classes, {data.image_size}×{data.image_size})",
+        f"{data.title} ({data.contents})",
         ", ".join(filter(None, [_MODEL, width_label(info)])),
         "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
+from symrun.errors import UsageError
 from symrun.models import MODELS
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
@@ -79,13 +80,16 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     torch.manual_seed(config.seed)
-    model = MODELS[config.model.name].build(config.model, dataset.shape, dataset.classes)
+    shape = dataset.shape
+    if len(shape) != 3:
+        raise UsageError(
+            f"model={config.model.name} takes images, but data={config.data.name} is text"
+        )
+    model = MODELS[config.model.name].build(config.model, shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    structure = find_structure(
-        model, torch.zeros(2, *dataset.shape, dtype=plan.dtype), plan.task.shift_invariant
-    )
+    structure = find_structure(model, dataset.example(2, plan.dtype), plan.task.shift_invariant)
     if config.precision is Precision.bf16:
         _keep_last_layer_exact(model, structure)
     batches = Batches(
