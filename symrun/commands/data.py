@@ -20,9 +20,9 @@ def add(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from symrun.data import load
-    from symrun.launch import compose
+    from symrun.launch import compose_data
     from symrun.training.provenance import describe_dataset
 
-    info = describe_dataset(load(compose(options.overrides).data))
+    info = describe_dataset(load(compose_data(options.overrides)))
     print(f"{info.title}: {info.counted.replace('×', 'x')}: ready")
     return 0

@@ -20,6 +20,7 @@ from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
+from symrun.typed import require
 
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
@@ -80,11 +81,13 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     torch.manual_seed(config.seed)
-    shape = dataset.shape
+    shape, multiple = dataset.shape, MODELS[config.model.name].side_multiple
     if len(shape) != 3:
         raise UsageError(
             f"model={config.model.name} takes images, but data={config.data.name} is text"
         )
+    fits = f"a multiple of {multiple} for model={config.model.name}"
+    require("data.size", shape[-1] % multiple == 0, fits, shape[-1])
     model = MODELS[config.model.name].build(config.model, shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)
     if settings.channels_last:

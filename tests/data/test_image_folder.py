@@ -13,6 +13,9 @@ from small_images import assert_equal
 from symrun.data import ImageDataset, decoding, load
 from symrun.data.registry import ImageFolderConfig
 from symrun.errors import UsageError
+from symrun.launch import compose
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
 
 
 def paint(path: Path, seed: int, width: int = 32, height: int = 32, mode: str = "RGB") -> None:
@@ -210,3 +213,18 @@ def test_images_of_one_colour_need_a_deviation(tree: Path) -> None:
     for name in TRAIN:
         Image.new("RGB", (32, 32), (9, 9, 9)).save(tree / name, "PNG")
     assert "data.std must be given with images of a single colour" in refusal(tree)
+
+
+def test_a_network_that_cannot_take_the_images_names_the_setting(tree: Path) -> None:
+    """Only the images tell their size."""
+    for path in tree.rglob("*.[pPj]*"):
+        if path.is_file():
+            paint(path, 0, 40, 40)
+    cache = tree.parent / "cache"
+    config = compose(
+        ["data=image_folder", f"data.root={tree}", f"data.cache={cache}", "device=cpu"]
+    )
+    with pytest.raises(
+        UsageError, match="^data.size must be a multiple of 32 for model=vgg16_bn, "
+    ):
+        prepare(Plan.of(config), load(config.data))

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from symrun.cli import main
 from symrun.data import Batches, TextDataset, load
 from symrun.data.registry import TextConfig
 from symrun.errors import UsageError
+from symrun.launch import compose
+from symrun.training.plan import Plan
+from symrun.training.setup import prepare
 
 TEXT = "".join(Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=400)) + "Zoë"
 LENGTH = 8
@@ -149,3 +153,15 @@ def test_the_least_that_is_enough(tmp_path: Path, characters: int, val_share: fl
     for number in range(40):
         inputs, _ = epoch(batches(data, batch_size=2), number)
         assert 2 * (count // 2) <= len(inputs) <= count and np.isin(inputs, [0, 1, 2]).all()
+
+
+def test_a_text_is_prepared_ahead_of_time(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "prepare", "data=text", f"data.root={file}", "data.length=8"]) == 0
+    expected = f"novel.txt: 44 + 4 blocks of {len(set(TEXT))} characters, 8 at a time: ready\n"
+    assert capfd.readouterr().out == expected
+
+
+def test_a_network_for_images_refuses_text(file: Path) -> None:
+    config = compose(["data=text", f"data.root={file}", "data.length=8", "device=cpu"])
+    with pytest.raises(UsageError, match="^model=vgg16_bn takes images, but data=text is text$"):
+        prepare(Plan.of(config), load(config.data))

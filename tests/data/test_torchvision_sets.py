@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from symrun.cli import main
 from symrun.data import ImageDataset, load
 from symrun.data.registry import DATA_SETS, Augment
 from symrun.errors import UsageError
@@ -200,3 +201,11 @@ def test_without_torchvision_the_remedy_is_named(
     line = refusal("cifar100", tmp_path, tmp_path)
     assert line.startswith("data=cifar100 needs torchvision, which cannot be imported (")
     assert line.endswith("): pip install torchvision")
+
+
+def test_images_that_the_model_could_not_take_are_prepared(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make("mnist", tmp_path)
+    assert main(["data", "prepare", "data=mnist", f"data.root={tmp_path}"]) == 0
+    assert capfd.readouterr().out == "MNIST: 5 + 4 images of 10 classes, 28x28, grey: ready\n"
