@@ -103,7 +103,7 @@ def digest(folder: Path) -> str:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
-    return _kept(folder, "digest", computed)
+    return _kept(folder, "digest", computed)[:64]
 
 
 def mean_and_std(folder: Path, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -113,8 +113,10 @@ def mean_and_std(folder: Path, images: Tensor) -> tuple[tuple[float, ...], tuple
     """
     kept = _kept(folder, "mean_and_std", lambda: json.dumps(statistics(images)))
     try:
-        mean, std = json.loads(kept)
-        return tuple(map(float, mean)), tuple(map(float, std))
+        mean, std = (tuple(map(float, numbers)) for numbers in json.loads(kept))
+        if not len(mean) == len(std) == images.shape[1]:
+            raise ValueError("mean_and_std is of other channels")
+        return mean, std
     except (ValueError, TypeError) as error:
         raise _unreadable(folder, error) from None
 

@@ -142,8 +142,8 @@ class CifarConfig(CachedConfig):
 
 @dataclass(frozen=True)
 class MnistConfig(CachedConfig):
-    """root: the folder that holds torchvision's. A mirrored digit is none, and a centred one needs
-    no crop."""
+    """root: the folder that holds torchvision's. A mirrored digit is no digit any more, and images
+    that are centred already need no crop."""
 
     augment: Augment = field(default=Augment.none, kw_only=True)
 

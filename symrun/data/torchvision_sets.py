@@ -17,7 +17,7 @@ from symrun.files import complete_or_absent, locked, sweep_drafts
 
 
 @dataclass(frozen=True)
-class _Images:
+class _Published:
     """kind: torchvision's class. shape: of an image. folder: where torchvision has the files, below
     its root. mean, std: of the training images in [0, 1]."""
 
@@ -32,16 +32,16 @@ class _Images:
 
 _CIFAR, _MNIST = (3, 32, 32), (1, 28, 28)
 _SETS = {
-    "cifar10": _Images(
+    "cifar10": _Published(
         *("CIFAR10", "CIFAR-10", 10, _CIFAR, "cifar-10-batches-py"),
         *((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ),
-    "cifar100": _Images(
+    "cifar100": _Published(
         *("CIFAR100", "CIFAR-100", 100, _CIFAR, "cifar-100-python"),
         *((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     ),
-    "mnist": _Images("MNIST", "MNIST", 10, _MNIST, "MNIST/raw", (0.1307,), (0.3081,)),
-    "fashion_mnist": _Images(
+    "mnist": _Published("MNIST", "MNIST", 10, _MNIST, "MNIST/raw", (0.1307,), (0.3081,)),
+    "fashion_mnist": _Published(
         "FashionMNIST", "Fashion-MNIST", 10, _MNIST, "FashionMNIST/raw", (0.2860,), (0.3530,)
     ),
 }
@@ -80,7 +80,7 @@ def torchvision_set(name: str, root: Path | None, cache: Path) -> ImageDataset:
     )
 
 
-def _kind(name: str, one: _Images) -> Any:
+def _kind(name: str, one: _Published) -> Any:
     """torchvision's class. Error: UsageError if it cannot be imported."""
     try:
         from torchvision import datasets  # an optional package
@@ -91,7 +91,7 @@ def _kind(name: str, one: _Images) -> Any:
     return getattr(datasets, one.kind)
 
 
-def _downloaded(name: str, one: _Images, kind: Any, cache: Path) -> Path:
+def _downloaded(name: str, one: _Published, kind: Any, cache: Path) -> Path:
     """The folder in `cache` that torchvision downloads to, complete or absent.
 
     Error: UsageError if it cannot be fetched or stored.
@@ -131,7 +131,7 @@ def _split(data: Any) -> Split:
     return Split(images.contiguous(), torch.as_tensor(data.targets, dtype=torch.int64))
 
 
-def _require_fit(split: Split, one: _Images) -> None:
+def _require_fit(split: Split, one: _Published) -> None:
     """Error: ValueError for another shape or other labels."""
     images, labels = split.inputs, split.labels
     if images.dtype != torch.uint8 or images.shape[1:] != one.shape or not len(images):

@@ -156,6 +156,11 @@ def damaged_first(tree: Path) -> None:
     (tree / TRAIN[0]).write_bytes(b"no image")
 
 
+def huge(tree: Path) -> None:
+    """Ten kilobytes that would take 240 MB."""
+    Image.new("1", (9000, 9000)).save(tree / TRAIN[4], "PNG")
+
+
 def one_class(tree: Path) -> None:
     shutil.rmtree(tree / "train/owl")
 
@@ -190,6 +195,7 @@ MIXED = f"{TRAIN[4]} is not a JPEG or PNG of 32x32 pixels, or is damaged or cut 
         (another_size, None, f"{{tree}}/{MIXED}, or resize all with data.size=N"),
         (oblong, None, f"{{tree}}/{TRAIN[0]} has 40x32 pixels: data.size=N resizes and crops"),
         (damaged, 16, f"{{tree}}/{TRAIN[4]} is not a JPEG or PNG, or is damaged or cut short: rep"),
+        (huge, 16, f"{{tree}}/{TRAIN[4]} is not a JPEG or PNG, or is damaged or cut short: rep"),
         (damaged_first, None, f"{{tree}}/{TRAIN[0]} is not a JPEG or PNG, or is damaged: replace"),
         (one_class, None, "{tree}/train holds images of 1 classes, but 2 are needed: give as data"),
         (unknown_class, None, "{tree}/val/bat is a class that train/ does not have: remove it"),
@@ -228,3 +234,13 @@ def test_a_network_that_cannot_take_the_images_names_the_setting(tree: Path) -> 
         UsageError, match="^data.size must be a multiple of 32 for model=vgg16_bn, "
     ):
         prepare(Plan.of(config), load(config.data))
+
+
+@pytest.mark.parametrize("line", ["", "[[0.5], [0.2]]", "[1, 2]", "\xff", "[[0,0,0]]"])
+def test_damaged_statistics_are_refused(tree: Path, line: str) -> None:
+    loaded(tree)
+    (kept,) = (tree.parent / "cache").glob("*/mean_and_std")
+    kept.write_text(line)
+    message = refusal(tree)
+    assert message.startswith(f"{kept.parent} cannot be read: ")
+    assert message.endswith("remove the folder, and the images are decoded again")
