@@ -145,7 +145,7 @@ class Config:
         multiple = MODELS[self.model.name].side_multiple
         require(
             "data.image_size",
-            size % multiple == 0,
+            size is None or size % multiple == 0,
             f"a multiple of {multiple} for model={self.model.name}",
             size,
         )
@@ -155,7 +155,7 @@ class Config:
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
             "model": build_named(MODELS, settings, "model", "a model"),
-            "data": build_named(DATA_SETS, settings, "data", "a data set"),
+            "data": data_config(settings),
             "optim": optim_config(settings),
         }
         return build(cls, {**settings, **typed}, "")
@@ -194,6 +194,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         pairs |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return pairs
+
+
+def data_config(settings: Mapping[str, Any]) -> DataConfig:
+    """The data set among the settings of a run. Error: UsageError for the first that is wrong."""
+    return build_named(DATA_SETS, settings, "data", "a data set")
 
 
 def optim_config(settings: Mapping[str, Any]) -> OptimConfig:

@@ -49,7 +49,7 @@ _SYNONYMS = {
     "steps": ("iterations", "iters", "max_steps", "updates", "total_steps"),
     "epochs": ("max_epochs", "num_epochs", "n_epochs"),
     "every": ("interval", "log_every", "frequency"),
-    "width": ("width_multiplier", "channels"),
+    "width": ("width_multiplier",),
     "beta1": ("betas",),
     "schedule": ("scheduler", "lr_schedule", "lr_scheduler"),
     "model": ("arch", "architecture", "net", "network"),

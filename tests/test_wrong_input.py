@@ -64,7 +64,7 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "task=clasification": "did you mean task=classification?",
     "experiment=fgi1": "did you mean experiment=fig1?",
     "experiment=[fig1,fgi5_bn]": "did you mean experiment=fig5_bn?",
-    "data=imagnet": "data must be one of synthetic, tiny_imagenet, got imagnet; did you mean data=",
+    "data=imagnet": "got imagnet; did you mean data=tiny_imagenet?",
     "optim=sdg": "did you mean optim=sgd?",
     "optim={a": "optim must be one of adam,",
     "seed=abc": "seed must be an integer, got 'abc'",

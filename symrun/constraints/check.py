@@ -20,6 +20,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
+from symrun.training.provenance import describe_dataset
 from symrun.training.setup import prepare
 from symrun.typed import require
 
@@ -77,8 +78,9 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     # A run recorded on a GPU can be checked without one: the report names the device.
     device_now = config.device if torch.cuda.is_available() else Device.cpu
     dataset = load(config.data)
-    for key in ("classes", "image_size"):
-        recorded, found = getattr(info.dataset, key), getattr(dataset, key)
+    now = describe_dataset(dataset)
+    for key in ("classes", "image_size", "channels", "length"):
+        recorded, found = getattr(info.dataset, key), getattr(now, key)
         if recorded != found:
             raise UsageError(f"{run.path} had {key} = {recorded}, its data has {found} now")
     network = _Network(dataclasses.replace(config, device=device_now), dataset, batch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import symrun
-from symrun.data import Dataset
+from symrun.data import Dataset, ImageDataset
 from symrun.errors import in_one_line
 from symrun.models import MODELS
 from symrun.runs.info import (
@@ -57,15 +57,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         hardware=HardwareInfo(processor()),
         precision=config.precision,
         cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
-        dataset=DatasetInfo(
-            dataset.title,
-            dataset.synthetic,
-            dataset.classes,
-            dataset.image_size,
-            train_images=len(dataset.train.labels),
-            val_images=len(dataset.val.labels),
-            digest=dataset.digest,
-        ),
+        dataset=describe_dataset(dataset),
         model=ModelInfo(
             config.model.name,
             model.title,
@@ -80,6 +72,21 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             for group in structure.groups
         ),
         unpredicted=plan.unpredicted,
+    )
+
+
+def describe_dataset(dataset: Dataset) -> DatasetInfo:
+    """What run.json says of the data."""
+    images = isinstance(dataset, ImageDataset)
+    return DatasetInfo(
+        dataset.title,
+        dataset.synthetic,
+        dataset.classes,
+        image_size=dataset.shape[-1] if images else None,
+        train_images=len(dataset.train.labels),
+        val_images=len(dataset.val.labels),
+        **({"channels": dataset.shape[0]} if images else {"length": dataset.shape[0]}),
+        digest=dataset.digest,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
+from symrun.errors import UsageError
 from symrun.models import MODELS
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
@@ -19,6 +20,7 @@ from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
+from symrun.typed import require
 
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
@@ -79,13 +81,18 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     torch.manual_seed(config.seed)
-    model = MODELS[config.model.name].build(config.model, dataset.shape, dataset.classes)
+    shape, multiple = dataset.shape, MODELS[config.model.name].side_multiple
+    if len(shape) != 3:
+        raise UsageError(
+            f"model={config.model.name} takes images, but data={config.data.name} is text"
+        )
+    fits = f"a multiple of {multiple} for model={config.model.name}"
+    require("data.size", shape[-1] % multiple == 0, fits, shape[-1])
+    model = MODELS[config.model.name].build(config.model, shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    structure = find_structure(
-        model, torch.zeros(2, *dataset.shape, dtype=plan.dtype), plan.task.shift_invariant
-    )
+    structure = find_structure(model, dataset.example(2, plan.dtype), plan.task.shift_invariant)
     if config.precision is Precision.bf16:
         _keep_last_layer_exact(model, structure)
     batches = Batches(
