@@ -206,10 +206,6 @@ def _random_numbers_kept() -> Iterator[None]:
 class _negligible_eps(TorchDispatchMode):
     """Within it, constants that keep divisions safe are too small to be felt in float64."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, which takes two seconds
-
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:

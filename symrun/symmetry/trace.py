@@ -79,10 +79,6 @@ class Trace(TorchDispatchMode):
     uses: of weights in products, in order: the name, the operation, and the shape of its output.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, which takes two seconds
-
     def __init__(self, exponents: Exponents, parameters: Mapping[str, Transformed]) -> None:
         super().__init__()
         self.exponents = exponents
