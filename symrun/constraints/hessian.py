@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from symrun.constraints.generator import (
     Vector,
@@ -34,7 +35,6 @@ from symrun.constraints.generator import (
     weighted,
 )
 from symrun.symmetry import Group
-from symrun.tasks import cross_entropy
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -38,6 +39,10 @@ class Dataset:
         """Channels, height and width of an image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def example(self, count: int, dtype: torch.dtype) -> Tensor:
+        """Zeros in place of `count` inputs."""
+        return torch.zeros(count, *self.shape, dtype=dtype)
 
     @property
     def image_size(self) -> int:

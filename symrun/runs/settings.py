@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symrun.config import WITHOUT_EFFECT, Config, flat, optim_config
-from symrun.models.registry import BN_EPS, MODELS
+from symrun.config import WITHOUT_EFFECT, flat, optim_config
+from symrun.models.registry import BN_EPS, MODELS, entry_of
 from symrun.optimizers import OptimConfig
+from symrun.tasks import task_config
 from symrun.typed import build, require
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ class RecordedConfig:
         for name, value in flat(settings).items():
             small = type(value) is not int or abs(value) < 2**63
             require(f"config.{name}", small, "less than 2^63", value)
-        settings = {**_defaults(Config), **settings}
+        settings = dict(settings)
         if isinstance(model := settings.get("model"), Mapping):
-            entry = MODELS.get(str(model.get("name")))
+            entry = MODELS.get(entry_of(str(model.get("name"))))
             settings["model"] = {**(_defaults(entry.settings) if entry else {}), **model}
+        if not isinstance(settings.get("task"), Mapping):
+            settings["task"] = dataclasses.asdict(task_config(settings))
         typed = {"settings": settings, "optim": optim_config(settings)}
         return build(cls, {**settings, **typed}, "", recorded=True)
 

@@ -2,23 +2,26 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
-from symrun.models import MODELS
+from symrun.errors import UsageError
+from symrun.models import build_model
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry, find_structure
+from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
+from symrun.training.trial import unused_weights
 
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
@@ -27,15 +30,15 @@ AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 class Training:
     """Model, optimiser and batches of a run.
 
-    forward: the model, or what torch.compile made of it. criterion: outputs and labels to the mean
-    loss over the batch. learning_rates: of each update of the run. cuda_graph: whether updates are
-    replayed as CUDA graphs.
+    forward: the model, or what torch.compile made of it. criterion: what the model returns and
+    labels to the mean loss over the batch. learning_rates: of each update of the run. cuda_graph:
+    whether updates are replayed as CUDA graphs.
     """
 
     plan: Plan
     model: nn.Module
-    forward: Callable[[Tensor], Tensor]
-    criterion: Callable[[Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor], Any]
+    criterion: Callable[[Any, Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     batches: Batches
     structure: Structure
@@ -54,9 +57,19 @@ class Training:
         return autocast(self.plan.config.precision, self.device)
 
     def outputs_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, classes], and the mean over the batch, in the run's precision."""
+        """The outputs that are scored, [batch, classes] or [batch, tokens, classes], and their mean
+        loss, in the run's precision."""
+        return self._scored(self.forward, images, labels)
+
+    def evaluated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `outputs_and_loss`, by the model as it is, never compiled."""
+        return self._scored(self.model, images, labels)
+
+    def _scored(
+        self, forward: Callable[[Tensor], Any], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
         with self.autocast():
-            outputs = self.forward(images)
+            outputs = output_of(forward(images), self.plan.config.task.output)
             loss = self.criterion(outputs, labels)
         return outputs, loss
 
@@ -74,18 +87,26 @@ class Training:
 def prepare(plan: Plan, dataset: Dataset) -> Training:
     """All that is random is drawn from `config.seed`.
 
-    Error: UsageError if the model cannot take the images of the data set.
+    Error: UsageError if the model cannot take the data, or its outputs do not suit the task.
     """
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     torch.manual_seed(config.seed)
-    model = MODELS[config.model.name].build(config.model, dataset.shape, dataset.classes)
+    model = build_model(config.model, dataset.shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    structure = find_structure(
-        model, torch.zeros(2, *dataset.shape, dtype=plan.dtype), plan.task.shift_invariant
-    )
+    criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)
+    example = dataset.example(2, plan.dtype)
+    unused = unused_weights(model, example.to(plan.device), criterion, config, dataset.classes)
+    softmax = config.task.name in ("cross_entropy", "next_token")
+    structure = find_structure(model, example, shift_invariant=softmax)
+    trained = [
+        group
+        for group in structure.groups
+        if unused.isdisjoint(members.parameter for members in group.members)
+    ]
+    structure = replace(structure, groups=tuple(trained))
     if config.precision is Precision.bf16:
         _keep_last_layer_exact(model, structure)
     batches = Batches(
@@ -101,7 +122,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         plan,
         model,
         compiled(model, settings.batch_size) if settings.compile else model,
-        plan.task.criterion,
+        criterion,
         make_optimizer(config.optim, list(model.parameters())),
         batches,
         structure,
@@ -111,8 +132,13 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
 
 
 def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker]) -> AnyTracker:
-    """The tracker of a run. Error: as in Tracker."""
+    """The tracker of a run. Error: UsageError if it has nothing to measure; else as in Tracker."""
     config = training.plan.config
+    if not training.structure.groups:
+        network = f"model={config.model.name} with task={config.task.name}"
+        raise UsageError(
+            f"{network} has no symmetry that symrun knows: there is nothing to measure"
+        )
     return kind(
         training.model,
         training.optimizer,
