@@ -31,8 +31,11 @@ class ModelConfig:
         setting."""
         return None
 
-    def require_side(self, side: int) -> None:
-        """Error: UsageError for images with so many pixels along a side that it cannot take."""
+    def require_side(self, side: int | None) -> None:
+        """Refuse images that the network cannot take.
+
+        side: pixels along a side; None if the data are no images. Error: UsageError.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,9 @@ class VggConfig(ScaledConfig):
     dropout: float
     eps: float = BN_EPS
 
-    def require_side(self, side: int) -> None:
+    def require_side(self, side: int | None) -> None:
         multiple = f"a multiple of 32 for model={self.name}"
-        require("data.image_size", side % 32 == 0, multiple, side)
+        require("data.image_size", side is None or side % 32 == 0, multiple, side)
 
     def __post_init__(self) -> None:
         super().__post_init__()
