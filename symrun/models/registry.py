@@ -82,6 +82,7 @@ def build_model(config: ModelConfig, shape: Shape, classes: int) -> "nn.Module":
     takes = kinds.get(entry.axes or len(shape), "such data")
     found = kinds.get(len(shape), f"{len(shape)} axes")
     require("data", takes == found, f"{takes} for model={config.name}", found)
+    config.require_side(shape[-1] if len(shape) == 3 else None)
     return entry.build(config, shape, classes)
 
 

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
+from symrun.constraints.hessian import Curvature
 from symrun.errors import UsageError
 from symrun.launch import compose
 from symrun.models import MODELS, build_model, entry_of
+from symrun.tasks import make_criterion
 
 
 def network(*settings, shape=(3, 32, 32), classes=10):
@@ -105,6 +107,23 @@ def test_a_gpt_against_a_computation_without_its_modules():
         stream = stream + linear(hidden, f"{block}.down")
     expected = norm(stream, "norm") @ w["embedding.weight"].T
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-12)
+
+
+def test_the_curvature_of_a_gpt_vanishes_where_the_softmax_forgives_a_shift():
+    """A constant added to a column of the head changes no loss, to any order: what is left is the
+    rounding, 2^-53 each, of sums of some hundred terms below 1."""
+    model = gpt("model.tied=false")
+    tokens, labels = torch.randint(11, (2, 3, 6))
+    task = compose(["task=next_token"]).task
+    criterion = make_criterion(task, 11, torch.device("cpu"), torch.float64)
+    curvature = Curvature(model, tokens, labels, 0, criterion)
+    column = torch.zeros(11, 8, dtype=torch.float64)
+    column[:, 3] = 1
+    along = curvature.times({"head.weight": column})
+    across = curvature.times({"head.weight": column * torch.randn(11, 1, dtype=torch.float64)})
+    largest = max(values.abs().max() for values in across.values())
+    assert largest > 1e-4
+    assert all(values.abs().max() < 1e-13 for values in along.values())
 
 
 def test_the_head_of_a_gpt_is_its_embedding_if_tied():
