@@ -66,7 +66,7 @@ def make_criterion(
     """The loss of a batch, a function of what the network returned and of the labels.
 
     Error: UsageError for class weights that are not one a class; from the criterion as `output_of`.
-    Example: make_criterion(config.task, 10, torch.device("cpu"), torch.float32)(logits, labels)
+    Example: make_criterion(config.task, 10, images.device, images.dtype)(model(images), labels)
     """
     import torch  # takes a second
 
@@ -87,7 +87,7 @@ def output_of(outputs: Any, name: str | int | None) -> "Tensor":
     or list. A tensor is taken as it is: some networks return more only while they train.
 
     Error: UsageError if there is no such tensor.
-    Example: output_of({"logits": logits, "state": state}, None) is logits
+    Example: output_of({"state": labels, "logits": images}, None) is images
     """
     from torch import Tensor
 

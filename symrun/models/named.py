@@ -42,7 +42,7 @@ def of_user(
     in_channels for images, if it has parameters of these names.
 
     Error: UsageError if there is no such function, it fails, or returns no network.
-    Example: of_user("mine:make", {"depth": 3}, (3, 32, 32), classes=10)
+    Example: of_user("torch.nn:Linear", {"in_features": 4, "out_features": 10}, (4,), classes=10)
     """
     module, _, function = name.partition(":")
     with _importable(os.getcwd()):
