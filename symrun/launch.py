@@ -105,10 +105,15 @@ def show(arguments: list[str], words: list[str]) -> None:
     """
     for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
         compose(member)
-    readable = {word: read([word], several=True)[0].input_line or word for word in words}
+    readable = {
+        word: [override.input_line or word for override in read([word], several=True)]
+        for word in words
+    }
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     with _own_hydra():
-        sys.argv = ["symrun train", *(readable.get(word, word) for word in arguments)]
+        sys.argv = ["symrun train"]
+        for word in arguments:
+            sys.argv += readable.get(word, [word])
         main(lambda settings: None)()
 
 
@@ -132,7 +137,7 @@ def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     for override in read(words):
         name, text = override.key_or_group, override.input_line
         if name in GROUPS:
-            kept = "a run keeps its model, data, optim and experiment: leave it out"
+            kept = "a run keeps its model, data, task, optim and experiment: leave it out"
             raise UsageError(f"{text}: {kept}, or type {name}.KEY=VALUE for a setting of it")
         require_known([text or ""], settings)
         *groups, key = name.split(".")

@@ -13,7 +13,7 @@ from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
 from symrun.display import bar
 from symrun.errors import UsageError, did_you_mean
-from symrun.models import MODELS
+from symrun.models import MODELS, entry_of
 from symrun.overrides import GROUPS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
@@ -45,7 +45,7 @@ def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[s
             remedy = f"leave {overrides[0]} out, or name a model instead"
             raise UsageError(f"{target} is a run, whose settings are recorded: {remedy}")
         return RunDirectory.open(target)
-    if target not in MODELS and "=" not in target:
+    if entry_of(target) not in MODELS and "=" not in target:
         models = f"a model: one of {', '.join(MODELS)}{did_you_mean(target, MODELS)}"
         raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
     settings = [target if "=" in target else f"model={target}", *overrides]
@@ -129,10 +129,10 @@ class _Network:
             batches = Batches(dataset, size, config.seed, plan.device, plan.dtype)
             self.images, self.labels = next(batches.epoch(1))
         self._seed = config.seed
-        self._what = (
-            f"float64 on {device_title(plan.device)}, {config.model.name} at width "
-            f"{config.model.width:g}, {size} images of {dataset.title}"
-        )
+        width = config.model.relative_width
+        network = config.model.name + ("" if width is None else f" at width {width:g}")
+        where = f"float64 on {device_title(plan.device)}"
+        self._what = f"{where}, {network}, {size} images of {dataset.title}"
 
     @isolated()
     def report(self, step: int, where: str) -> Report:

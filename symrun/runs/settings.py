@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from symrun.config import WITHOUT_EFFECT, Config, flat, optim_config
+from symrun.config import WITHOUT_EFFECT, flat, optim_config
 from symrun.data.registry import DATA_SETS
-from symrun.models.registry import BN_EPS, MODELS
+from symrun.models.registry import BN_EPS, MODELS, entry_of
 from symrun.optimizers import OptimConfig
+from symrun.tasks import task_config
 from symrun.typed import Entry, build, require
 
 if TYPE_CHECKING:
@@ -98,11 +99,14 @@ class RecordedConfig:
         for name, value in flat(settings).items():
             small = type(value) is not int or abs(value) < 2**63
             require(f"config.{name}", small, "less than 2^63", value)
-        settings = {**_defaults(Config), **settings}
+        settings = dict(settings)
         for group, registry in _REGISTRIES.items():
             if isinstance(values := settings.get(group), Mapping):
-                entry = registry.get(str(values.get("name")))
+                name = str(values.get("name"))
+                entry = registry.get(entry_of(name) if group == "model" else name)
                 settings[group] = {**(_defaults(entry.settings) if entry else {}), **values}
+        if not isinstance(settings.get("task"), Mapping):
+            settings["task"] = dataclasses.asdict(task_config(settings))
         typed = {"settings": settings, "optim": optim_config(settings)}
         return build(cls, {**settings, **typed}, "", recorded=True)
 

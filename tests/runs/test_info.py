@@ -401,7 +401,7 @@ def test_thousands_of_damaged_descriptions_are_one_line_or_can_be_drawn(runs):
 def test_settings_that_came_later_have_their_defaults_in_older_runs(info):
     del info["config"]["task"], info["config"]["model"]["eps"], info["config"]["data"]["augment"]
     settings = info_from(info).config.by_name
-    assert (settings["task"], settings["model.eps"]) == ("classification", 1e-5)
+    assert (settings["task.name"], settings["model.eps"]) == ("cross_entropy", 1e-5)
     assert settings["data.augment"] == "crop"
     json.dumps(info_from(info).to_json())
 
