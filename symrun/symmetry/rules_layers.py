@@ -45,10 +45,10 @@ def contracted(
         replace(t, variables=t.variables.reshape(t.variables.shape[: len(out)])) for t in kept
     )
     shifts = []
-    for state, _, axes in (one, other):
+    for (state, _, axes), (_, _, others) in ((one, other), (other, one)):
         for term in state.shift:
             spread = _aligned(term, axes, order, sizes)
-            if state.parameter is None or any(axis >= len(out) for axis in spread.varies):
+            if state.parameter is None or any(order[axis] in others for axis in spread.varies):
                 op.exponents.pin(State(shift=(term,)))
                 continue
             first = spread.variables[(..., *[0] * len(summed))]
