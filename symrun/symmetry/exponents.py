@@ -92,8 +92,8 @@ class Exponents:
             for term in (*(state.scale if scale else ()), *(state.shift if shift else ())):
                 self.system.pin(term.variables)
 
-    def total(self, terms: Sequence[Term], shape: Sequence[int]) -> Tensor | None:
-        """The sum of terms, of size 1 where it does not vary; None if it would be too large."""
+    def total(self, terms: Sequence[Term], shape: Sequence[int]) -> Tensor:
+        """The sum of terms, of size 1 where it does not vary."""
         total = torch.zeros([1] * len(shape), dtype=torch.int64)
         for term in terms:
             part = self.system.canonical(term.variables.expand(shape))
@@ -114,12 +114,22 @@ class Exponents:
             for some in by_axes.values()
         )
 
-    def equated(self, one: Sequence[Term], other: Sequence[Term], shape: Sequence[int]) -> Term:
+    def equated(
+        self, one: Sequence[Term], other: Sequence[Term], shape: Sequence[int]
+    ) -> tuple[Term, ...]:
         """What both are, once they are equal."""
-        a, b = self.total(one, shape), self.total(other, shape)
-        self.system.equate(a, b)
-        a, b = torch.broadcast_tensors(a, b)
-        return Term(torch.where(a == WILDCARD, b, a).expand(shape))
+        if len(_connected([term.to(shape) for term in (*one, *other)])) < 2:
+            a, b = self.total(one, shape), self.total(other, shape)
+            self.system.equate(a, b)
+            a, b = torch.broadcast_tensors(a, b)
+            return (Term(torch.where(a == WILDCARD, b, a).expand(shape)),)
+        # Sums over different axes are opposite if each is constant, and these constants are
+        negative = [Term(self.system.multiple(term.variables, -1).expand(shape)) for term in other]
+        parts = _connected([term.to(shape) for term in (*one, *negative)])
+        every = range(len(shape))
+        constants = [self.constant_along(part, every, shape) for part in parts]
+        self.system.pin(self.total([c.to(shape) for some in constants for c in some], shape))
+        return self.merged(one, shape)
 
     def constant_along(
         self, terms: Sequence[Term], axes: Sequence[int], shape: Sequence[int]
@@ -131,10 +141,11 @@ class Exponents:
         narrow = [1 if axis in along else size for axis, size in enumerate(shape)]
         result = [replace(t, variables=_first(t.variables.expand(shape), axes)) for t in free]
         for some in _connected(bound):
+            if self._taken_up(some, shape):
+                continue
             total = self.total(some, shape)
             common = total.amax(tuple(axes), keepdim=True)  # no wildcard, where there is another
             self.system.equate(total, common)
-            self._anchor(some, common)
             result.append(Term(common.expand(narrow)))
         return tuple(result)
 
@@ -150,14 +161,18 @@ class Exponents:
         block.variables = spread.reshape(rows, size, *rest)
         block.axes, block.parts = (0, 1), parts
 
-    def _anchor(self, bound: Sequence[Term], common: Tensor) -> None:
-        """Let the common value be zero, where the variables of a parameter can take it up."""
-        for term in bound:
-            if term.block is not None and not term.block.anchored:
-                axes = [axis for axis in range(common.dim()) if axis not in term.varies]
-                self.system.pin(_first(common, axes))
+    def _taken_up(self, some: Sequence[Term], shape: Sequence[int]) -> bool:
+        """Whether a parameter's own variables make the sum zero, which fixes them."""
+        for term in some:
+            if term.block is None or term.block.anchored:
+                continue
+            others = [other for other in some if other is not term]
+            if all(set(other.varies) <= set(term.varies) for other in others):
+                rest = self.total(others, shape)
+                self.system.equate(term.variables, self.system.multiple(rest, -1))
                 term.block.anchored = True
-                return
+                return True
+        return False
 
 
 def _first(variables: Tensor, axes: Sequence[int]) -> Tensor:

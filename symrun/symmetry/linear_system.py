@@ -178,7 +178,7 @@ class LinearSystem:
     def solution(self) -> list[Combination]:
         """Every variable as a combination of free variables. Where there is a choice, what few
         equations mention is expressed by what many do."""
-        expressed = _eliminated([self._reduced(equation) for equation in self._equations])
+        expressed = _eliminated(self._reduced())
         roots, signs = self._resolved(np.arange(self.count))
         one = Fraction(1)
         found: list[Combination] = []
@@ -187,13 +187,18 @@ class LinearSystem:
             found.append({v: sign * c for v, c in combination.items()})
         return found
 
-    def _reduced(self, equation: _Terms) -> Combination:
-        total: Combination = {}
-        for variable, coefficient in equation:
-            (root,), (sign,) = self._resolved(np.array([variable]))
-            if root != ZERO:
-                total[int(root)] = total.get(int(root), Fraction(0)) + coefficient * int(sign)
-        return {root: c for root, c in total.items() if c}
+    def _reduced(self) -> list[Combination]:
+        """The equations between roots."""
+        roots, signs = self._resolved(np.arange(self.count))
+        found: list[Combination] = []
+        for equation in self._equations:
+            total: dict[int, int] = {}
+            for variable, coefficient in equation:
+                root = int(roots[variable])
+                if root != ZERO:
+                    total[root] = total.get(root, 0) + coefficient * int(signs[variable])
+            found.append({root: Fraction(c) for root, c in total.items() if c})
+        return found
 
 
 def _eliminated(equations: list[Combination]) -> dict[int, Combination]:

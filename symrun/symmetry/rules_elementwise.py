@@ -72,8 +72,7 @@ def _reshaped(op: Operation) -> State:
 @rule("cat", "stack", "concat")
 def _joined(op: Operation) -> State:
     tensors, axis = op["tensors"], op["dim"]
-    if op.name == "stack":
-        axis = axis % (tensors[0].dim() + 1)
+    axis = axis % (tensors[0].dim() + (op.name == "stack"))
     states = op.states("tensors")
     join = torch.cat if op.name != "stack" else torch.stack
     kept = [(t, s) for t, s in zip(tensors, states, strict=True) if t.shape != (0,)]
@@ -85,9 +84,13 @@ def _joined(op: Operation) -> State:
         ]
         return join(parts, axis)
 
-    totals = [op.exponents.total(s.scale, t.shape).expand(t.shape) for t, s in kept]
-    whole = join(totals, axis)
-    scale = Term(compact(whole).expand(whole.shape))
+    totals = [op.exponents.total(s.scale, t.shape) for t, s in kept]
+    sizes = list(torch.broadcast_shapes(*([*t.shape[:axis], 1, *t.shape[axis + 1 :]]
+                 if op.name != "stack" else t.shape for t in totals)))  # fmt: skip
+    spread = [total.expand([t.shape[a] if a == axis and op.name != "stack" else size
+              for a, size in enumerate(sizes)])
+              for (t, _), total in zip(kept, totals, strict=True)]  # fmt: skip
+    scale = Term(join(spread, axis).expand(op.shape))
     shift = [
         term.moved(lambda v, n=number: placed(n, v))
         for number, (_, state) in enumerate(kept)
@@ -211,7 +214,7 @@ def _added(op: Operation) -> State:
         if value.dim() == 0 and not state.scale and not value.requires_grad:
             op.exponents.pin(one, two, shift=False)  # a number
             return State(shift=shifts)
-    return State((op.exponents.equated(one.scale, two.scale, shape),), shifts)
+    return State(op.exponents.equated(one.scale, two.scale, shape), shifts)
 
 
 @rule("maximum", "minimum", "where")
@@ -226,7 +229,7 @@ def _chosen(op: Operation) -> State:
         if not isinstance(value, Tensor) or (value.dim() == 0 and not state.scale):
             op.exponents.pin(one, two)
             return State()
-    return State((op.exponents.equated(one.scale, two.scale, op.shape),))
+    return State(op.exponents.equated(one.scale, two.scale, op.shape))
 
 
 @rule("masked_fill")

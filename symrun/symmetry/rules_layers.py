@@ -100,7 +100,7 @@ def _with_bias(op: Operation, state: State, bias: Any, bias_state: State) -> Sta
     shifts = (*state.shift, *(term.to(shape) for term in bias_state.shift))
     if not state.scale and not bias_state.scale:
         return State(shift=shifts)
-    return State((op.exponents.equated(state.scale, bias_state.scale, shape),), shifts)
+    return State(op.exponents.equated(state.scale, bias_state.scale, shape), shifts)
 
 
 @rule("linear")
@@ -349,7 +349,7 @@ def _affine(op: Operation, shape: Sequence[int], placed: Sequence[int]) -> State
     if has_weight and has_bias:
         if not weight.scale and not bias.scale:
             return State(shift=shifts)
-        scale: tuple[Term, ...] = (op.exponents.equated(weight.scale, bias.scale, list(shape)),)
+        scale: tuple[Term, ...] = op.exponents.equated(weight.scale, bias.scale, list(shape))
     elif has_bias:
         op.exponents.pin(bias, shift=False)
         scale = ()
@@ -370,7 +370,8 @@ def absorb(op: Operation, state: State, shape: Sequence[int], axes: Sequence[int
         if alike and not term.uniform:
             op.exponents.pin(State(shift=(term,)))
         else:
-            system.equate(variables, variables.amax(tuple(axes), keepdim=True))
+            narrow = system.canonical(variables)
+            system.equate(narrow, narrow.amax(tuple(axes), keepdim=True))
 
 
 @rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax")

@@ -23,7 +23,7 @@ from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
 from symrun.symmetry.trace import Trace
 
-DRAWS = 3
+DRAWS = 2
 """Forward passes that are followed: what holds in all of them holds in one that draws at random
 or counts its calls, as far as they show it."""
 
@@ -58,7 +58,7 @@ def find_structure(
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
 
-    Nothing is computed and nothing of `model` changes: a copy without data makes three forward
+    Nothing is computed and nothing of `model` changes: a copy without data makes two forward
     passes. Normalisation and dropout act as the modules' `training` flags stand now.
 
     criterion: from what the model returns to the loss, on tensors without data too.
