@@ -13,6 +13,7 @@ stand at which entries. A state is a sum of terms, each of which varies along fe
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -176,7 +177,7 @@ class Exponents:
             if (
                 term.block is not None
                 and _movable(term.block, others)
-                and (set(term.varies) <= along or term.block.parts > 1)
+                and prod(shape[axis] for axis in term.varies if axis not in along) == term.block.parts
                 and all(set(other.varies) <= set(term.varies) for other in others)
             ):
                 rest = self.total(others, shape)

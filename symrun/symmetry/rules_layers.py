@@ -74,10 +74,11 @@ def _vector(op: Operation) -> State:
     return contracted(op, one, other, "m")
 
 
-@rule("dot")
+@rule("dot", "vdot")
 def _dot(op: Operation) -> State:
-    one = (op.state("self"), op["self"].shape, "k")
-    return contracted(op, one, (op.state("tensor"), op["tensor"].shape, "k"), "")
+    second = "tensor" if op.name == "dot" else "other"
+    one, other = (op.state("self"), op["self"].shape, "k"), (op.state(second), op[second].shape, "k")
+    return contracted(op, one, other, "")
 
 
 @rule("addmm", "baddbmm")
