@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
 from symrun.constraints import HessianConstraint, hessian_constraints
-from symrun.constraints.generator import per_unit
+from symrun.symmetry.generator import per_unit
 from symrun.constraints.hessian import Curvature
 from symrun.data import load
 from symrun.figures.style import frame, save, styled
@@ -219,7 +219,7 @@ def main() -> None:
     points = list(measure(training, places(training.structure.groups), config.seed))
     print(table(points))
     name = config.model.name.removesuffix("_bn").upper()
-    network = f"{name} with BN at width {config.model.width:g} on {dataset.title}"
+    network = f"{name} with BN at width {config.model.relative_width:g} on {dataset.title}"
     images = f"{config.train.batch_size} images"
     caption = f"at initialisation, {images}, float64 on {device_title(plan.device)}"
     for path in save(draw(points, network, caption), options.out, "constraints_eps", ["png"]):

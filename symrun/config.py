@@ -6,6 +6,7 @@ and the value.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from symrun.data.registry import DATA_SETS, DataConfig
-from symrun.models.registry import MODELS, ModelConfig
+from symrun.models.registry import MODELS, ModelConfig, entry_of
 from symrun.optimizers import OPTIMIZERS, OptimConfig
-from symrun.tasks import TASKS
+from symrun.tasks import TaskConfig, task_config
 from symrun.typed import build, build_named, require
 
 
@@ -128,6 +129,7 @@ WITHOUT_EFFECT = (
 class Config:
     model: ModelConfig
     data: DataConfig
+    task: TaskConfig
     optim: OptimConfig
     train: TrainConfig
     track: TrackConfig
@@ -136,28 +138,23 @@ class Config:
     device: Device
     deterministic: bool
     seed: int
-    task: str = "classification"
 
     def __post_init__(self) -> None:
         require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
-        require("task", self.task in TASKS, f"one of {', '.join(TASKS)}", self.task)
-        size = DATA_SETS[self.data.name].image_size(self.data)
-        multiple = MODELS[self.model.name].side_multiple
-        require(
-            "data.image_size",
-            size % multiple == 0,
-            f"a multiple of {multiple} for model={self.model.name}",
-            size,
-        )
+        self.model.require_side(DATA_SETS[self.data.name].image_size(self.data))
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Config":
         """The typed settings of one run. Error: UsageError for the first that is wrong."""
         typed: dict[str, Any] = {
-            "model": build_named(MODELS, settings, "model", "a model"),
-            "data": build_named(DATA_SETS, settings, "data", "a data set"),
+            "model": build_named(MODELS, settings, "model", "a model", entry_of),
+            "data": data_config(settings),
+            "task": task_config(settings),
             "optim": optim_config(settings),
         }
+        run = settings.get("run")
+        if isinstance(run, Mapping) and run.get("name") == typed["model"].name:
+            typed["run"] = {**run, "name": re.sub("[/:]", "-", typed["model"].name)}
         return build(cls, {**settings, **typed}, "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +191,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         pairs |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return pairs
+
+
+def data_config(settings: Mapping[str, Any]) -> DataConfig:
+    """The data set among the settings of a run. Error: UsageError for the first that is wrong."""
+    return build_named(DATA_SETS, settings, "data", "a data set")
 
 
 def optim_config(settings: Mapping[str, Any]) -> OptimConfig:

@@ -5,9 +5,9 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -17,7 +17,8 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from symrun.config import Config
+from symrun.config import Config, data_config
+from symrun.data.registry import DataConfig
 from symrun.errors import Busy, Interrupted, RunError, SymrunError, UsageError
 from symrun.overrides import (
     GROUPS,
@@ -35,6 +36,8 @@ from symrun.training.signals import StopRequest
 
 _log = logging.getLogger(__name__)
 
+Typed = TypeVar("Typed")
+
 
 def compose(words: list[str]) -> Config:
     """The configuration that `symrun train` would run with these settings.
@@ -42,7 +45,15 @@ def compose(words: list[str]) -> Config:
     Error: UsageError, in one line, for what cannot be composed.
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
-    return _typed(_composed([override.input_line or "" for override in read(words)]), words)
+    return _typed(words, Config.from_mapping)
+
+
+def compose_data(words: list[str]) -> DataConfig:
+    """The data set of `compose(words)`, whether or not the model could take it.
+
+    Error: as in `compose`. Example: compose_data(["data=mnist"]).name == "mnist"
+    """
+    return _typed(words, data_config)
 
 
 @contextlib.contextmanager
@@ -94,10 +105,15 @@ def show(arguments: list[str], words: list[str]) -> None:
     """
     for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
         compose(member)
-    readable = {word: read([word], several=True)[0].input_line or word for word in words}
+    readable = {
+        word: [override.input_line or word for override in read([word], several=True)]
+        for word in words
+    }
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     with _own_hydra():
-        sys.argv = ["symrun train", *(readable.get(word, word) for word in arguments)]
+        sys.argv = ["symrun train"]
+        for word in arguments:
+            sys.argv += readable.get(word, [word])
         main(lambda settings: None)()
 
 
@@ -121,7 +137,7 @@ def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     for override in read(words):
         name, text = override.key_or_group, override.input_line
         if name in GROUPS:
-            kept = "a run keeps its model, data, optim and experiment: leave it out"
+            kept = "a run keeps its model, data, task, optim and experiment: leave it out"
             raise UsageError(f"{text}: {kept}, or type {name}.KEY=VALUE for a setting of it")
         require_known([text or ""], settings)
         *groups, key = name.split(".")
@@ -243,7 +259,8 @@ def _print_run(path: Path) -> None:
     print(path, flush=True)
 
 
-def _typed(settings: DictConfig, words: list[str]) -> Config:
+def _typed(words: list[str], build: Callable[[dict[str, Any]], Typed]) -> Typed:
+    settings = _composed([override.input_line or "" for override in read(words)])
     with open_dict(settings):
         settings.pop("hydra")
     try:
@@ -255,7 +272,7 @@ def _typed(settings: DictConfig, words: list[str]) -> Config:
         refusal = f"{named}: no setting has the name in braces" if named else _first_line(error)
         raise UsageError(refusal) from None
     try:
-        return Config.from_mapping(plain)
+        return build(plain)
     except UsageError:
         for word in words:  # the settings of one entry with the name of another
             group, named, choice = word.partition(".name=")

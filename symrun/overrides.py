@@ -24,12 +24,12 @@ from hydra.errors import HydraException
 from symrun.config import Config, flat
 from symrun.data.registry import DATA_SETS
 from symrun.errors import UsageError, did_you_mean, nearest
-from symrun.models.registry import MODELS
+from symrun.models.registry import MODELS, entry_of
 from symrun.optimizers import OPTIMIZERS
 from symrun.tasks import TASKS
 from symrun.typed import Entry
 
-GROUPS = ("model", "data", "optim", "experiment")
+GROUPS = ("model", "data", "task", "optim", "experiment")
 """What is chosen by the name of a file in a folder of `configs/`."""
 
 MORE_PRESETS = "hydra.searchpath"
@@ -39,8 +39,12 @@ _PACKAGE = Path(__file__).parent
 _REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
     "model": MODELS,
     "data": DATA_SETS,
+    "task": TASKS,
     "optim": OPTIMIZERS,
 }
+_NAMED = {"torchvision": "torchvision/NAME", "own": "package.module:function"}
+"""Files of models that need a name as well, and what to type for both."""
+
 _FREE_TEXT = ("run.name", "run.dir", "data.root", "data.cache")
 _SYNONYMS = {
     "lr": ("learning_rate", "learningrate", "alpha0", "eta"),
@@ -49,11 +53,12 @@ _SYNONYMS = {
     "steps": ("iterations", "iters", "max_steps", "updates", "total_steps"),
     "epochs": ("max_epochs", "num_epochs", "n_epochs"),
     "every": ("interval", "log_every", "frequency"),
-    "width": ("width_multiplier", "channels"),
+    "width": ("width_multiplier",),
     "beta1": ("betas",),
     "schedule": ("scheduler", "lr_schedule", "lr_scheduler"),
     "model": ("arch", "architecture", "net", "network"),
     "data": ("dataset",),
+    "task": ("loss", "criterion", "objective"),
     "optim": ("optimizer", "optimiser", "opt"),
     "experiment": ("preset", "config", "exp"),
     "precision": ("dtype", "amp"),
@@ -91,9 +96,9 @@ def read(words: Sequence[str], several: bool = False) -> list[Override]:
                     f"{remedy}"
                 )
             preset = word
-        if name in (*GROUPS, "task") and not override.is_sweep_override():
+        if name in GROUPS and not override.is_sweep_override():
             _require_choice(override, words)
-        overrides.append(override)
+        overrides += _expanded(override)
     return overrides
 
 
@@ -128,9 +133,7 @@ def require_known(words: Sequence[str], settings: Mapping[str, Any]) -> None:
 
 
 def choices_of(group: str, words: Sequence[str] = ()) -> list[str]:
-    """The names that `group`, or `task`, can have, with those of a folder named in `words`."""
-    if group == "task":
-        return list(TASKS)
+    """The names that `group` can have, with those of a folder named in `words`."""
     folders = [configs()]
     for word in words:
         if word.startswith(f"{MORE_PRESETS}="):
@@ -140,7 +143,7 @@ def choices_of(group: str, words: Sequence[str] = ()) -> list[str]:
 
 @functools.cache
 def names() -> dict[str, Any]:
-    """Every setting that some model, data set or optimiser has, and its type."""
+    """Every setting that some model, data set, task or optimiser has, and its type."""
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config).items():
         kinds: list[Any] = [hint] if dataclasses.is_dataclass(hint) else []
@@ -212,6 +215,16 @@ def _read(word: str, following: Sequence[str], several: bool) -> Override:
     return override
 
 
+def _expanded(override: Override) -> list[Override]:
+    """model=torchvision/NAME as the file of such models and the name; others as they are."""
+    if override.key_or_group != "model" or override.is_sweep_override():
+        return [override]
+    name, entry = str(override.value()), entry_of(str(override.value()))
+    if entry == name:
+        return [override]
+    return [_quoted("model", entry), _quoted("model.name", name)]
+
+
 def _parse(word: str, name: str, value: str) -> Override:
     try:
         return OverridesParser.create().parse_override(f"{name}={value}")
@@ -243,14 +256,19 @@ def _refuse_hydra(word: str, name: str) -> None:
 def _require_choice(override: Override, words: Sequence[str]) -> None:
     """Error: UsageError for a value that is no file of the group."""
     group, value = override.key_or_group, override.value()
+    if group == "model" and (whole := _NAMED.get(str(value))):
+        if not any(word.startswith("model.name=") for word in words):
+            raise UsageError(f"model={value} lacks the network's name: type model={whole}")
     given = value if group == "experiment" and isinstance(value, list) else [value]
     for choice in given:
-        if "${" not in str(choice) and str(choice) not in choices_of(group, words):
+        known = entry_of(str(choice)) if group == "model" else str(choice)
+        if "${" not in str(choice) and known not in choices_of(group, words):
             text = (override.input_line or "").partition("=")[2]
             _refuse_choice(group, text if len(given) == 1 else choice, choices_of(group, words))
 
 
 def _refuse_choice(group: str, value: object, choices: list[str]) -> typing.NoReturn:
+    choices = [_NAMED.get(choice, choice) for choice in choices]
     meant = did_you_mean(str(value), choices, f"{group}=")
     raise UsageError(f"{group} must be one of {', '.join(choices)}, got {value}{meant}") from None
 
@@ -289,7 +307,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 
 def _values(name: str) -> list[str]:
     """Those that `name` can have, if they can be counted."""
-    if name in (*GROUPS, "task"):
+    if name in GROUPS:
         return choices_of(name)
     hint = names().get(name)
     if isinstance(hint, types.UnionType):

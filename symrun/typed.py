@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -76,16 +76,24 @@ class Entry(Protocol[Settings]):
 
 
 def build_named(
-    registry: Mapping[str, Entry[Settings]], settings: Mapping[str, Any], group: str, what: str
+    registry: Mapping[str, Entry[Settings]],
+    settings: Mapping[str, Any],
+    group: str,
+    what: str,
+    entry_of: Callable[[str], str] = str,
 ) -> Settings:
-    """The settings of a group, of the class that belongs to the entry which its `name` names."""
+    """The settings of a group, of the class that belongs to the entry which its `name` names.
+
+    entry_of: from a name to its entry in the registry.
+    """
     values = settings.get(group)
     named = isinstance(values, Mapping) and "name" in values
     require(group, named, what, repr(values))
     assert isinstance(values, Mapping)
     name = str(values["name"])
-    require(f"{group}.name", name in registry, f"one of {', '.join(registry)}", name)
-    return build(registry[name].settings, values, f"{group}.")
+    entry = entry_of(name)
+    require(f"{group}.name", entry in registry, f"one of {', '.join(registry)}", name)
+    return build(registry[entry].settings, values, f"{group}.")
 
 
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
@@ -98,7 +106,8 @@ def _typed(value: Any, hint: Any, setting: str, recorded: bool) -> Any:
     if isinstance(hint, types.UnionType):
         if value is None and type(None) in hint.__args__:
             return None
-        hint = next(kind for kind in hint.__args__ if kind is not type(None))
+        kinds = [kind for kind in hint.__args__ if kind is not type(None)]
+        hint = next((kind for kind in kinds if type(value) is kind), kinds[0])
     container, inner = typing.get_origin(hint), typing.get_args(hint)
     if container is tuple:
         example = " such as [0.5,0.75]" if inner[0] is float else ""

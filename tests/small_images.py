@@ -53,5 +53,5 @@ def zipped(folder: Path, prefix: str = "tiny-imagenet-200/") -> Path:
 
 def assert_equal(one: Dataset, other: Dataset) -> None:
     for split, same in ((one.train, other.train), (one.val, other.val)):
-        assert torch.equal(split.images, same.images)
+        assert torch.equal(split.inputs, same.inputs)
         assert torch.equal(split.labels, same.labels)

@@ -12,6 +12,7 @@ from symrun.data.registry import SyntheticConfig
 from symrun.errors import UsageError
 from symrun.launch import compose
 from symrun.overrides import configs
+from symrun.runs.settings import RecordedConfig
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,10 @@ from symrun.overrides import configs
             "data.image_size must be a multiple of 32 for model=vgg16_bn, got 40",
         ),
         ("data.train_images=3", "data.train_images must be >= data.classes (10), got 3"),
-        ("data.name=cifar", "data.name must be one of tiny_imagenet, synthetic, got cifar"),
+        (
+            "data.name=cifar",
+            "data.name must be one of tiny_imagenet, synthetic, cifar10,",
+        ),
         (
             "precision=float16",
             "precision must be one of auto, float64, float32, tf32, bf16, got float16",
@@ -63,12 +67,22 @@ from symrun.overrides import configs
         ("seed=-1", "seed must be in [0, 2^63), got -1"),
         ("seed=true", "seed must be an integer, got True"),
         ("train=null", "train must be a group of settings, got None"),
-        ("data.name=[1]", "data.name must be one of tiny_imagenet, synthetic, got [1]"),
-        ("data.image_size=65536", "data.image_size must be in [32, 1024], got 65536"),
+        (
+            "data.name=[1]",
+            "image_folder, text, got [1]",
+        ),
+        ("data.image_size=65536", "data.image_size must be in [8, 1024], got 65536"),
         ("data.train_images=100000000", "data.train_images must be <= 1000000"),
         ("run.name=../../x", "run.name must be a name without slashes, got '../../x'"),
         ("run.dir='~nosuchuser/x'", "run.dir=~nosuchuser/x names a home folder"),
         ("data.root=/tmp", "there is no setting data.root with data=synthetic"),
+        ("data.channels=2", "data.channels must be 1 (grey) or 3 (colour), got 2"),
+        ("data.augment=mirror", "data.augment must be one of none, flip, crop, flip_crop, got mir"),
+        ("data.crop_padding=0", "data.crop_padding must be in [1, 256], got 0"),
+        ("data.mean=[0.5]", "data.mean must be a list of 3, one for each channel, got [0.5]"),
+        ("data.mean=0.5", "data.mean must be a list such as [0.5,0.75], got 0.5"),
+        ("data.mean=[0,0,nan]", "data.mean must be finite, got nan"),
+        ("data.std=[0.2,0,0.2]", "data.std must be > 0, got 0.0"),
     ],
 )
 def test_refused_in_one_line(override, message):
@@ -174,3 +188,41 @@ def test_a_run_from_before_eps_was_a_setting_had_torchs():
     del before["model"]["eps"]
     assert now.model.eps == nn.BatchNorm2d(1).eps
     assert Config.from_mapping(before) == now and not Config.from_mapping(before).differences(now)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=image_folder"], "data.root must be a folder with train/ and val/"),
+        (["data=image_folder", "data.root=x", "data.size=4"], "data.size must be in [8, 1024]"),
+        (["data=image_folder", "data.root=x", "data.channels=4"], "data.channels must be 1 (grey)"),
+        (
+            ["data=image_folder", "data.root=x", "data.channels=1", "data.std=[1,1,1]"],
+            "a list of 1",
+        ),
+        (["data=text"], "data.root must be a text file (data.root=FILE), got null"),
+        (["data=text", "data.root=x", "data.length=0"], "data.length must be in [1, 65536], got 0"),
+        (["data=text", "data.root=x", "data.val_share=1"], "data.val_share must be in (0, 1), got"),
+        (["data=text", "data.root=x", "data.augment=flip"], "no setting data.augment with data=te"),
+        (
+            ["data=mnist", "data.crop_padding=2"],
+            "must be 4 with data.augment=none, which crops noth",
+        ),
+        (["data=mnist", "data.mean=[0.1,0.1,0.1]"], "data.mean must be a list of 1"),
+    ],
+)
+def test_data_settings_refused_in_one_line(overrides, message):
+    with pytest.raises(UsageError) as caught:
+        compose(overrides)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_from_before_augmentation_was_a_setting_had_todays_default():
+    for data, augment in {"tiny_imagenet": "flip_crop", "synthetic": "crop"}.items():
+        now = compose([f"data={data}"])
+        before = now.to_dict()
+        for setting in ("mean", "std", "augment", "crop_padding", "channels"):
+            before["data"].pop(setting, None)
+        assert now.data.augment.value == augment
+        assert not Config.from_mapping(before).differences(now)
+        assert RecordedConfig.of(before).by_name == RecordedConfig.of(now.to_dict()).by_name

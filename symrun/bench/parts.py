@@ -74,7 +74,7 @@ class _Measuring:
         self._on_progress = on_progress
         self.report = StepReport(
             model=config.model.name,
-            width=config.model.width,
+            width=config.model.relative_width,
             batch_size=config.train.batch_size,
             every=config.track.every,
             precision=plan.config.precision.value,

@@ -45,7 +45,7 @@ class StepReport:
     """
 
     model: str
-    width: float
+    width: float | None
     batch_size: int
     every: int
     precision: str
@@ -103,7 +103,8 @@ def as_text(reports: Sequence[StepReport]) -> str:
 
 
 def _as_text(report: StepReport) -> str:
-    title = [report.model, f"width {report.width:g}", f"batch {report.batch_size}"]
+    title = [report.model] if report.width is None else [report.model, f"width {report.width:g}"]
+    title += [f"batch {report.batch_size}"]
     title += [report.precision, *[f"momentum {report.momentum:g}"] * (report.momentum > 0)]
     title += [report.device, f"{report.threads} CPU threads", f"torch {report.torch}"]
     title += [f"sums by {report.sums}", f"medians of {report.repeats}"]

@@ -108,7 +108,7 @@ def as_text(report: Report) -> str:
         lines.append(
             [
                 cost.model,
-                f"{cost.width:g}",
+                "-" if cost.width is None else f"{cost.width:g}",
                 str(cost.batch_size),
                 str(cost.every),
                 cost.precision,

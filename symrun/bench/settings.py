@@ -12,8 +12,9 @@ from symrun.training.plan import Plan
 from symrun.typed import require
 
 _COMMON = ["data=synthetic", "data.image_size=64", "data.classes=200", "optim.weight_decay=1e-4"]
-_ON_CPU = ["model.width=0.25", "train.batch_size=128"]
-"""A size that a CPU can measure in a minute; a GPU measures the paper's own size."""
+_ON_CPU = ["train.batch_size=128"]
+_NARROW = ["model.width=0.25"]
+"""Both make a size that a CPU can measure in a minute; a GPU measures the paper's own size."""
 
 
 def configurations(overrides: Sequence[str]) -> list[Config]:
@@ -29,14 +30,16 @@ def configurations(overrides: Sequence[str]) -> list[Config]:
 
 def title(config: Config) -> str:
     """A short name of a configuration: "vgg16_bn, width 1, batch 256"."""
-    size = f"width {config.model.width:g}, batch {config.train.batch_size}"
-    return f"{config.model.name}, {size}"
+    width = config.model.relative_width
+    narrow = "" if width is None else f", width {width:g}"
+    return f"{config.model.name}{narrow}, batch {config.train.batch_size}"
 
 
 def _configuration(chosen: list[str]) -> Config:
     config = compose([*_COMMON, *chosen])
     if select_device(config.device).type == "cpu":
-        config = compose([*_COMMON, *_ON_CPU, *chosen])
+        narrow = [] if config.model.relative_width is None else _NARROW
+        config = compose([*_COMMON, *_ON_CPU, *narrow, *chosen])
     Plan.of(config)
     assert isinstance(config.data, SyntheticConfig)
     images, size = config.data.train_images, config.train.batch_size

@@ -50,7 +50,7 @@ class StepCost:
     """
 
     model: str
-    width: float
+    width: float | None
     batch_size: int
     every: int
     precision: str
@@ -94,7 +94,7 @@ def step_cost(config: Config, pairs: int) -> StepCost:
     batch_size = training.batches.batch_size
     return StepCost(
         model=config.model.name,
-        width=config.model.width,
+        width=config.model.relative_width,
         batch_size=batch_size,
         every=config.track.every,
         precision=precision.value,

@@ -20,10 +20,9 @@ def add(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from symrun.data import load
-    from symrun.launch import compose
+    from symrun.launch import compose_data
+    from symrun.training.provenance import describe_dataset
 
-    dataset = load(compose(options.overrides).data)
-    images = f"{len(dataset.train.labels):,} + {len(dataset.val.labels):,} images"
-    size = f"{dataset.image_size}x{dataset.image_size}"
-    print(f"{dataset.title}: {images} of {dataset.classes} classes, {size}: ready")
+    info = describe_dataset(load(compose_data(options.overrides)))
+    print(f"{info.title}: {info.counted.replace('×', 'x')}: ready")
     return 0

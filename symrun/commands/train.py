@@ -7,7 +7,7 @@ from symrun.commands.parser import Commands, add_overrides
 from symrun.errors import UsageError
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_PACKAGES = ("_global_", "model", "data", "optim", "train", "track", "run", "hydra")
+_PACKAGES = ("_global_", "model", "data", "task", "optim", "train", "track", "run", "hydra")
 
 
 def add(commands: Commands) -> None:

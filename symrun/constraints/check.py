@@ -13,13 +13,14 @@ from symrun.constraints.report import Report
 from symrun.data import Batches, Dataset, load
 from symrun.display import bar
 from symrun.errors import UsageError, did_you_mean
-from symrun.models import MODELS
+from symrun.models import MODELS, entry_of
 from symrun.overrides import GROUPS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
+from symrun.training.provenance import describe_dataset
 from symrun.training.setup import prepare
 from symrun.typed import require
 
@@ -44,7 +45,7 @@ def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[s
             remedy = f"leave {overrides[0]} out, or name a model instead"
             raise UsageError(f"{target} is a run, whose settings are recorded: {remedy}")
         return RunDirectory.open(target)
-    if target not in MODELS and "=" not in target:
+    if entry_of(target) not in MODELS and "=" not in target:
         models = f"a model: one of {', '.join(MODELS)}{did_you_mean(target, MODELS)}"
         raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
     settings = [target if "=" in target else f"model={target}", *overrides]
@@ -77,8 +78,9 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     # A run recorded on a GPU can be checked without one: the report names the device.
     device_now = config.device if torch.cuda.is_available() else Device.cpu
     dataset = load(config.data)
-    for key in ("classes", "image_size"):
-        recorded, found = getattr(info.dataset, key), getattr(dataset, key)
+    now = describe_dataset(dataset)
+    for key in ("classes", "image_size", "channels", "length"):
+        recorded, found = getattr(info.dataset, key), getattr(now, key)
         if recorded != found:
             raise UsageError(f"{run.path} had {key} = {recorded}, its data has {found} now")
     network = _Network(dataclasses.replace(config, device=device_now), dataset, batch)
@@ -127,10 +129,10 @@ class _Network:
             batches = Batches(dataset, size, config.seed, plan.device, plan.dtype)
             self.images, self.labels = next(batches.epoch(1))
         self._seed = config.seed
-        self._what = (
-            f"float64 on {device_title(plan.device)}, {config.model.name} at width "
-            f"{config.model.width:g}, {size} images of {dataset.title}"
-        )
+        width = config.model.relative_width
+        network = config.model.name + ("" if width is None else f" at width {width:g}")
+        where = f"float64 on {device_title(plan.device)}"
+        self._what = f"{where}, {network}, {size} images of {dataset.title}"
 
     @isolated()
     def report(self, step: int, where: str) -> Report:

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 
-from symrun.constraints.generator import (
+from symrun.symmetry.generator import (
     Vector,
     asymmetric,
     generator,
@@ -35,7 +37,6 @@ from symrun.constraints.generator import (
     weighted,
 )
 from symrun.symmetry import Group
-from symrun.tasks import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Curvature:
         }
         model.train()
         torch.manual_seed(seed)
-        loss = criterion(model(images), labels)
+        with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
+            loss = criterion(model(images), labels)
         gradients = torch.autograd.grad(
             loss, list(self._parameters.values()), create_graph=True, materialize_grads=True
         )

@@ -1,4 +1,4 @@
-"""Images in, device batches out."""
+"""Images or text in, device batches out."""
 
 from typing import TYPE_CHECKING
 
@@ -7,14 +7,24 @@ from symrun.lazy import imported_when_asked
 
 if TYPE_CHECKING:
     from symrun.data.batches import Batches
-    from symrun.data.dataset import Dataset, Split
+    from symrun.data.dataset import Dataset, ImageDataset, Split, TextDataset
 
-__all__ = ["DATA_SETS", "Batches", "DataConfig", "DataSource", "Dataset", "Split", "load"]
+__all__ = [
+    "DATA_SETS",
+    "Batches",
+    "DataConfig",
+    "DataSource",
+    "Dataset",
+    "ImageDataset",
+    "Split",
+    "TextDataset",
+    "load",
+]
 
 __getattr__ = imported_when_asked(
     __name__,
     {
         "Batches": "symrun.data.batches",
-        **dict.fromkeys(("Dataset", "Split"), "symrun.data.dataset"),
+        **dict.fromkeys(("Dataset", "ImageDataset", "Split", "TextDataset"), "symrun.data.dataset"),
     },
 )

@@ -1,23 +1,25 @@
 """Batches depend on (seed, epoch) alone, so that a run can stop and resume."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from symrun.data.dataset import Dataset
+from symrun.data.dataset import Dataset, ImageDataset, Split, TextDataset, blocks
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """The batches of a data set: images [batch, channels, height, width], normalised, in `dtype`,
-    and labels int64 [batch].
+    """The batches of a data set.
 
-    on_device: whether the data set moves to the device once, as uint8, or image by image.
+    Images are [batch, channels, height, width], normalised, in `dtype`, with labels int64 [batch].
+    Text is int64 [batch, length], with labels int64 [batch, length].
+
+    on_device: whether the data set moves to the device once, as small integers, or batch by batch.
 
     Example:
         batches = Batches(dataset, 16, seed=0, device=torch.device("cpu"), dtype=torch.float32)
@@ -36,41 +38,36 @@ class Batches:
     ) -> None:
         self.batch_size = batch_size
         self.seed = seed
-        self.device = device
-        self.dtype = dtype
-        self.crop_padding = dataset.crop_padding
-        self.flip_probability = 0.5 if dataset.flip else 0.0
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.home = device if on_device else torch.device("cpu")
-        """The device that holds the data set."""
-        self.train_images = dataset.train.images.to(self.home)
-        self.train_labels = dataset.train.labels.to(self.home)
-        self.val_images = dataset.val.images.to(self.home)
-        self.val_labels = dataset.val.labels.to(self.home)
-        # (x / 255 - mean) / std = scale * x + shift, never in less than float32.
-        arithmetic = torch.promote_types(dtype, torch.float32)
-        mean, std = torch.tensor([dataset.mean, dataset.std], dtype=torch.float64)[..., None, None]
-        self.scale = (1 / (255 * std)).to(device, arithmetic)
-        self.shift = (-mean / std).to(device, arithmetic)
+        home = device if on_device else torch.device("cpu")
+        self._examples: _Images | _Text
+        if isinstance(dataset, TextDataset):
+            self._examples = _Text(dataset, home, device)
+        else:
+            assert isinstance(dataset, ImageDataset)
+            self._examples = _Images(dataset, home, device, dtype, channels_last)
+        self._train_count = len(dataset.train.labels)
+
+    @property
+    def val_labels(self) -> Tensor:
+        """The labels of all validation examples, where the data set is."""
+        return self._examples.val.labels
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last batch may be smaller; a single image is left out, as batch norm needs two."""
-        whole, rest = divmod(len(self.train_labels), self.batch_size)
+        """The last batch may be smaller; a single example is left out, as batch norm needs two."""
+        whole, rest = divmod(self._train_count, self.batch_size)
         return whole + (rest > 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch from batch `start` on: each image once, shuffled,
-        cropped at random from a black border and flipped at random."""
-        order, *augmentation = self._draws(epoch)
-        order = self._moved(order, self.home)
-        top, left, flip = (self._moved(draw, self.device) for draw in augmentation)
+        """The training batches of an epoch from batch `start` on: each example once, shuffled.
+
+        Images are cropped at random from a black border and flipped at random, if the data set says
+        so. Blocks of text start at a random offset.
+        """
+        (key,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
+        shuffled = self._examples.shuffled(torch.Generator().manual_seed(int(key)))
         for step in range(start, self.steps_per_epoch):
-            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            chosen = order[batch]
-            images = self._moved(self.train_images[chosen], self.device)
-            images = self._augmented(images, top[batch], left[batch], flip[batch])
-            yield self._normalised(images), self._moved(self.train_labels[chosen], self.device)
+            yield shuffled(slice(step * self.batch_size, (step + 1) * self.batch_size))
 
     def stream(self, start: int) -> Iterator[Batch]:
         """The training batches of epoch after epoch, without an end, from batch `start` on."""
@@ -80,24 +77,54 @@ class Batches:
             offset = 0
 
     def validation(self) -> Iterator[Batch]:
-        """The validation images in their order, as they are."""
+        """The validation examples in their order, as they are."""
         for first in range(0, len(self.val_labels), self.batch_size):
-            batch = slice(first, first + self.batch_size)
-            images = self._moved(self.val_images[batch], self.device)
-            yield self._normalised(images), self._moved(self.val_labels[batch], self.device)
+            yield self._examples.validation(slice(first, first + self.batch_size))
 
-    @staticmethod
-    def _moved(values: Tensor, device: torch.device) -> Tensor:
-        """`values` on `device`; the host does not wait for them."""
-        if device.type == "cuda" and not values.is_cuda:
-            return values.pin_memory().to(device, non_blocking=True)
-        return values
 
-    def _draws(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class _Images:
+    """Images on `home`, which are prepared on `device`."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        home: torch.device,
+        device: torch.device,
+        dtype: torch.dtype,
+        channels_last: bool,
+    ) -> None:
+        self.home, self.device, self.dtype = home, device, dtype
+        self.crop_padding = dataset.crop_padding
+        self.flip_probability = 0.5 if dataset.flip else 0.0
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.train, self.val = _on(dataset.train, home), _on(dataset.val, home)
+        # (x / 255 - mean) / std = scale * x + shift, never in less than float32.
+        arithmetic = torch.promote_types(dtype, torch.float32)
+        mean, std = torch.tensor([dataset.mean, dataset.std], dtype=torch.float64)[..., None, None]
+        self.scale = (1 / (255 * std)).to(device, arithmetic)
+        self.shift = (-mean / std).to(device, arithmetic)
+
+    def shuffled(self, generator: torch.Generator) -> Callable[[slice], Batch]:
+        """What gives the training images of a slice of the order that `generator` draws."""
+        order, *augmentation = self._draws(generator)
+        order = _moved(order, self.home)
+        top, left, flip = (_moved(draw, self.device) for draw in augmentation)
+
+        def batch(part: slice) -> Batch:
+            images = _moved(self.train.inputs[order[part]], self.device)
+            images = self._augmented(images, top[part], left[part], flip[part])
+            labels = self.train.labels[order[part]]
+            return self._normalised(images), _moved(labels, self.device)
+
+        return batch
+
+    def validation(self, part: slice) -> Batch:
+        images = _moved(self.val.inputs[part], self.device)
+        return self._normalised(images), _moved(self.val.labels[part], self.device)
+
+    def _draws(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Order of the images, top and left edge of each crop in the padded image, flip."""
-        (key,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(key))
-        count, edges = len(self.train_labels), 2 * self.crop_padding + 1
+        count, edges = len(self.train.labels), 2 * self.crop_padding + 1
         order = torch.randperm(count, generator=generator)
         top, left = torch.randint(edges, (2, count), generator=generator)
         flip = torch.rand(count, generator=generator) < self.flip_probability
@@ -115,3 +142,39 @@ class Batches:
     def _normalised(self, images: Tensor) -> Tensor:
         images = images.to(self.scale.dtype, memory_format=self.layout)
         return torch.addcmul(self.shift, images, self.scale).to(self.dtype)
+
+
+class _Text:
+    """Ids of characters on `home`, which become int64 on `device`."""
+
+    def __init__(self, dataset: TextDataset, home: torch.device, device: torch.device) -> None:
+        self.home, self.device = home, device
+        self.count, self.length = dataset.train.inputs.shape
+        self.train_ids, self.val = dataset.train_ids.to(home), _on(dataset.val, home)
+
+    def shuffled(self, generator: torch.Generator) -> Callable[[slice], Batch]:
+        """What gives the training blocks of a slice of the order that `generator` draws."""
+        order = _moved(torch.randperm(self.count, generator=generator), self.home)
+        offset = int(torch.randint(self.length, (), generator=generator))
+        train = blocks(self.train_ids, self.length, self.count, offset)
+        return lambda part: self._batch(train, order[part])
+
+    def validation(self, part: slice) -> Batch:
+        return self._batch(self.val, part)
+
+    def _batch(self, split: Split, chosen: Tensor | slice) -> Batch:
+        inputs, labels = (
+            _moved(ids[chosen], self.device).long() for ids in (split.inputs, split.labels)
+        )
+        return inputs, labels
+
+
+def _on(split: Split, device: torch.device) -> Split:
+    return Split(split.inputs.to(device), split.labels.to(device))
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; the host does not wait for them."""
+    if device.type == "cuda" and not values.is_cuda:
+        return values.pin_memory().to(device, non_blocking=True)
+    return values

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import cycle
 
 from symrun.data import jpeg
+from symrun.data.jpeg import TINY_IMAGENET, Format
 from symrun.data.source import Source
 from symrun.errors import RunError, UsageError, in_one_line
 
@@ -29,23 +30,26 @@ _MAX_PROCESSES = 16
 _Process = subprocess.Popen[bytes]
 
 
-def pixels(source: Source, name: str) -> bytes:
-    """One image, decoded: uint8 [3, 64, 64] as bytes; a grey one gets three equal channels.
+def pixels(source: Source, name: str, form: Format = TINY_IMAGENET) -> bytes:
+    """One image, decoded as `jpeg.decoded` does it.
 
     Error: UsageError naming the file if it cannot be read or is no such image.
     """
     content = source.read(name)
     try:
         with warnings.catch_warnings(action="ignore"):  # on a hostile image, or an odd one
-            return jpeg.decoded(content)
+            return jpeg.decoded(content, form)
     except MemoryError:
         raise
     except Exception:  # Pillow meets damage with errors of a dozen types
-        what = "is not a JPEG or PNG of 64x64 pixels, or is damaged or cut short"
-        raise UsageError(f"{source.display_name(name)} {what}: replace it") from None
+        size = "" if form.resized else f" of {form.side}x{form.side} pixels"
+        what = f"is not a JPEG or PNG{size}, or is damaged or cut short"
+        raise UsageError(f"{source.display_name(name)} {what}: {source.remedy}") from None
 
 
-def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, None]:
+def all_pixels(
+    source: Source, names: Sequence[str], form: Format = TINY_IMAGENET
+) -> Generator[bytes, None, None]:
     """`pixels` of every name in order, decoded on all cores if there are many.
 
     Close the iterator when you leave it early: its processes end with it.
@@ -58,12 +62,12 @@ def all_pixels(source: Source, names: Sequence[str]) -> Generator[bytes, None, N
     with ExitStack() as stack:
         count = _process_count(len(names))
         requests = "contents" if source.folder is None else "paths"
-        processes = [stack.enter_context(_process(requests)) for _ in range(count)]
+        processes = [stack.enter_context(_process(requests, form)) for _ in range(count)]
         if not processes:
-            yield from (pixels(source, name) for name in names)
+            yield from (pixels(source, name, form) for name in names)
         else:
             for name, decoded in _answers(source, names, processes):
-                yield decoded or pixels(source, name)
+                yield decoded or pixels(source, name, form)
 
 
 def _process_count(images: int) -> int:
@@ -77,14 +81,17 @@ def _process_count(images: int) -> int:
 
 
 @contextmanager
-def _process(requests: str) -> Iterator[_Process]:
+def _process(requests: str, form: Format) -> Iterator[_Process]:
     """Runs `jpeg.py`, which is sent "contents" or "paths", until the context is left.
 
     Error: RunError if it cannot be started.
     """
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", jpeg.__file__, requests],
+            [
+                *(sys.executable, "-P", "-W", "ignore", jpeg.__file__, requests),
+                *(f"{number:d}" for number in form),
+            ],
             # Pillow is found where this process found it.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
             stdin=subprocess.PIPE,

@@ -63,10 +63,11 @@ def say_what_is_left_out(source: Source) -> None:
             and not is_listing(name)
             and not (is_image(name) and belongs(name))
         ]
-        _say_left_out(source, split, left_out, reason)
+        say_left_out(source, split, left_out, reason)
 
 
-def _say_left_out(source: Source, split: str, names: list[str], reason: str) -> None:
+def say_left_out(source: Source, split: str, names: list[str], reason: str) -> None:
+    """Warn, in a line, of the files `names` in the folder `split`, if there are any."""
     if names:
         shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
         count = f"{len(names)} file{'s' if len(names) > 1 else ''} left out ({reason})"
@@ -112,7 +113,7 @@ def _by_annotation(
     name_of = {_stem(name): name for name in images}
     annotated = [(name_of[_stem(file)], wnid) for file, wnid in rows if _stem(file) in name_of]
     unknown = [*{*images} - {name for name, _ in annotated}]
-    _say_left_out(source, "val", unknown, f"not in {ANNOTATIONS}")
+    say_left_out(source, "val", unknown, f"not in {ANNOTATIONS}")
     return [(name, wnid) for name, wnid in annotated if wnid in labels]
 
 

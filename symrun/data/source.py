@@ -11,7 +11,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 from symrun.data import jpeg
-from symrun.data.jpeg import MAX_FILE_BYTES
+from symrun.data.jpeg import TINY_IMAGENET
 from symrun.errors import UsageError, in_one_line
 
 FOLDER = "tiny-imagenet-200"
@@ -51,21 +51,27 @@ class Source:
     """The files of train/ and val/ that are not hidden, by their names below tiny-imagenet-200/.
 
     files: name -> (bytes, CRC in a zip or modification time in a folder). where: the prefix of a
-    name in messages. folder: the prefix that makes a name a path; None for a zip.
+    name in messages. folder: the prefix that makes a name a path; None for a zip. limited: whether
+    it may be no larger than Tiny ImageNet. remedy: what to do about an image that cannot be used.
     """
 
     files: Mapping[str, tuple[int, int]]
     where: str
     contents: Callable[[str], bytes]
     folder: str | None = None
+    limited: bool = True
+    remedy: str = "replace it"
 
     def __post_init__(self) -> None:
+        if not self.limited:
+            return
+        most_bytes = TINY_IMAGENET.most_bytes
         if len(self.files) > _MAX_FILES:
             many = f"{self.display_name('')} holds {len(self.files)} files in train/ and val/"
             raise UsageError(f"{many}, more than the {_MAX_FILES} that are allowed: {_OFFICIAL}")
         for name, (size, _) in self.files.items():
-            if size > MAX_FILE_BYTES and (is_image(name) or is_listing(name)):
-                limit = f"more than the {MAX_FILE_BYTES} that a file of Tiny ImageNet may have"
+            if size > most_bytes and (is_image(name) or is_listing(name)):
+                limit = f"more than the {most_bytes} that a file of Tiny ImageNet may have"
                 raise UsageError(f"{self.display_name(name)} has {size} bytes, {limit}: replace it")
 
     @property
@@ -119,8 +125,8 @@ def _open_folder(root: Path) -> Source:
     if not prefixes and (root / FOLDER).is_dir():
         prefixes = {f"{FOLDER}/"}
     base = f"{root}/" + _base(prefixes, root)
-    files = {name: stamp for split in SPLITS for name, stamp in _stamps(base + split, split)}
-    return Source(files, base, lambda name: jpeg.read(base + name), base)
+    files = {name: stamp for split in SPLITS for name, stamp in stamps(base + split, split)}
+    return Source(files, base, lambda name: jpeg.read(base + name, TINY_IMAGENET.most_bytes), base)
 
 
 def _bases_below(folder: str, deepest: int) -> Iterator[str]:
@@ -151,14 +157,16 @@ def _base(prefixes: set[str], given: Path) -> str:
     return best[0] if best else ""
 
 
-def _stamps(folder: Path | str, name: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def stamps(folder: str, name: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The files in `folder` and below that are not hidden, called `name`/..., as in `Source.files`;
+    none if there is no such folder."""
     if not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):
         if _HIDDEN.search(entry.name):
             continue
         if entry.is_dir():
-            yield from _stamps(entry.path, f"{name}/{entry.name}")
+            yield from stamps(entry.path, f"{name}/{entry.name}")
         elif entry.is_file():  # a pipe or a device might never end
             status = entry.stat()
             yield f"{name}/{entry.name}", (status.st_size, status.st_mtime_ns)

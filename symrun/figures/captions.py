@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from symrun.data import DATA_SETS
+from symrun.data.registry import Augment
 from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
 from symrun.models.registry import BN_EPS
@@ -54,6 +55,7 @@ def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
     model, config, optim = info.model, info.config, info.config.optim
     return (
         config.by_name.get("data.name") == "tiny_imagenet"
+        and config.by_name.get("data.augment") == Augment.flip_crop
         and _is_whole(info)
         and model.family == "VGG16"
         and model.width == 1
@@ -98,7 +100,7 @@ def _joined(parts: Iterable[str]) -> str:
 def _network(info: RunInfo) -> list[str]:
     data, eps = info.dataset, info.config.model.eps
     return [
-        f"{data.title} ({data.classes} classes, {data.image_size}×{data.image_size})",
+        f"{data.title} ({data.contents})",
         ", ".join(filter(None, [_MODEL, width_label(info)])),
         "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]

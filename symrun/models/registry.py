@@ -1,8 +1,10 @@
 """The networks that can be trained by name; a family's entry holds all that is particular to it."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from symrun.typed import require
@@ -10,8 +12,8 @@ from symrun.typed import require
 if TYPE_CHECKING:
     from torch import nn
 
-Shape = tuple[int, int, int]
-"""Of an image: channels, height, width."""
+Shape = tuple[int, ...]
+"""Of one input: channels, height and width of an image, or the number of tokens of a text."""
 
 BN_EPS = 1e-5
 """torch's default eps of BatchNorm; runs recorded before `model.eps` existed used it."""
@@ -19,10 +21,32 @@ BN_EPS = 1e-5
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What all models have: each family adds its own settings. width: scales every hidden width."""
+    """What all models have: each family adds its own settings."""
 
     name: str
+
+    @property
+    def relative_width(self) -> float | None:
+        """Of the hidden layers, relative to the usual one; None for a model without such a
+        setting."""
+        return None
+
+    def require_side(self, side: int | None) -> None:
+        """Refuse images that the network cannot take.
+
+        side: pixels along a side; None if the data are no images. Error: UsageError.
+        """
+
+
+@dataclass(frozen=True)
+class ScaledConfig(ModelConfig):
+    """width: scales every hidden width."""
+
     width: float
+
+    @property
+    def relative_width(self) -> float:
+        return self.width
 
     def __post_init__(self) -> None:
         # Below, the narrowest layers have a single unit and the width is no longer what scales
@@ -31,27 +55,57 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """One network.
+    """One network, or a family whose members are told apart by their settings.
 
-    settings: the class of its settings. title: its name in figures. family: the title without
-    its variant, "VGG16" of "VGG16 with BN". side_multiple: the sides of its images must be a
-    multiple of it. build(settings, shape of an image, classes): the network with its initial
-    weights, which it draws from torch's generator.
+    settings: the class of its settings. titles(settings): its name in figures, and the same without
+    its variant, "VGG16" of "VGG16 with BN". build(settings, shape of an input, classes): the
+    network with its initial weights, which it draws from torch's generator. axes: of an input, 3
+    for images and 1 for tokens; None if it is for the network to say.
     """
 
     settings: type[ModelConfig]
-    title: str
-    family: str
-    side_multiple: int
-    build: Callable[[Any, Shape, int], "nn.Module"]
+    titles: Callable[[Any], tuple[str, str]]
+    build: Callable[[Any, Any, int], "nn.Module"]
+    axes: int | None = 3
+
+
+def build_model(config: ModelConfig, shape: Shape, classes: int) -> "nn.Module":
+    """The network that `config` describes, with its initial weights.
+
+    shape: of one input. classes: the number of outputs, for each input or each token.
+
+    Error: UsageError if it is not made for such inputs, or cannot be made.
+    Example: build_model(config.model, dataset.shape, dataset.classes)
+    """
+    entry = MODELS[entry_of(config.name)]
+    kinds = {1: "text", 3: "images"}
+    takes = kinds.get(entry.axes or len(shape), "such data")
+    found = kinds.get(len(shape), f"{len(shape)} axes")
+    require("data", takes == found, f"{takes} for model={config.name}", found)
+    config.require_side(shape[-1] if len(shape) == 3 else None)
+    return entry.build(config, shape, classes)
+
+
+def entry_of(name: str) -> str:
+    """The entry of MODELS that a model's name belongs to; the name itself if it is one.
+
+    Example: entry_of("torchvision/resnet18") == "torchvision"
+    """
+    if name.startswith("torchvision/"):
+        return "torchvision"
+    return "own" if re.fullmatch(r"[\w.]+:\w+", name) else name
 
 
 @dataclass(frozen=True)
-class VggConfig(ModelConfig):
+class VggConfig(ScaledConfig):
     """eps: what BatchNorm adds to the variance."""
 
     dropout: float
     eps: float = BN_EPS
+
+    def require_side(self, side: int | None) -> None:
+        multiple = f"a multiple of 32 for model={self.name}"
+        require("data.image_size", side is None or side % 32 == 0, multiple, side)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,17 +125,122 @@ class PlainVggConfig(VggConfig):
 
 
 def _vgg(depth: int, batch_norm: bool) -> Model:
-    def build(config: VggConfig, shape: Shape, classes: int) -> "nn.Module":
+    def build(config: VggConfig, shape: tuple[int, int, int], classes: int) -> "nn.Module":
         from symrun.models.vgg import VGG  # torch takes a second to import
 
         return VGG(depth, batch_norm, shape, classes, config.width, config.dropout, config.eps)
 
     settings, norm = (VggConfig, "with BN") if batch_norm else (PlainVggConfig, "without BN")
-    return Model(settings, f"VGG{depth} {norm}", f"VGG{depth}", side_multiple=32, build=build)
+    return Model(settings, lambda config: (f"VGG{depth} {norm}", f"VGG{depth}"), build)
+
+
+def _resnet(depth: int) -> Model:
+    def build(config: ScaledConfig, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+        from symrun.models.resnet import SmallImageResNet
+
+        return SmallImageResNet(depth, shape[0], classes, config.width)
+
+    return Model(ScaledConfig, lambda config: (f"ResNet-{depth}", f"ResNet-{depth}"), build)
+
+
+class Activation(Enum):
+    relu = "relu"
+    tanh = "tanh"
+    gelu = "gelu"
+    sigmoid = "sigmoid"
+    identity = "identity"
+
+
+@dataclass(frozen=True)
+class MlpConfig(ModelConfig):
+    """depth: the number of hidden layers, each with `hidden` units. bias: of every layer."""
+
+    depth: int
+    hidden: int
+    activation: Activation
+    bias: bool
+    batch_norm: bool
+
+    def __post_init__(self) -> None:
+        require("model.depth", 0 <= self.depth <= 1000, "in [0, 1000]", self.depth)
+        require("model.hidden", 1 <= self.hidden <= 10**6, "in [1, 1000000]", self.hidden)
+
+    @property
+    def title(self) -> str:
+        norm = " with BN" if self.batch_norm else ""
+        return f"MLP {self.depth}×{self.hidden} {self.activation.value}{norm}"
+
+
+def _mlp(config: MlpConfig, shape: Shape, classes: int) -> "nn.Module":
+    from symrun.models.mlp import mlp
+
+    activation = config.activation.value
+    sizes = [math.prod(shape), *[config.hidden] * config.depth, classes]
+    return mlp(sizes, activation, config.bias, config.batch_norm)
+
+
+@dataclass(frozen=True)
+class GptConfig(ModelConfig):
+    """width: of the residual stream. tied: whether the last layer is the embedding of tokens."""
+
+    layers: int
+    heads: int
+    width: int
+    dropout: float
+    bias: bool
+    tied: bool
+
+    def __post_init__(self) -> None:
+        for setting in ("layers", "heads", "width"):
+            value = getattr(self, setting)
+            require(f"model.{setting}", 1 <= value <= 10**5, "in [1, 100000]", value)
+        multiple = f"a multiple of model.heads ({self.heads})"
+        require("model.width", self.width % self.heads == 0, multiple, self.width)
+        require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
+
+
+def _gpt(config: GptConfig, shape: tuple[int], classes: int) -> "nn.Module":
+    from symrun.models.gpt import GPT
+
+    sizes = (config.layers, config.heads, config.width)
+    return GPT(classes, shape[0], *sizes, config.dropout, config.bias, config.tied)
+
+
+@dataclass(frozen=True)
+class NamedConfig(ModelConfig):
+    """A network that is not symrun's. args: what its function is called with."""
+
+    args: Mapping[str, object] | None
+
+
+def _torchvision(config: NamedConfig, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+    from symrun.models.named import of_torchvision
+
+    return of_torchvision(config.name.partition("/")[2], config.args or {}, classes)
+
+
+def _own(config: NamedConfig, shape: Shape, classes: int) -> "nn.Module":
+    from symrun.models.named import of_user
+
+    return of_user(config.name, config.args or {}, shape, classes)
 
 
 MODELS: dict[str, Model] = {
-    f"vgg{depth}{'_bn' if batch_norm else ''}": _vgg(depth, batch_norm)
-    for depth in (11, 13, 16, 19)
-    for batch_norm in (False, True)
+    **{
+        f"vgg{depth}{'_bn' if batch_norm else ''}": _vgg(depth, batch_norm)
+        for depth in (11, 13, 16, 19)
+        for batch_norm in (False, True)
+    },
+    **{f"resnet{depth}_64": _resnet(depth) for depth in (18, 34, 50)},
+    "mlp": Model(MlpConfig, lambda config: (config.title, "MLP"), _mlp),
+    "gpt": Model(
+        GptConfig, lambda config: (f"GPT {config.layers}×{config.width}", "GPT"), _gpt, axes=1
+    ),
+    "torchvision": Model(
+        NamedConfig, lambda config: (config.name, config.name.partition("/")[2]), _torchvision
+    ),
+    "own": Model(
+        NamedConfig, lambda config: (config.name, config.name.partition(":")[2]), _own, axes=None
+    ),
 }
+"""`entry_of` says which names the last two stand for: torchvision/NAME, package.module:function."""

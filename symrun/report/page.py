@@ -231,10 +231,8 @@ def circumstances(setup: RunInfo) -> str:
     where = cpu if setup.device == "cpu" else f"{setup.device} ({cpu})"
     named = [f"{name} {versions[name]}" for name in _VERSIONS if name in versions]
     named += [f"revision {setup.revision}"] if setup.revision else []
-    images = f"{data.train_images:,} + {data.val_images:,} images"
-    size = f"{data.image_size}×{data.image_size}"
     return (
-        f"{data.title}, {images} of {data.classes} classes, {size}; "
+        f"{data.title}, {data.counted}; "
         f"{setup.precision.value} on {where}; {', '.join(named)}, "
         f"seed {setup.config.seed}; {', '.join(setup.spacing())}."
     )

@@ -67,24 +67,43 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The data set; 0 images where a run does not say how many.
+    """The data set; 0 examples where a run does not say how many.
 
-    digest: of all images and labels. It is None if the settings alone decide them, and in runs from
-    before it was recorded; no images count as other images then.
+    image_size: pixels along a side; None for text, whose blocks have `length` characters. digest:
+    of all examples. It is None if the settings alone decide them, and in runs from before it was
+    recorded; no examples count as other ones then.
     """
 
     title: str
     synthetic: bool
     classes: int
-    image_size: int
+    image_size: int | None = None
     train_images: int = 0
     val_images: int = 0
+    channels: int = 3
+    length: int | None = None
     digest: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _require_lines(self, "title", "digest")
-        _require_within(self, 1, 10**9, "classes", "image_size")
+        _require_within(self, 1, 10**9, "classes", "image_size", "channels", "length")
+        given = self.image_size is not None or self.length is not None
+        require("image_size", given, "an integer where there is no length", "null")
         _require_within(self, 0, 10**12, "train_images", "val_images")
+
+    @property
+    def contents(self) -> str:
+        """ "10 classes, 28×28, grey", or "65 characters, 256 at a time"."""
+        if self.image_size is None:
+            return f"{self.classes} characters, {self.length} at a time"
+        grey = ", grey" if self.channels == 1 else ""
+        return f"{self.classes} classes, {self.image_size}×{self.image_size}{grey}"
+
+    @property
+    def counted(self) -> str:
+        """ "2,000 + 500 images of 10 classes, 32×32": for training and for validation."""
+        examples = "blocks" if self.image_size is None else "images"
+        return f"{self.train_images:,} + {self.val_images:,} {examples} of {self.contents}"
 
     def has_images_of(self, other: "DatasetInfo") -> bool:
         """Whether both have the same images, as far as they were recorded."""

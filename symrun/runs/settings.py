@@ -7,12 +7,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from symrun.config import WITHOUT_EFFECT, Config, flat, optim_config
-from symrun.models.registry import BN_EPS, MODELS
+from symrun.config import WITHOUT_EFFECT, flat, optim_config
+from symrun.data.registry import DATA_SETS
+from symrun.models.registry import BN_EPS, MODELS, entry_of
 from symrun.optimizers import OptimConfig
-from symrun.typed import build, require
+from symrun.tasks import task_config
+from symrun.typed import Entry, build, require
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -66,6 +68,9 @@ class RunSettings:
     name: str | None = None
 
 
+_REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {"model": MODELS, "data": DATA_SETS}
+
+
 def _defaults(kind: type["DataclassInstance"]) -> dict[str, object]:
     """The settings that have a default because older runs lack them."""
     fields = ((field.name, field.default) for field in dataclasses.fields(kind))
@@ -94,10 +99,14 @@ class RecordedConfig:
         for name, value in flat(settings).items():
             small = type(value) is not int or abs(value) < 2**63
             require(f"config.{name}", small, "less than 2^63", value)
-        settings = {**_defaults(Config), **settings}
-        if isinstance(model := settings.get("model"), Mapping):
-            entry = MODELS.get(str(model.get("name")))
-            settings["model"] = {**(_defaults(entry.settings) if entry else {}), **model}
+        settings = dict(settings)
+        for group, registry in _REGISTRIES.items():
+            if isinstance(values := settings.get(group), Mapping):
+                name = str(values.get("name"))
+                entry = registry.get(entry_of(name) if group == "model" else name)
+                settings[group] = {**(_defaults(entry.settings) if entry else {}), **values}
+        if not isinstance(settings.get("task"), Mapping):
+            settings["task"] = dataclasses.asdict(task_config(settings))
         typed = {"settings": settings, "optim": optim_config(settings)}
         return build(cls, {**settings, **typed}, "", recorded=True)
 

@@ -6,7 +6,7 @@ from symrun.lazy import imported_when_asked
 from symrun.symmetry.groups import Group, Members, Symmetry, columns, rows
 
 if TYPE_CHECKING:
-    from symrun.symmetry.graph import Layer, Structure, find_structure
+    from symrun.symmetry.search import Layer, Structure, find_structure
 
 __all__ = [
     "Group",
@@ -20,5 +20,5 @@ __all__ = [
 ]
 
 __getattr__ = imported_when_asked(
-    __name__, dict.fromkeys(("Layer", "Structure", "find_structure"), "symrun.symmetry.graph")
+    __name__, dict.fromkeys(("Layer", "Structure", "find_structure"), "symrun.symmetry.search")
 )

@@ -81,14 +81,17 @@ def find_structure(
         if tensor.requires_grad and name not in excluded and tensor.numel()
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
+    trained: set[str] = set()
     with _state_of_the_world_kept():
         for _ in range(DRAWS):
             trace = Trace(exponents, parameters)
             for name, tensor in skeleton.named_parameters():
                 known = parameters.get(name)
                 trace.set_state(tensor, known.state() if known else State(parameter=name))
-            _run(model, skeleton, example_input.to("meta"), criterion, trace)
+            trained |= _run(model, skeleton, example_input.to("meta"), criterion, trace)
             uses += trace.uses
+    for name in parameters.keys() - trained:
+        parameters[name].first_use = None
     _fix_what_is_left(parameters, exponents)
     return Structure(_layers(uses), groups_of(list(parameters.values()), system.solution()))
 
@@ -99,11 +102,17 @@ def _run(
     example: Tensor,
     criterion: Callable[[Any], Tensor],
     trace: Trace,
-) -> None:
+) -> set[str]:
+    """The names of the parameters on which the loss depends."""
     try:
         with torch.enable_grad(), trace:
             loss = criterion(skeleton(example))
             trace.exponents.pin(trace.state_of(loss))
+        names, tensors = zip(*skeleton.named_parameters(), strict=True)
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        given = {id(t) for t, g in zip(wanted, found, strict=True) if g is not None}
+        return {name for name, tensor in zip(names, tensors, strict=True) if id(tensor) in given}
     except Exception as error:  # a user's forward can raise anything
         first: BaseException = error
         while first.__cause__ is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch._functorch.config
@@ -15,7 +16,7 @@ _ADVICE = "TensorFloat32 tensor cores for float32 matrix multiplication availabl
 does. It is given once a process."""
 
 
-def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
+def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Any]:
     """`model`, compiled for training on batches of `batch_size`; others go through it as it is.
 
     Compiling, at the first call, takes a minute. What forward takes out of autocast stays out of it
@@ -26,19 +27,18 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     fast = torch.compile(model, dynamic=False)
     built = False
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Any:
         nonlocal built
         if len(images) != batch_size:
-            logits: Tensor = model(images)
-            return logits
+            return model(images)
         try:
             with contextlib.nullcontext() if built else _compiling():
-                logits = fast(images)
+                outputs = fast(images)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise RunError(f"train.compile=true fails here, leave it out: {reason}") from None
         built = True
-        return logits
+        return outputs
 
     return forward
 

@@ -103,9 +103,8 @@ def validate(
     training.model.eval()
     with progress.validating(count) as shown:
         for images, labels in training.batches.validation():
-            with training.autocast():
-                outputs = training.model(images)
-                scores.add(outputs, labels, training.criterion(outputs, labels))
+            outputs, loss = training.evaluated(images, labels)
+            scores.add(outputs, labels, loss)
             shown.update(len(labels))
             if checkpointer is not None:
                 checkpointer.during_validation()

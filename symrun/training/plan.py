@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def task(self) -> Task:
-        return TASKS[self.config.task]
+        return TASKS[self.config.task.name]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import version
@@ -14,9 +15,9 @@ from pathlib import Path
 import torch
 
 import symrun
-from symrun.data import Dataset
+from symrun.data import Dataset, ImageDataset
 from symrun.errors import in_one_line
-from symrun.models import MODELS
+from symrun.models import MODELS, entry_of
 from symrun.runs.info import (
     DatasetInfo,
     GroupInfo,
@@ -37,7 +38,7 @@ _PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "hydra-core")
 def describe(training: Training, dataset: Dataset) -> RunInfo:
     """The content of run.json at the start of a run."""
     plan, structure = training.plan, training.structure
-    config, device, model = plan.config, plan.device, MODELS[plan.config.model.name]
+    config, device, model = plan.config, plan.device, plan.config.model
     return RunInfo(
         status=Status.running,
         created=datetime.now().astimezone().isoformat(),
@@ -48,6 +49,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             "symrun": symrun.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
+            **_version_of_torchvision(),
             **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         },
         revision=source_revision(),
@@ -57,20 +59,11 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         hardware=HardwareInfo(processor()),
         precision=config.precision,
         cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
-        dataset=DatasetInfo(
-            dataset.title,
-            dataset.synthetic,
-            dataset.classes,
-            dataset.image_size,
-            train_images=len(dataset.train.labels),
-            val_images=len(dataset.val.labels),
-            digest=dataset.digest,
-        ),
+        dataset=describe_dataset(dataset),
         model=ModelInfo(
-            config.model.name,
-            model.title,
-            model.family,
-            width=config.model.width,
+            model.name,
+            *MODELS[entry_of(model.name)].titles(model),
+            width=model.relative_width,
             parameters=sum(parameter.numel() for parameter in training.model.parameters()),
         ),
         loss=LossInfo(plan.task.title, *plan.task.chance(dataset.classes)),
@@ -81,6 +74,26 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         ),
         unpredicted=plan.unpredicted,
     )
+
+
+def describe_dataset(dataset: Dataset) -> DatasetInfo:
+    """What run.json says of the data."""
+    images = isinstance(dataset, ImageDataset)
+    return DatasetInfo(
+        dataset.title,
+        dataset.synthetic,
+        dataset.classes,
+        image_size=dataset.shape[-1] if images else None,
+        train_images=len(dataset.train.labels),
+        val_images=len(dataset.val.labels),
+        **({"channels": dataset.shape[0]} if images else {"length": dataset.shape[0]}),
+        digest=dataset.digest,
+    )
+
+
+def _version_of_torchvision() -> dict[str, str]:
+    """Empty where the network has nothing of it."""
+    return {"torchvision": version("torchvision")} if "torchvision" in sys.modules else {}
 
 
 def processor() -> str:

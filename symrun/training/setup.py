@@ -1,25 +1,34 @@
 """What a run trains, with what, on what: made from its plan and its data set."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
-from symrun.models import MODELS
+from symrun.errors import UsageError
+from symrun.models import build_model
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
-from symrun.symmetry import Structure, Symmetry, find_structure
+from symrun.symmetry import Structure, Symmetry
+from symrun.symmetry.proof import Proof, prove
+from symrun.symmetry.search import find_structure
+from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
+from symrun.training.trial import shape_of_labels
 
+_LOG = logging.getLogger(__name__)
+_PROVEN_ON = 4
+"""Inputs in the batch on which symmetries are proven."""
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
 
@@ -27,15 +36,15 @@ AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 class Training:
     """Model, optimiser and batches of a run.
 
-    forward: the model, or what torch.compile made of it. criterion: outputs and labels to the mean
-    loss over the batch. learning_rates: of each update of the run. cuda_graph: whether updates are
-    replayed as CUDA graphs.
+    forward: the model, or what torch.compile made of it. criterion: what the model returns and
+    labels to the mean loss over the batch. learning_rates: of each update of the run. cuda_graph:
+    whether updates are replayed as CUDA graphs.
     """
 
     plan: Plan
     model: nn.Module
-    forward: Callable[[Tensor], Tensor]
-    criterion: Callable[[Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor], Any]
+    criterion: Callable[[Any, Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     batches: Batches
     structure: Structure
@@ -54,9 +63,19 @@ class Training:
         return autocast(self.plan.config.precision, self.device)
 
     def outputs_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, classes], and the mean over the batch, in the run's precision."""
+        """The outputs that are scored, [batch, classes] or [batch, tokens, classes], and their mean
+        loss, in the run's precision."""
+        return self._scored(self.forward, images, labels)
+
+    def evaluated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `outputs_and_loss`, by the model as it is, never compiled."""
+        return self._scored(self.model, images, labels)
+
+    def _scored(
+        self, forward: Callable[[Tensor], Any], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
         with self.autocast():
-            outputs = self.forward(images)
+            outputs = output_of(forward(images), self.plan.config.task.output)
             loss = self.criterion(outputs, labels)
         return outputs, loss
 
@@ -71,21 +90,27 @@ class Training:
         return lr
 
 
+def warn_of(proof: Proof) -> None:
+    """One line for a group that is left out."""
+    if proof.reason is not None:
+        kind = proof.group.symmetry.value
+        _LOG.warning("%s of %s is left out: %s", kind, proof.group.name, proof.reason)
+
+
 def prepare(plan: Plan, dataset: Dataset) -> Training:
     """All that is random is drawn from `config.seed`.
 
-    Error: UsageError if the model cannot take the images of the data set.
+    Error: UsageError if the model cannot take the data, or its outputs do not suit the task.
     """
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     torch.manual_seed(config.seed)
-    model = MODELS[config.model.name].build(config.model, dataset.shape, dataset.classes)
+    model = build_model(config.model, dataset.shape, dataset.classes)
     model = model.to(plan.device, plan.dtype)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    structure = find_structure(
-        model, torch.zeros(2, *dataset.shape, dtype=plan.dtype), plan.task.shift_invariant
-    )
+    criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)
+    structure = proven_structure(model, dataset, plan, criterion)
     if config.precision is Precision.bf16:
         _keep_last_layer_exact(model, structure)
     batches = Batches(
@@ -101,7 +126,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         plan,
         model,
         compiled(model, settings.batch_size) if settings.compile else model,
-        plan.task.criterion,
+        criterion,
         make_optimizer(config.optim, list(model.parameters())),
         batches,
         structure,
@@ -111,8 +136,13 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
 
 
 def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker]) -> AnyTracker:
-    """The tracker of a run. Error: as in Tracker."""
+    """The tracker of a run. Error: UsageError if it has nothing to measure; else as in Tracker."""
     config = training.plan.config
+    if not training.structure.groups:
+        network = f"model={config.model.name} with task={config.task.name}"
+        raise UsageError(
+            f"{network} has no symmetry that symrun knows: there is nothing to measure"
+        )
     return kind(
         training.model,
         training.optimizer,
@@ -126,9 +156,43 @@ def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker])
     )
 
 
+def proven_structure(
+    model: nn.Module,
+    dataset: Dataset,
+    plan: Plan,
+    criterion: Callable[[Any, Tensor], Tensor],
+    report: Callable[[Proof], None] = warn_of,
+) -> Structure:
+    """The layers and symmetry groups of `model`, with the loss that it is trained with.
+
+    report: called with the proof of each group; one that fails is left out.
+    Error: UsageError if the model cannot take the data, or its outputs do not suit the task.
+    """
+    task, classes = plan.config.task, dataset.classes
+    example = dataset.example(_PROVEN_ON, plan.dtype)
+    shape = shape_of_labels(model, example.to(plan.device), criterion, plan.config, classes)
+    traced = make_criterion(task, classes, torch.device("meta"), plan.dtype)
+    none = torch.zeros(shape, dtype=torch.int64, device="meta")
+    structure = find_structure(model, example, lambda outputs: traced(outputs, none))
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, shape, generator=draws).to(plan.device)
+    if example.is_floating_point():
+        inputs = torch.randn(example.shape, generator=draws, dtype=torch.float64)
+    else:
+        inputs = torch.randint(classes, example.shape, generator=draws)
+    exact = make_criterion(task, classes, plan.device, torch.float64)
+    proofs = prove(
+        model, structure.groups, inputs.to(plan.device), lambda outputs: exact(outputs, labels)
+    )
+    for proof in proofs:
+        report(proof)
+    return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
+
+
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:
-    """Take the layers whose columns are conserved under translation out of autocast."""
+    """Take the last layer out of autocast, if its columns are conserved under translation."""
     for group in structure.groups:
-        layer = model.get_submodule(group.layers[0])
-        if group.symmetry is Symmetry.translation and isinstance(layer, nn.Linear):
+        layer = model.get_submodule(structure.layers[-1].name)
+        last = group.layers == (structure.layers[-1].name,)
+        if last and group.symmetry is Symmetry.translation and isinstance(layer, nn.Linear):
             keep_float32(layer)

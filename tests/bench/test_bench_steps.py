@@ -21,7 +21,7 @@ def test_every_listed_value_is_measured():
     found = [(config.track.every, config.train.batch_size) for config in chosen]
     assert found == [(1, 4), (1, 8), (3, 4), (3, 8)]
     assert {config.model.width for config in chosen} == {0.0625}
-    for wrong in ("track.every=1,(", "optim.lr=interval(0.1,1)", "model=glob(resnet*)"):
+    for wrong in ("track.every=1,(", "optim.lr=interval(0.1,1)", "model=glob(alex*)"):
         with pytest.raises(UsageError) as caught:
             configurations([wrong])
         assert "\n" not in str(caught.value) and len(str(caught.value)) > 20

@@ -148,7 +148,7 @@ def test_settings_win_over_what_spares_a_download():
     [
         (["--constraints", "nowhere"], "nowhere is neither a run folder (it has no run.json) nor"),
         (["--constraints", "vgg99"], "vgg11, vgg11_bn"),
-        (["--constraints", "model=vgg99"], "model must be one of vgg11"),
+        (["--constraints", "model=vgg99"], "model must be one of gpt, mlp"),
         (["--constraints", "vgg16", "model.foo=1"], "model.foo"),
         (["--constraints", "vgg16", "model.width=-1"], "model.width must be in [1/64, 8], got -1"),
         (["--constraints", "model=vgg16,vgg11"], "vgg16,vgg11"),

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from symrun.data import Batches, Dataset, Split
+from symrun.data import Batches, ImageDataset, Split
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.48, 0.4, 0.3), (0.25, 0.3, 0.2)
@@ -21,12 +21,12 @@ def split(images: int) -> Split:
     return Split(pixels, torch.arange(images))
 
 
-def dataset(train: int = 23, padding: int = 1, flip: bool = True) -> Dataset:
-    return Dataset("noise", True, split(train), split(12), train, MEAN, STD, padding, flip)
+def dataset(train: int = 23, padding: int = 1, flip: bool = True) -> ImageDataset:
+    return ImageDataset("noise", True, split(train), split(12), train, MEAN, STD, padding, flip)
 
 
 def batches(
-    data: Dataset, batch_size: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32
+    data: ImageDataset, batch_size: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Batches:
     return Batches(data, batch_size, seed, CPU, dtype)
 
@@ -66,7 +66,7 @@ def test_images_are_those_of_brute_force(dtype: torch.dtype) -> None:
     images, labels = joined(batches(data, dtype=dtype).epoch(0))
     assert images.dtype == dtype
     for image, label in zip(images.double().numpy(), labels, strict=True):
-        candidates = outcomes(data.train.images[label], padding=2).values()
+        candidates = outcomes(data.train.inputs[label], padding=2).values()
         nearest = min(np.abs(image - candidate).max() for candidate in candidates)
         assert nearest <= tolerance(dtype)
 
@@ -74,7 +74,7 @@ def test_images_are_those_of_brute_force(dtype: torch.dtype) -> None:
 def test_every_crop_and_flip_occurs() -> None:
     """A missing one of 18 would have the probability 18 * (17/18)^690 < 1e-15."""
     data = dataset(padding=1)
-    augmented = [outcomes(image, padding=1) for image in data.train.images]
+    augmented = [outcomes(image, padding=1) for image in data.train.inputs]
     found = set()
     for epoch in range(30):
         for image, label in zip(*joined(batches(data).epoch(epoch)), strict=True):
@@ -90,7 +90,7 @@ def test_nothing_is_augmented_where_the_data_set_forbids_it() -> None:
     data = dataset(padding=0, flip=False)
     images, labels = joined(batches(data).epoch(0))
     for image, label in zip(images.numpy(), labels, strict=True):
-        expected = normalised(data.train.images[label].numpy())
+        expected = normalised(data.train.inputs[label].numpy())
         assert np.abs(image - expected).max() <= tolerance(torch.float32)
 
 
@@ -98,7 +98,7 @@ def test_validation_is_in_order_and_as_it_is() -> None:
     data = dataset()
     images, labels = joined(batches(data).validation())
     assert torch.equal(labels, data.val.labels)
-    expected = np.stack([normalised(image) for image in data.val.images.numpy()])
+    expected = np.stack([normalised(image) for image in data.val.inputs.numpy()])
     assert np.abs(images.numpy() - expected).max() <= tolerance(torch.float32)
 
 
@@ -165,13 +165,13 @@ def test_global_random_state_is_untouched() -> None:
 
 def test_data_set_is_left_as_it_was() -> None:
     data = dataset()
-    before = data.train.images.clone()
+    before = data.train.inputs.clone()
     for images, labels in batches(data).epoch(0):
         images.zero_()
         labels.zero_()
     for images, _ in batches(data).validation():
         images.zero_()
-    assert torch.equal(data.train.images, before)
+    assert torch.equal(data.train.inputs, before)
     assert torch.equal(data.train.labels, torch.arange(23))
 
 
@@ -195,6 +195,30 @@ def test_gpu_gives_the_same_without_waiting_for_it() -> None:
 
 def test_data_set_on_the_cpu_is_not_copied() -> None:
     data = dataset()
-    assert batches(data).train_images.data_ptr() == data.train.images.data_ptr()
+    assert batches(data)._examples.train.inputs.data_ptr() == data.train.inputs.data_ptr()
     larger = dataclasses.replace(data, crop_padding=2)
-    assert batches(larger).train_images.data_ptr() == data.train.images.data_ptr()
+    assert batches(larger)._examples.train.inputs.data_ptr() == data.train.inputs.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, 28), (3, 32), (1, 32), (3, 96), (3, 224), (1, 5)]
+)
+def test_grey_images_and_other_sizes(channels: int, size: int) -> None:
+    """Each image of an epoch is one of its crops, mirrored or not."""
+    random = np.random.default_rng(size)
+    pixels = torch.from_numpy(random.integers(0, 256, (4, channels, size, size), dtype=np.uint8))
+    noise = Split(pixels, torch.arange(4))
+    data = ImageDataset(
+        "noise", True, noise, noise, 4, MEAN[:channels], STD[:channels], crop_padding=1, flip=True
+    )
+    images, labels = joined(batches(data).epoch(0))
+    assert data.example(2, torch.float64).shape == (2, *images.shape[1:]) == (2, *data.shape)
+    mean, std = (torch.tensor(numbers[:channels])[:, None, None] for numbers in (MEAN, STD))
+    padded = torch.nn.functional.pad(pixels, [1] * 4)
+    for image, label in zip(images, labels, strict=True):
+        shown = ((image * std + mean) * 255).round()
+        crops = [padded[label, :, top:, left:][:, :size, :size]
+                 for top, left in itertools.product(range(3), repeat=2)]  # fmt: skip
+        assert any(torch.equal(shown, each.flip(axes)) for each in crops for axes in ((), (-1,)))
+    validation, _ = joined(batches(data).validation())
+    assert torch.equal(((validation * std + mean) * 255).round(), pixels)

@@ -23,11 +23,12 @@ from mutations import mutated
 from PIL import Image
 
 import symrun.data.source
-from symrun.data import Dataset, load
+from symrun.data import Dataset, Split, load
+from symrun.data.decoded import splits
 from symrun.data.decoding import pixels
+from symrun.data.jpeg import TINY_IMAGENET
 from symrun.data.registry import TinyImageNetConfig
 from symrun.data.source import Source, open_source
-from symrun.data.tiny_imagenet import _splits
 from symrun.errors import UsageError
 
 # Far above the milliseconds that an input takes, far below what a user takes for a hang.
@@ -45,6 +46,10 @@ def photograph(seed: int, mode: str = "RGB", **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, **{"format": "JPEG", **options})
     return file.getvalue()
+
+
+def _splits(folder: Path) -> tuple[Split, Split]:
+    return splits(folder, TINY_IMAGENET)
 
 
 def miniature() -> bytes:
@@ -172,13 +177,13 @@ def fuzz_zips(load_zip: Callable[[bytes], Dataset], count: int) -> None:
     genuine = {
         image.numpy().tobytes()
         for split in (load_zip(miniature()).train, load_zip(miniature()).val)
-        for image in split.images
+        for image in split.inputs
     }
 
     def act(content: bytes) -> None:
         data = load_zip(content)
         for split in (data.train, data.val):
-            assert {image.numpy().tobytes() for image in split.images} <= genuine
+            assert {image.numpy().tobytes() for image in split.inputs} <= genuine
             assert 0 <= split.labels.min() and split.labels.max() < data.classes
 
     worked, refused = fuzz([miniature()], count, act)
@@ -222,8 +227,8 @@ def fuzz_cache(folder: Path, count: int) -> None:
             path.unlink()  # not written over, since it may be mapped into memory still
             path.write_bytes(content)
             for split in _splits(folder):
-                assert split.images.shape == (len(split.labels), 3, 64, 64)
-                assert split.images.sum() >= 0  # all of it is there to be read
+                assert split.inputs.shape == (len(split.labels), 3, 64, 64)
+                assert split.inputs.sum() >= 0  # all of it is there to be read
                 assert 0 <= split.labels.min() and split.labels.max() <= 1
 
         worked, refused = fuzz([genuine], count, act)
@@ -595,12 +600,12 @@ def test_any_flipped_bit_in_a_header_changes_nothing_or_is_refused(folder: Path)
             path.unlink()
             path.write_bytes(damaged)
             try:
-                splits = _splits(folder)
+                found = _splits(folder)
             except UsageError:
                 refused += 1
                 continue
-            for split, other in zip(splits, genuine, strict=True):
-                assert torch.equal(split.images, other.images), bit
+            for split, other in zip(found, genuine, strict=True):
+                assert torch.equal(split.inputs, other.inputs), bit
                 assert torch.equal(split.labels, other.labels), bit
         path.unlink()
         path.write_bytes(content)

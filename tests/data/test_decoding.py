@@ -288,7 +288,7 @@ from pathlib import Path
 from tqdm import tqdm
 from symrun.cli import exit_code
 from symrun.data.registry import TinyImageNetConfig
-from symrun.data import decoding, load, tiny_imagenet
+from symrun.data import decoded, decoding, load
 print("once")
 decoding._CHUNK = {chunk}
 decoding._process_count = lambda images: 2
@@ -297,7 +297,7 @@ class Bar(tqdm):
         if self.n == 30:
             {act}
         super().update()
-tiny_imagenet.bar = lambda title, total, unit: Bar(total=total)
+decoded.bar = lambda title, total, unit: Bar(total=total)
 config = TinyImageNetConfig("tiny_imagenet", Path({root!r}), Path({cache!r}))
 sys.exit(exit_code("symrun", lambda: load(config).classes))
 """

@@ -150,7 +150,7 @@ def test_png_is_read_whatever_it_is_called(tree: Path) -> None:
     first.unlink()
     Image.fromarray(pixels).save(first.with_suffix(".png"), "PNG")
     Image.fromarray(pixels).save(last, "PNG")
-    images = loaded(tree).train.images
+    images = loaded(tree).train.inputs
     expected = torch.from_numpy(pixels).movedim(-1, 0)
     assert torch.equal(images[0], expected) and torch.equal(images[3], expected)
 

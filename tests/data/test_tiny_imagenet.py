@@ -20,8 +20,8 @@ from PIL import Image
 from small_images import WNIDS, assert_equal, jpeg, make_tree, zipped
 from torch import Tensor
 
+import symrun.data.decoded
 import symrun.data.download
-import symrun.data.tiny_imagenet
 from symrun.data import Dataset, load
 from symrun.data.registry import TinyImageNetConfig
 from symrun.errors import UsageError
@@ -91,15 +91,15 @@ def test_images_and_labels_are_those_of_the_files(tree: Path, loaded: Loader) ->
     assert (data.synthetic, data.classes, data.image_size) == (False, 3, 64)
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     names = [f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in sorted(WNIDS) for i in range(4)]
-    assert torch.equal(data.train.images, torch.stack([pixels(tree / name) for name in names]))
+    assert torch.equal(data.train.inputs, torch.stack([pixels(tree / name) for name in names]))
     assert data.val.labels.tolist() == [2, 2, 0, 0, 1, 1]
     names = [f"val/images/val_{i}.JPEG" for i in range(6)]
-    assert torch.equal(data.val.images, torch.stack([pixels(tree / name) for name in names]))
+    assert torch.equal(data.val.inputs, torch.stack([pixels(tree / name) for name in names]))
 
 
 def test_grey_image_becomes_rgb(tree: Path, loaded: Loader) -> None:
     (tree / FIRST).write_bytes(jpeg(seed=7, mode="L"))
-    image = loaded(tree).train.images[0]
+    image = loaded(tree).train.inputs[0]
     assert torch.equal(image, pixels(tree / FIRST).expand(3, 64, 64))
 
 
@@ -120,7 +120,7 @@ def test_some_classes_are_enough(tree: Path, loaded: Loader) -> None:
     assert (data.title, data.classes) == ("Tiny ImageNet", 2)
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     assert data.val.labels.tolist() == [1, 0, 0]
-    assert torch.equal(data.val.images[0], pixels(tree / "val/images/val_1.JPEG"))
+    assert torch.equal(data.val.inputs[0], pixels(tree / "val/images/val_1.JPEG"))
 
 
 def test_second_load_decodes_nothing(
@@ -152,14 +152,14 @@ def test_changed_image_is_decoded_again(
     loaded(source(tree))
     (tree / FIRST).write_bytes(jpeg(seed=99).ljust(20_000, b"\0"))
     os.utime(tree / FIRST, ns=(changed_after + 1, changed_after + 1))
-    assert torch.equal(loaded(source(tree)).train.images[0], pixels(tree / FIRST))
+    assert torch.equal(loaded(source(tree)).train.inputs[0], pixels(tree / FIRST))
 
 
 def test_images_may_be_written_to_without_changing_the_cache(tree: Path, loaded: Loader) -> None:
     data = loaded(tree)
-    kept = data.train.images.clone()
-    data.train.images.zero_()
-    assert torch.equal(loaded(tree).train.images, kept)
+    kept = data.train.inputs.clone()
+    data.train.inputs.zero_()
+    assert torch.equal(loaded(tree).train.inputs, kept)
 
 
 def test_interrupted_decoding_leaves_nothing(
@@ -189,7 +189,7 @@ def test_of_two_at_once_one_decodes(
         with locked(path, wait):
             yield
 
-    monkeypatch.setattr(symrun.data.tiny_imagenet, "locked", watched)
+    monkeypatch.setattr(symrun.data.decoded, "locked", watched)
     results: list[Dataset] = []
     threads = [threading.Thread(target=lambda: results.append(loaded(tree))) for _ in range(2)]
     with before_each_image(monkeypatch, lambda: images.append(None)):
@@ -210,10 +210,10 @@ from pathlib import Path
 from symrun.data.registry import TinyImageNetConfig
 from symrun.data import decoding, load
 decode = decoding.pixels
-def killed(source, name):
+def killed(source, name, form):
     if name.startswith("val"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode(source, name)
+    return decode(source, name, form)
 decoding.pixels = killed
 load(TinyImageNetConfig("tiny_imagenet", Path({str(tree)!r}), Path({str(cache)!r})))
 """

@@ -116,7 +116,7 @@ def test_evidence_says_nothing_of_the_machines_folders(told, runs):
         assert one.setup.config.optim.lr == LR
     settings = ["data.root=/here", "data.cache=/there", "run.dir=/elsewhere", "seed=3"]
     kept = described(settings).published().config.settings
-    assert kept["data"] == {"name": "tiny_imagenet"} and "run" not in kept
+    assert kept["data"].keys() & {"root", "cache"} == set() and "run" not in kept
     assert kept["seed"] == 3 and "/" not in json.dumps(kept)
 
 

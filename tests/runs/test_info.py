@@ -399,6 +399,31 @@ def test_thousands_of_damaged_descriptions_are_one_line_or_can_be_drawn(runs):
 
 
 def test_settings_that_came_later_have_their_defaults_in_older_runs(info):
-    del info["config"]["task"], info["config"]["model"]["eps"]
+    del info["config"]["task"], info["config"]["model"]["eps"], info["config"]["data"]["augment"]
     settings = info_from(info).config.by_name
-    assert (settings["task"], settings["model.eps"]) == ("classification", 1e-5)
+    assert (settings["task.name"], settings["model.eps"]) == ("cross_entropy", 1e-5)
+    assert settings["data.augment"] == "crop"
+    json.dumps(info_from(info).to_json())
+
+
+@pytest.mark.parametrize(
+    ("fields", "contents"),
+    [
+        ({"image_size": 64}, "10 classes, 64×64"),
+        ({"image_size": 28, "channels": 1}, "10 classes, 28×28, grey"),
+        ({"length": 256}, "10 characters, 256 at a time"),
+    ],
+)
+def test_a_caption_says_what_the_data_are(info, fields, contents):
+    """An older run says no more than the size of its images."""
+    info["dataset"] = {"title": "Data", "synthetic": False, "classes": 10} | fields
+    read = info_from(info)
+    assert read.to_json()["dataset"] == info["dataset"]
+    (caption,) = captions.captions([(read, read.last_step)])
+    assert caption.replace("\N{NO-BREAK SPACE}", " ").startswith(f"Data ({contents}), ")
+
+
+def test_data_without_a_size_or_a_length_are_refused(info):
+    del info["dataset"]["image_size"]
+    with pytest.raises(UsageError, match="dataset.image_size must be an integer where there is no"):
+        info_from(info)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from symrun.symmetry import Group, Members
+from symrun.symmetry.groups import Group, Members
 from symrun.symmetry.lines import lines_by_unit, lines_of
 
 Vector = Mapping[str, Tensor]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from symrun.constraints.generator import asymmetric, generator, per_unit
+from symrun.symmetry.generator import asymmetric, generator, per_unit
 from symrun.symmetry import Group, Symmetry, columns, rows
 
 # A hidden unit: rows of one weight with their bias, columns of the next, each behind 3 positions.

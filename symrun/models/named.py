@@ -1,0 +1,100 @@
+"""Networks that are not symrun's: torchvision's classifiers, and the user's own."""
+
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from symrun.errors import UsageError, did_you_mean, in_one_line
+
+
+def of_torchvision(name: str, args: Mapping[str, object], classes: int) -> nn.Module:
+    """A classifier of torchvision.models, without pretrained weights.
+
+    args: what its function is called with.
+
+    Error: UsageError if there is none of that name, or it refuses the arguments.
+    Example: of_torchvision("resnet18", {"norm_layer": None}, classes=10)
+    """
+    from torchvision import models  # takes a second
+
+    known = models.list_models(module=models)
+    if name not in known:
+        meant = did_you_mean(name, known, "model=torchvision/")
+        raise UsageError(f"torchvision has no classifier {name}{meant}")
+    return _called(
+        f"torchvision/{name}",
+        lambda: models.get_model(name, weights=None, num_classes=classes, **args),
+    )
+
+
+def of_user(
+    name: str, args: Mapping[str, object], shape: tuple[int, ...], classes: int
+) -> nn.Module:
+    """What a function of the user's returns, found from the working directory.
+
+    name: "package.module:function". args: what it is called with; and with num_classes, and with
+    in_channels for images, if it has parameters of these names.
+
+    Error: UsageError if there is no such function, it fails, or returns no network.
+    Example: of_user("torch.nn:Linear", {"in_features": 4, "out_features": 10}, (4,), classes=10)
+    """
+    module, _, function = name.partition(":")
+    with _importable(os.getcwd()):
+        make = _function(name, module, function)
+        offered = {"num_classes": classes}
+        offered |= {"in_channels": shape[0]} if len(shape) == 3 else {}
+        with contextlib.suppress(ValueError, TypeError):  # a signature that cannot be read
+            taken = inspect.signature(make).parameters
+            args = {key: value for key, value in offered.items() if key in taken} | {**args}
+        return _called(name, lambda: make(**args))
+
+
+def _function(name: str, module: str, function: str) -> Callable[..., Any]:
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(f"model={name}: {module} {_failed(error)}") from None
+        where = f"neither in {os.getcwd()} nor installed: start symrun in the folder that holds it"
+        raise UsageError(f"model={name}: there is no module {error.name}, {where}") from None
+    except Exception as error:
+        raise UsageError(f"model={name}: importing {module} {_failed(error)}") from None
+    make = getattr(loaded, function, None)
+    if not callable(make):
+        names = [key for key, value in vars(loaded).items() if callable(value)]
+        meant = did_you_mean(function, names, f"model={module}:")
+        raise UsageError(f"model={name}: {module} has no function {function}{meant}")
+    return make  # type: ignore[no-any-return]
+
+
+def _called(name: str, make: Callable[[], Any]) -> nn.Module:
+    try:
+        model = make()
+    except Exception as error:
+        raise UsageError(f"model={name} {_failed(error)}: mend it or model.args") from None
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise UsageError(f"model={name} must return a torch.nn.Module, got {kind}")
+    return model
+
+
+def _failed(error: Exception) -> str:
+    return (
+        f"failed with {type(error).__name__}: {in_one_line((str(error).splitlines() or [''])[0])}"
+    )
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Modules of `folder` come first while something is imported."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
