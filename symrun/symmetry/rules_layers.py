@@ -275,6 +275,7 @@ def _looked_up(op: Operation) -> State:
             return State()
         ranks = max(op["indices"][axis].dim() for axis in axes)
     elif op.name == "embedding":
+        op.exponents.pin(state if op["padding_idx"] >= 0 else State())  # a row without gradient
         axes, ranks = [0], op["indices"].dim()
     else:
         axes, ranks = [op["dim"] % tensor.dim()], 1
