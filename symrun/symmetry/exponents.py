@@ -177,7 +177,8 @@ class Exponents:
             if (
                 term.block is not None
                 and _movable(term.block, others)
-                and prod(shape[axis] for axis in term.varies if axis not in along) == term.block.parts
+                and prod(shape[axis] for axis in term.varies if axis not in along)
+                == term.block.parts
                 and all(set(other.varies) <= set(term.varies) for other in others)
             ):
                 rest = self.total(others, shape)

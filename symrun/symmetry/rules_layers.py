@@ -76,9 +76,9 @@ def _vector(op: Operation) -> State:
 
 @rule("dot", "vdot")
 def _dot(op: Operation) -> State:
-    second = "tensor" if op.name == "dot" else "other"
-    one, other = (op.state("self"), op["self"].shape, "k"), (op.state(second), op[second].shape, "k")
-    return contracted(op, one, other, "")
+    name = "tensor" if op.name == "dot" else "other"
+    one, other = (op.state("self"), op["self"].shape), (op.state(name), op[name].shape)
+    return contracted(op, (*one, "k"), (*other, "k"), "")
 
 
 @rule("addmm", "baddbmm")
