@@ -12,7 +12,8 @@ stand at which entries. A state is a sum of terms, each of which varies along fe
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -30,14 +31,17 @@ class Block:
     variables: int64, shaped as the parameter is where they vary, and of size 1 elsewhere.
     axes: along which they vary. parts: of a grouped convolution, whose input channels count anew
     in each of `parts` parts of axis 0.
-    anchored: whether they are fixed against those of the other blocks: to add a constant to one and
-    take it from another changes nothing.
+    siblings: all blocks of the parameter. To add a constant to one and take it from another changes
+    nothing. anchored: whether that freedom was used to fix these variables.
+    merged: whether terms hold them that do not show it.
     """
 
     variables: Tensor
     axes: tuple[int, ...]
     parts: int = 1
     anchored: bool = False
+    merged: bool = False
+    siblings: "list[Block]" = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +92,11 @@ class Exponents:
         self.system = system
 
     def pin(self, *states: State, scale: bool = True, shift: bool = True) -> None:
+        """Nothing happens to these tensors. Their terms may cancel."""
         for state in states:
-            for term in (*(state.scale if scale else ()), *(state.shift if shift else ())):
+            if scale and state.scale:
+                self.equated(state.scale, (), state.scale[0].variables.shape)
+            for term in state.shift if shift else ():
                 self.system.pin(term.variables)
 
     def total(self, terms: Sequence[Term], shape: Sequence[int]) -> Tensor:
@@ -109,6 +116,9 @@ class Exponents:
         by_axes: dict[tuple[int, ...], list[Term]] = {}
         for term in (term.to(shape) for term in terms):
             by_axes.setdefault(term.varies, []).append(term)
+        for some in by_axes.values():
+            for block in [term.block for term in some if term.block is not None and len(some) > 1]:
+                block.merged = True
         return tuple(
             some[0] if len(some) == 1 else Term(self.total(some, shape).expand(shape))
             for some in by_axes.values()
@@ -141,14 +151,13 @@ class Exponents:
         narrow = [1 if axis in along else size for axis, size in enumerate(shape)]
         result = [replace(t, variables=_first(t.variables.expand(shape), axes)) for t in free]
         for some in _connected(bound):
-            if self._taken_up(some, shape):
+            if self._taken_up(some, along, shape):
                 continue
             total = self.total(some, shape)
             common = total.amax(tuple(axes), keepdim=True)  # no wildcard, where there is another
             self.system.equate(total, common)
             result.append(Term(common.expand(narrow)))
         return tuple(result)
-
 
     def regroup(self, block: Block, parts: int, rows: int) -> None:
         """Give each of `parts` parts of axis 0, with `rows` rows in all, variables of its own."""
@@ -161,18 +170,34 @@ class Exponents:
         block.variables = spread.reshape(rows, size, *rest)
         block.axes, block.parts = (0, 1), parts
 
-    def _taken_up(self, some: Sequence[Term], shape: Sequence[int]) -> bool:
+    def _taken_up(self, some: Sequence[Term], along: set[int], shape: Sequence[int]) -> bool:
         """Whether a parameter's own variables make the sum zero, which fixes them."""
         for term in some:
-            if term.block is None or term.block.anchored:
-                continue
             others = [other for other in some if other is not term]
-            if all(set(other.varies) <= set(term.varies) for other in others):
+            if (
+                term.block is not None
+                and _movable(term.block, others)
+                and prod(shape[axis] for axis in term.varies if axis not in along)
+                == term.block.parts
+                and all(set(other.varies) <= set(term.varies) for other in others)
+            ):
                 rest = self.total(others, shape)
                 self.system.equate(term.variables, self.system.multiple(rest, -1))
                 term.block.anchored = True
                 return True
         return False
+
+
+def _movable(block: Block, others: Sequence[Term]) -> bool:
+    """Whether a constant can move from another block of the parameter to this one, and only to it
+    in a sum with the terms `others`."""
+    siblings = [sibling for sibling in block.siblings if sibling is not block]
+    seen = [term.block for term in others]
+    return (
+        not block.anchored
+        and not all(sibling.anchored for sibling in siblings)
+        and not any(sibling.merged or sibling in seen for sibling in siblings)
+    )
 
 
 def _first(variables: Tensor, axes: Sequence[int]) -> Tensor:

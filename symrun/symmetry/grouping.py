@@ -14,6 +14,9 @@ from symrun.symmetry.parameters import Transformed
 _NAMED = 3
 """Layers that a group's name lists on each side; of more, it lists the first and counts them."""
 
+Entry = tuple[int, int, int, Fraction]
+"""A parameter's number, the number of its block, a place in it, and the exponent there."""
+
 Key = tuple[int, int, int]
 """A parameter's number among those that are transformed, the number of its block, an exponent."""
 
@@ -45,14 +48,16 @@ def _units(
     used: Sequence[Transformed], solution: Sequence[Combination]
 ) -> Iterable[dict[Key, list[int]]]:
     """Of each unit, the places in each block that have an exponent, by exponent."""
-    raw: dict[int, list[tuple[int, int, int, Fraction]]] = {}
+    raw: dict[int, list[Entry]] = {}
     for number, parameter in enumerate(used):
         for part, block in enumerate(parameter.scales):
             for place, variable in enumerate(block.variables.flatten().tolist()):
                 for free, exponent in solution[variable].items():
                     raw.setdefault(free, []).append((number, part, place, exponent))
     for free in sorted(raw):
-        entries = raw[free]
+        entries = _settled(used, raw[free])
+        if not entries:
+            continue
         factor = whole([exponent for *_, exponent in entries])
         exponents = [int(exponent * factor) for *_, exponent in entries]
         shared = gcd(*exponents)
@@ -63,6 +68,34 @@ def _units(
         for (number, part, place, _), exponent in zip(entries, exponents, strict=True):
             unit.setdefault((number, part, exponent // shared), []).append(place)
         yield unit
+
+
+def _settled(used: Sequence[Transformed], entries: list[Entry]) -> list[Entry]:
+    """The same exponents of each parameter, where all of a block that is not the parameter's first
+    has one: its first block takes that up."""
+    blocks: dict[tuple[int, int], dict[int, Fraction]] = {}
+    for number, part, place, exponent in entries:
+        blocks.setdefault((number, part), {})[place] = exponent
+    moved = [
+        (number, part)
+        for (number, part), places in blocks.items()
+        if part > 0
+        and len(places) == used[number].scales[part].variables.numel()
+        and len(set(places.values())) == 1
+    ]
+    if not moved:
+        return entries
+    for number, part in moved:
+        exponent = next(iter(blocks.pop((number, part)).values()))
+        first = blocks.setdefault((number, 0), {})
+        for place in range(used[number].scales[0].variables.numel()):
+            first[place] = first.get(place, Fraction(0)) + exponent
+    return [
+        (*key, place, exponent)
+        for key in sorted(blocks)
+        for place, exponent in sorted(blocks[key].items())
+        if exponent
+    ]
 
 
 def _group(

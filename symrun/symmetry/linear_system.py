@@ -59,7 +59,7 @@ class LinearSystem:
         narrow = compact(variables)
         values = narrow.reshape(-1).numpy()
         roots, signs = self._resolved(np.maximum(values, 0))
-        turned = np.flatnonzero(signs < 0)
+        turned = np.flatnonzero((signs < 0) & (roots != ZERO))
         if len(turned):
             without = turned[self._opposite[roots[turned]] == 0]
             self._opposite[roots[without]] = values[without]

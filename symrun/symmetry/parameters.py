@@ -31,9 +31,11 @@ class Transformed:
         axes = [axis for axis, size in enumerate(shape) if size > 1] or list(range(len(shape)))[:1]
 
         def blocks() -> list[Block]:
-            return [
-                Block(system.fresh(shape[axis]).view(_only(shape, axis)), (axis,)) for axis in axes
-            ] or [Block(system.fresh(1).view(()), ())]
+            together: list[Block] = []
+            for axis in axes:
+                variables = system.fresh(shape[axis]).view(_only(shape, axis))
+                together.append(Block(variables, (axis,), siblings=together))
+            return together or [Block(system.fresh(1).view(()), ())]
 
         return cls(name, shape, order, blocks(), blocks())
 

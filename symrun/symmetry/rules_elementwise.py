@@ -101,9 +101,12 @@ def _joined(op: Operation) -> State:
 
 @rule("constant_pad_nd")
 def _padded(op: Operation) -> State:
-    """What is added has the exponents of what is beside it, since it is zero."""
+    """Zeros and infinities have any exponent, other numbers have none."""
     state, shape = op.state("self"), op.shape
-    op.exponents.pin(state, scale=op["value"] not in (0, inf, -inf))
+    if op["value"] not in (0, inf, -inf):
+        op.exponents.pin(state)
+        return State()
+    op.exponents.pin(state, scale=False)
     old = op["self"].shape
 
     def padded(variables: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def contracted(
         replace(t, variables=t.variables.reshape(t.variables.shape[: len(out)])) for t in kept
     )
     shifts = []
-    for state, _, axes in (one, other):
+    for (state, _, axes), (_, _, others) in ((one, other), (other, one)):
         for term in state.shift:
             spread = _aligned(term, axes, order, sizes)
-            if state.parameter is None or any(axis >= len(out) for axis in spread.varies):
+            if state.parameter is None or any(order[axis] in others for axis in spread.varies):
                 op.exponents.pin(State(shift=(term,)))
                 continue
             first = spread.variables[(..., *[0] * len(summed))]
@@ -74,10 +74,11 @@ def _vector(op: Operation) -> State:
     return contracted(op, one, other, "m")
 
 
-@rule("dot")
+@rule("dot", "vdot")
 def _dot(op: Operation) -> State:
-    one = (op.state("self"), op["self"].shape, "k")
-    return contracted(op, one, (op.state("tensor"), op["tensor"].shape, "k"), "")
+    name = "tensor" if op.name == "dot" else "other"
+    one, other = (op.state("self"), op["self"].shape), (op.state(name), op[name].shape)
+    return contracted(op, (*one, "k"), (*other, "k"), "")
 
 
 @rule("addmm", "baddbmm")
@@ -274,6 +275,7 @@ def _looked_up(op: Operation) -> State:
             return State()
         ranks = max(op["indices"][axis].dim() for axis in axes)
     elif op.name == "embedding":
+        op.exponents.pin(state if op["padding_idx"] >= 0 else State())  # a row without gradient
         axes, ranks = [0], op["indices"].dim()
     else:
         axes, ranks = [op["dim"] % tensor.dim()], 1

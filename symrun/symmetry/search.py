@@ -178,8 +178,9 @@ def _fix_what_is_left(parameters: dict[str, Transformed], exponents: Exponents) 
         if parameter.first_use is None:
             for block in (*parameter.scales, *parameter.shifts):
                 exponents.system.pin(block.variables)
+        parts = max(block.parts for block in parameter.scales)
         for block in [block for block in parameter.scales if not block.anchored][:-1]:
-            exponents.system.pin(block.variables.flatten()[:1])
+            exponents.system.pin(block.variables.reshape(parts, -1)[:, 0])
 
 
 def _layers(uses: list[tuple[str, str, tuple[int, ...]]]) -> tuple[Layer, ...]:

@@ -66,7 +66,7 @@ class Operation:
             parameter = self._trace.parameters[name]
             for block in parameter.scales:
                 self.exponents.regroup(block, parts, parameter.shape[0])
-            self._trace.renew(self.arguments[argument], parameter.state())
+            self._trace.set_state(self.arguments[argument], parameter.state())
 
     def read(self) -> list[State]:
         """The states of all tensors among the arguments."""
@@ -88,23 +88,19 @@ class Trace(TorchDispatchMode):
         self._kept: list[Any] = []
         self._count = 0
 
-    def set_state(self, tensor: Tensor, state: State) -> None:
-        """Also of all that has the same memory and the same layout."""
+    def set_state(self, tensor: Tensor, state: State, written: bool = False) -> None:
+        """Also of all that has the same memory and the same layout.
+
+        written: whether the entries themselves were replaced, which the views of them show too.
+        """
         place, layout = _place(tensor)
         known = self._states.setdefault(place, {})
         if not known:
             self._kept.append(tensor.untyped_storage())
-        before = known.get(layout)
-        if before is not None and before is not state and len(known) > 1:
-            # Written through a view: what the others hold now is not known
-            self.exponents.pin(state, *known.values())
+        if written and len(known) > 1 and known.get(layout) is not state:
+            self.exponents.pin(state, *known.values())  # what the views hold now is not known
             known.clear()
         known[layout] = state
-
-    def renew(self, tensor: Tensor, state: State) -> None:
-        """Replace the state of a tensor that nobody has written to."""
-        place, layout = _place(tensor)
-        self._states[place][layout] = state
 
     def state_of(self, value: Any) -> State:
         if not isinstance(value, Tensor):
@@ -149,13 +145,13 @@ class Trace(TorchDispatchMode):
                 result = State(parameter=states[0].parameter)
         else:
             result = known(operation)
-        self._record(output, result)
+        self._record(output, result, schema.is_mutable)
         return output
 
-    def _record(self, output: Any, result: Any) -> None:
+    def _record(self, output: Any, result: Any, written: bool) -> None:
         if isinstance(output, Tensor):
             self._kept.append(output)
-            self.set_state(output, result if isinstance(result, State) else result[0])
+            self.set_state(output, result if isinstance(result, State) else result[0], written)
         elif isinstance(output, (tuple, list)):
             states: Sequence[State] = (
                 [result, *[State()] * len(output)] if isinstance(result, State) else result
@@ -163,7 +159,7 @@ class Trace(TorchDispatchMode):
             for one, state in zip(output, states, strict=False):
                 if isinstance(one, Tensor):
                     self._kept.append(one)
-                    self.set_state(one, state)
+                    self.set_state(one, state, written)
 
 
 _WHOLE = ("t", "transpose", "alias", "detach", "_to_copy", "view")

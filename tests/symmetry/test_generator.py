@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from symrun.symmetry.generator import asymmetric, generator, per_unit
 from symrun.symmetry import Group, Symmetry, columns, rows
+from symrun.symmetry.generator import asymmetric, generator, per_unit
 
 # A hidden unit: rows of one weight with their bias, columns of the next, each behind 3 positions.
 MEMBERS = (
