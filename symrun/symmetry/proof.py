@@ -8,8 +8,7 @@ The constants that keep divisions safe, such as BatchNorm's eps, are made neglig
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
-from symrun.symmetry.randomness import random_numbers_kept, seed_all
 from symrun.symmetry.rules_elementwise import EPS
 from symrun.symmetry.search import passes_differ
+from symrun.symmetry.stand_ins import Criterion, loss_with, seed_all, stand_ins, untouched
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
@@ -34,8 +33,6 @@ DRAWS = 8
 _NEGLIGIBLE = 1e-24
 _SMALL_GRADIENT = 1e-8
 """Of the largest gradient of a unit, what counts as none: its direction is rounding."""
-
-Criterion = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def prove(
     inputs: a batch, of at least two. criterion: from what the model returns to the loss.
     Example: [proof.group.name for proof in prove(model, groups, images, loss) if proof.reason]
     """
-    with random_numbers_kept(), torch.enable_grad():
+    with untouched(model):
         return _Prover(model, groups, inputs, criterion, seed).proofs()
 
 
@@ -74,19 +71,18 @@ class _Prover:
         criterion: Criterion,
         seed: int,
     ) -> None:
-        self._groups, self._criterion, self._seed = groups, criterion, seed
+        self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
         seed_all(seed)
-        self._model = copy.deepcopy(model).double()
-        self._parameters = dict(self._model.named_parameters())
-        with torch.no_grad():
-            for parameter in self._parameters.values():
-                if parameter.is_floating_point() and parameter.numel():
-                    size = parameter.square().mean().sqrt().clamp(min=0.1)
-                    parameter += 0.1 * size * torch.randn_like(parameter)
-        self._draws = DRAWS if passes_differ(model, inputs, criterion) else 1
-        self._start = copy.deepcopy(self._model)
+        self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
+        trial = self._tensors(self._start)
+        self._draws = DRAWS if passes_differ(model, trial, self._inputs, criterion) else 1
         self._factors = [self._drawn(group) for group in groups]
+
+    def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """In place of the model's own, with `values`."""
+        given = iter(values.values())
+        return stand_ins(self._model, lambda _: next(given).clone())
 
     def _drawn(self, group: Group) -> Tensor:
         """The size of the transformation of each unit: 0.2 to 0.5, of either sign."""
@@ -96,7 +92,7 @@ class _Prover:
     def proofs(self) -> list[Proof]:
         if not self._groups:
             return []
-        losses, gradients = self._pass(self._model, with_gradients=True)
+        losses, gradients = self._pass(self._start, with_gradients=True)
         defects = self._defects(gradients)
         change = self._change(losses, range(len(self._groups)))
         changes = dict.fromkeys(range(len(self._groups)), change)
@@ -117,58 +113,52 @@ class _Prover:
                 self._divide(losses, part, changes)
 
     def _pass(
-        self, model: nn.Module, with_gradients: bool = False
+        self, values: dict[str, Tensor], with_gradients: bool = False
     ) -> tuple[list[float], list[dict[str, Tensor]]]:
-        """The loss of each pass, and the gradients."""
+        """The loss of each pass with `values` as parameters and buffers, and the gradients."""
+        tensors = self._tensors(values)
+        trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
         losses: list[float] = []
         gradients: list[dict[str, Tensor]] = []
-        for draw in range(self._draws):
-            seed_all(self._seed + draw)
-            model.zero_grad(set_to_none=True)
-            with _negligible_eps():
-                loss = self._criterion(model(self._inputs))
-                if with_gradients:
-                    loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
-            if with_gradients:
-                gradients.append(
-                    {
-                        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-                        for name, p in model.named_parameters()
-                    }
-                )
+        with untouched(self._model):
+            for draw in range(self._draws):
+                seed_all(self._seed + draw)
+                with _negligible_eps(), torch.set_grad_enabled(with_gradients):
+                    loss = loss_with(self._model, tensors, self._inputs, self._criterion)
+                    if with_gradients:
+                        found = torch.autograd.grad(
+                            loss, list(trained.values()), allow_unused=True
+                        )
+                        gradients.append({
+                            name: torch.zeros_like(tensor) if gradient is None else gradient
+                            for (name, tensor), gradient in zip(trained.items(), found, strict=True)
+                        })  # fmt: skip
+                losses.append(float(loss.detach()))
         return losses, gradients
 
     def _change(self, losses: list[float], some: Sequence[int]) -> float:
         """Of the loss, relative, the largest over the passes."""
-        model = copy.deepcopy(self._start)
-        parameters = dict(model.named_parameters())
-        exponents: dict[str, Tensor | float] = {}
-        with torch.no_grad():
-            for number in some:
-                group, factors = self._groups[number], self._factors[number]
-                ones = {one.parameter: torch.ones_like(parameters[one.parameter])
-                        for one in group.members}  # fmt: skip
-                for name, added in weighted(group, ones, factors, signs=True).items():
-                    if group.symmetry.degree == 1:
-                        parameters[name] += added
-                    else:
-                        exponents[name] = exponents.get(name, 0.0) + added
-            for name, exponent in exponents.items():
-                parameters[name] *= torch.as_tensor(exponent).exp()
-        found, _ = self._pass(model)
-        if len(found) != len(losses) or not np.isfinite([*found, *losses]).all():
+        values, exponents = dict(self._start), {}
+        for number in some:
+            group, factors = self._groups[number], self._factors[number]
+            ones = {one.parameter: torch.ones_like(values[one.parameter]) for one in group.members}
+            for name, added in weighted(group, ones, factors, signs=True).items():
+                if group.symmetry.degree == 1:
+                    values[name] = values[name] + added
+                else:
+                    exponents[name] = exponents.get(name, 0.0) + added
+        for name, exponent in exponents.items():
+            values[name] = values[name] * exponent.exp()
+        found, _ = self._pass(values)
+        if not np.isfinite([*found, *losses]).all():
             return float("inf")
-        return max(
-            abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True)
-        )
+        return max(abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True))
 
     def _defects(self, gradients: list[dict[str, Tensor]]) -> list[float]:
-        with torch.no_grad():
-            return [max(self._defect(group, one) for one in gradients) for group in self._groups]
+        return [max(self._defect(group, one) for one in gradients) for group in self._groups]
 
     def _defect(self, group: Group, gradient: dict[str, Tensor]) -> float:
-        along = moved(group, self._parameters)
+        along = moved(group, self._start)
         inner = per_unit(group, along, gradient, signs=True).abs()
         size = per_unit(group, along, along).sqrt()
         steepness = per_unit(group, gradient, gradient).sqrt()
@@ -182,6 +172,17 @@ def _reason(change: float, defect: float) -> str | None:
     if not defect <= GRADIENT_TOLERANCE:
         return f"the gradient breaks its constraint by {defect:.1e}, though the loss keeps it"
     return None
+
+
+def _nearby(tensor: Tensor) -> Tensor:
+    """In float64; a parameter is moved by a tenth, so that nothing of it is zero or one."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    exact = tensor.detach().double()
+    if not isinstance(tensor, nn.Parameter) or not tensor.numel():
+        return exact.clone()
+    size = exact.square().mean().sqrt().clamp(min=0.1)
+    return exact + 0.1 * size * torch.randn(exact.shape, dtype=exact.dtype).to(exact.device)
 
 
 class _negligible_eps(TorchDispatchMode):

@@ -3,9 +3,7 @@
 Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive homogeneity.
 """
 
-import contextlib
-import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +19,7 @@ from symrun.symmetry.grouping import groups_of
 from symrun.symmetry.groups import Group
 from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
-from symrun.symmetry.randomness import random_numbers_kept, seed_all
+from symrun.symmetry.stand_ins import Criterion, loss_with, seed_all, stand_ins, untouched
 from symrun.symmetry.trace import Trace, tensors_in
 
 PASSES = 6
@@ -56,43 +54,68 @@ def cross_entropy(outputs: Any) -> Tensor:
 def find_structure(
     model: nn.Module,
     example_input: Tensor,
-    criterion: Callable[[Any], Tensor] = cross_entropy,
+    criterion: Criterion = cross_entropy,
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
 
-    Nothing is computed and nothing of `model` changes: a copy without data makes the forward
-    passes. Normalisation and dropout act as the modules' `training` flags stand now.
+    Nothing is computed and nothing of `model` changes: it runs with tensors without data in place
+    of its own, on the device "meta", or with copies if it cannot. Normalisation and dropout act as
+    the modules' `training` flags stand now.
 
-    criterion: from what the model returns to the loss, on tensors without data too.
+    criterion: from what the model returns to the loss, on its device.
 
     A parameter that is frozen, unused or shares memory with another belongs to no group, nor does
-    what the search cannot follow; `verified` proves what it found.
+    what the search cannot follow. `prove` holds what it found against the model.
 
-    Error: UsageError if the model cannot run on tensors without data.
+    Error: UsageError if the model fails on the example.
     Example:
         structure = find_structure(model, torch.zeros(2, 3, 32, 32))
         sum(group.units for group in structure.groups)
     """
-    skeleton = _skeleton(model)
+    try:
+        return _found(model, example_input, criterion, "meta")
+    except Exception:  # a forward that reads values, or tensors that are no parameters
+        device = next((p.device for p in model.parameters()), example_input.device)
+    try:
+        return _found(model, example_input, criterion, device)
+    except Exception as error:  # a user's forward can raise anything
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = str(first).splitlines()[0] if str(first) else type(first).__name__
+        raise UsageError(
+            f"{type(model).__name__} fails on inputs of shape {list(example_input.shape)}, so its "
+            f"symmetries cannot be found: {reason}"
+        ) from error
+
+
+def _found(
+    model: nn.Module, example: Tensor, criterion: Criterion, device: torch.device | str
+) -> Structure:
+    example = example.to(device)
+    tensors = stand_ins(model, lambda tensor: tensor.to(device, copy=True))
     system = LinearSystem()
     exponents = Exponents(system)
     excluded = overlapping(model)
     parameters = {
         name: Transformed.of(name, tensor, order, system)
-        for order, (name, tensor) in enumerate(skeleton.named_parameters())
+        for order, (name, tensor) in enumerate(tensors.items())
         if tensor.requires_grad and name not in excluded and tensor.numel()
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
-    example = example_input.to("meta")
-    with random_numbers_kept():
-        for number in range(FOLLOWED if passes_differ(model, example, criterion) else 1):
+    passes = FOLLOWED if passes_differ(model, tensors, example, criterion) else 1
+    with untouched(model):
+        for number in range(passes):
             seed_all(number)
             trace = Trace(exponents, parameters)
-            for name, tensor in skeleton.named_parameters():
+            for name, _ in model.named_parameters():
                 known = parameters.get(name)
-                trace.set_state(tensor, known.state() if known else State(parameter=name))
-            trained |= _followed(model, skeleton, example, criterion, trace)
+                trace.set_state(tensors[name], known.state() if known else State(parameter=name))
+            with trace:
+                loss = loss_with(model, tensors, example, criterion)
+                trace.exponents.pin(trace.state_of(loss))
+            trained |= _with_gradient(tensors, loss)
             uses += trace.uses
     for name in parameters.keys() - trained:
         parameters[name].first_use = None
@@ -100,59 +123,23 @@ def find_structure(
     return Structure(_layers(uses), groups_of(list(parameters.values()), system.solution()))
 
 
-def _followed(
-    model: nn.Module,
-    skeleton: nn.Module,
-    example: Tensor,
-    criterion: Callable[[Any], Tensor],
-    trace: Trace,
-) -> set[str]:
-    """The names of the parameters on which the loss depends."""
-    try:
-        with torch.enable_grad(), trace:
-            loss = criterion(skeleton(example))
-            trace.exponents.pin(trace.state_of(loss))
-        names, tensors = zip(*skeleton.named_parameters(), strict=True)
-        wanted = [tensor for tensor in tensors if tensor.requires_grad]
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
-        given = {id(t) for t, g in zip(wanted, found, strict=True) if g is not None}
-        return {name for name, tensor in zip(names, tensors, strict=True) if id(tensor) in given}
-    except Exception as error:  # a user's forward can raise anything
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        reason = str(first).splitlines()[0] if str(first) else type(first).__name__
-        raise UsageError(
-            f"{type(model).__name__} does not run on tensors without data, so its symmetries "
-            f"cannot be found: {reason}"
-        ) from error
+def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:
+    """The names of those on which the loss depends."""
+    wanted = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return {name for name, one in zip(wanted, gradients, strict=True) if one is not None}
 
 
-def _skeleton(model: nn.Module) -> nn.Module:
-    """A copy on the device "meta", with no data, that shares what the model shares."""
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        if isinstance(tensor, nn.Parameter):
-            empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = empty
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"{type(model).__name__} cannot be copied, so its symmetries cannot be found: {reason}"
-        ) from error
-
-
-def passes_differ(model: nn.Module, example: Tensor, criterion: Callable[[Any], Tensor]) -> bool:
+def passes_differ(
+    model: nn.Module, tensors: Mapping[str, Tensor], example: Tensor, criterion: Criterion
+) -> bool:
     """Whether one forward pass makes other operations than the next, at random or by counting."""
-    skeleton, seen = _skeleton(model), set()
-    with random_numbers_kept(), torch.enable_grad():
+    seen = set()
+    with untouched(model):
         for number in range(PASSES):
             seed_all(number)
-            with contextlib.suppress(Exception), _Operations() as operations:
-                criterion(skeleton(example.to("meta")))
+            with _Operations() as operations:
+                loss_with(model, tensors, example, criterion)
             seen.add(tuple(operations.made))
     return len(seen) > 1
 

@@ -171,9 +171,13 @@ def proven_structure(
     task, classes = plan.config.task, dataset.classes
     example = dataset.example(_PROVEN_ON, plan.dtype)
     shape = shape_of_labels(model, example.to(plan.device), criterion, plan.config, classes)
-    traced = make_criterion(task, classes, torch.device("meta"), plan.dtype)
-    none = torch.zeros(shape, dtype=torch.int64, device="meta")
-    structure = find_structure(model, example, lambda outputs: traced(outputs, none))
+
+    def traced(outputs: Any) -> Tensor:
+        device = output_of(outputs, task.output).device
+        none = torch.zeros(shape, dtype=torch.int64, device=device)
+        return make_criterion(task, classes, device, plan.dtype)(outputs, none)
+
+    structure = find_structure(model, example, traced)
     draws = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, shape, generator=draws).to(plan.device)
     if example.is_floating_point():

@@ -1,0 +1,64 @@
+"""Runs a module with other tensors in place of its parameters and buffers.
+
+The module itself runs and not a copy, so that what is bound to it counts: a method replaced on an
+instance, a hook, a closure. Afterwards it is as it was.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Criterion = Callable[[Any], Tensor]
+"""From what a model returns to the loss."""
+
+
+def stand_ins(model: nn.Module, made: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """A tensor for each parameter and buffer of `model`, with the hooks on its gradient.
+
+    made: a new tensor, from the parameter or buffer that it stands for.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        stand_in = made(tensor).detach()
+        if isinstance(tensor, nn.Parameter):
+            stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+            for hook in (tensor._backward_hooks or {}).values():
+                stand_in.register_hook(hook)
+        found[name] = stand_in
+    return found
+
+
+def loss_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, criterion: Criterion
+) -> Tensor:
+    """The loss of `model` with `tensors` in place of its own."""
+    return criterion(torch.func.functional_call(model, dict(tensors), (inputs,)))
+
+
+def seed_all(seed: int) -> None:
+    """Of all random numbers that a forward pass may draw: torch's, NumPy's and Python's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Within it passes may draw random numbers and set attributes of the modules; afterwards all
+    of these are as they were. A list or another object that a pass changes stays changed."""
+    kept = [(module, dict(vars(module))) for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), torch.enable_grad():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for module, attributes in kept:
+                vars(module).clear()
+                vars(module).update(attributes)
