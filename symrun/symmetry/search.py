@@ -126,6 +126,8 @@ def _found(
 def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:
     """The names of those on which the loss depends."""
     wanted = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    if not loss.requires_grad:
+        return set()
     gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return {name for name, one in zip(wanted, gradients, strict=True) if one is not None}
 

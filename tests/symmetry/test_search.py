@@ -232,19 +232,25 @@ def test_layers_are_listed_once_and_only_with_a_weight_of_their_own():
     assert [layer.name for layer in find_structure(model, FEATURES).layers] == ["0", "4"]
 
 
-def test_a_model_that_needs_numbers_is_one_clear_error():
+def test_a_model_that_reads_numbers_is_followed_on_copies():
     class Dynamic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp(nn.ReLU())
+
         def forward(self, x):
-            return x if x.sum() > 0 else -x
+            return self.layers(x if x.sum() >= 0 else -x)
 
-    with pytest.raises(UsageError, match="Dynamic does not run on tensors without data") as caught:
-        find_structure(Dynamic(), FEATURES)
+    assert names(Dynamic(), FEATURES)[0] == "layers.0 -> layers.2"
+
+
+def test_a_model_that_fails_is_one_clear_error():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise ValueError("no good\nat all")
+
+    with pytest.raises(UsageError, match=r"Failing fails on inputs of shape .* found: no good") as caught:
+        find_structure(Failing(), FEATURES)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_cannot_be_copied_is_one_clear_error():
-    model = mlp(nn.ReLU())
-    model.lines = (line for line in "ab")
-    with pytest.raises(UsageError, match="Sequential cannot be copied") as caught:
-        find_structure(model, FEATURES)
-    assert "\n" not in str(caught.value)
