@@ -8,10 +8,8 @@ The constants that keep divisions safe, such as BatchNorm's eps, are made neglig
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
-import contextlib
 import copy
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
+from symrun.symmetry.randomness import random_numbers_kept, seed_all
 from symrun.symmetry.rules_elementwise import EPS
+from symrun.symmetry.search import passes_differ
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
 breaking the symmetry of a single unit does."""
 GRADIENT_TOLERANCE = 1e-6
 """Of |B(theta, g)| / (|theta| |g|) in each unit."""
-DRAWS = 4
-"""Forward passes with other random numbers, if these matter."""
+DRAWS = 8
+"""Passes where one makes other operations than the next; else one shows what all do."""
 _NEGLIGIBLE = 1e-24
 _SMALL_GRADIENT = 1e-8
 """Of the largest gradient of a unit, what counts as none: its direction is rounding."""
@@ -61,7 +61,7 @@ def prove(
     inputs: a batch, of at least two. criterion: from what the model returns to the loss.
     Example: [proof.group.name for proof in prove(model, groups, images, loss) if proof.reason]
     """
-    with _random_numbers_kept(), torch.enable_grad():
+    with random_numbers_kept(), torch.enable_grad():
         return _Prover(model, groups, inputs, criterion, seed).proofs()
 
 
@@ -76,7 +76,7 @@ class _Prover:
     ) -> None:
         self._groups, self._criterion, self._seed = groups, criterion, seed
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
-        _seed_all(seed)
+        seed_all(seed)
         self._model = copy.deepcopy(model).double()
         self._parameters = dict(self._model.named_parameters())
         with torch.no_grad():
@@ -84,6 +84,7 @@ class _Prover:
                 if parameter.is_floating_point() and parameter.numel():
                     size = parameter.square().mean().sqrt().clamp(min=0.1)
                     parameter += 0.1 * size * torch.randn_like(parameter)
+        self._draws = DRAWS if passes_differ(model, inputs, criterion) else 1
         self._start = copy.deepcopy(self._model)
         self._factors = [self._drawn(group) for group in groups]
 
@@ -118,12 +119,11 @@ class _Prover:
     def _pass(
         self, model: nn.Module, with_gradients: bool = False
     ) -> tuple[list[float], list[dict[str, Tensor]]]:
-        """The loss in as many passes as random numbers, or the count of calls, make a difference;
-        and the gradients."""
+        """The loss of each pass, and the gradients."""
         losses: list[float] = []
         gradients: list[dict[str, Tensor]] = []
-        for draw in range(DRAWS):
-            _seed_all(self._seed + draw)
+        for draw in range(self._draws):
+            seed_all(self._seed + draw)
             model.zero_grad(set_to_none=True)
             with _negligible_eps():
                 loss = self._criterion(model(self._inputs))
@@ -137,8 +137,6 @@ class _Prover:
                         for name, p in model.named_parameters()
                     }
                 )
-            if draw == 1 and losses[0] == losses[1]:
-                break
         return losses, gradients
 
     def _change(self, losses: list[float], some: Sequence[int]) -> float:
@@ -184,23 +182,6 @@ def _reason(change: float, defect: float) -> str | None:
     if not defect <= GRADIENT_TOLERANCE:
         return f"the gradient breaks its constraint by {defect:.1e}, though the loss keeps it"
     return None
-
-
-def _seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-@contextlib.contextmanager
-def _random_numbers_kept() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 class _negligible_eps(TorchDispatchMode):

@@ -5,13 +5,13 @@ Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive
 
 import contextlib
 import copy
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import symrun.symmetry.rules_elementwise
 import symrun.symmetry.rules_layers  # noqa: F401  both fill RULES
@@ -21,11 +21,13 @@ from symrun.symmetry.grouping import groups_of
 from symrun.symmetry.groups import Group
 from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
-from symrun.symmetry.trace import Trace
+from symrun.symmetry.randomness import random_numbers_kept, seed_all
+from symrun.symmetry.trace import Trace, tensors_in
 
-DRAWS = 2
-"""Forward passes that are followed: what holds in all of them holds in one that draws at random
-or counts its calls, as far as they show it."""
+PASSES = 6
+"""Forward passes that show whether all make the same operations, at least."""
+FOLLOWED = 4
+"""Of a model whose passes do not, such as one that skips layers at random or counts its calls."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def find_structure(
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
 
-    Nothing is computed and nothing of `model` changes: a copy without data makes two forward
+    Nothing is computed and nothing of `model` changes: a copy without data makes the forward
     passes. Normalisation and dropout act as the modules' `training` flags stand now.
 
     criterion: from what the model returns to the loss, on tensors without data too.
@@ -82,13 +84,15 @@ def find_structure(
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
-    with _state_of_the_world_kept():
-        for _ in range(DRAWS):
+    example = example_input.to("meta")
+    with random_numbers_kept():
+        for number in range(FOLLOWED if passes_differ(model, example, criterion) else 1):
+            seed_all(number)
             trace = Trace(exponents, parameters)
             for name, tensor in skeleton.named_parameters():
                 known = parameters.get(name)
                 trace.set_state(tensor, known.state() if known else State(parameter=name))
-            trained |= _run(model, skeleton, example_input.to("meta"), criterion, trace)
+            trained |= _followed(model, skeleton, example, criterion, trace)
             uses += trace.uses
     for name in parameters.keys() - trained:
         parameters[name].first_use = None
@@ -96,7 +100,7 @@ def find_structure(
     return Structure(_layers(uses), groups_of(list(parameters.values()), system.solution()))
 
 
-def _run(
+def _followed(
     model: nn.Module,
     skeleton: nn.Module,
     example: Tensor,
@@ -141,13 +145,30 @@ def _skeleton(model: nn.Module) -> nn.Module:
         ) from error
 
 
-@contextlib.contextmanager
-def _state_of_the_world_kept() -> Iterator[None]:
-    """Random numbers that the passes draw are drawn again afterwards."""
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(state)
+def passes_differ(model: nn.Module, example: Tensor, criterion: Callable[[Any], Tensor]) -> bool:
+    """Whether one forward pass makes other operations than the next, at random or by counting."""
+    skeleton, seen = _skeleton(model), set()
+    with random_numbers_kept(), torch.enable_grad():
+        for number in range(PASSES):
+            seed_all(number)
+            with contextlib.suppress(Exception), _Operations() as operations:
+                criterion(skeleton(example.to("meta")))
+            seen.add(tuple(operations.made))
+    return len(seen) > 1
+
+
+class _Operations(TorchDispatchMode):
+    """Notes what is computed, and from tensors of what shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Any] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.made.append((function, *(tuple(tensor.shape) for tensor in tensors_in(args))))
+        return function(*args, **(kwargs or {}))
 
 
 def _fix_what_is_left(parameters: dict[str, Transformed], exponents: Exponents) -> None:
