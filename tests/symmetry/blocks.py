@@ -107,7 +107,7 @@ def linear_attention():
         )
 
     return Net(
-        forward, q=nn.Linear(4, 4), k=nn.Linear(4, 4), v=nn.Linear(4, 4),
+        forward, q=nn.Linear(4, 4, False), k=nn.Linear(4, 4, False), v=nn.Linear(4, 4),
         out=nn.Linear(4, 4, bias=False), head=nn.Linear(4, 3),
     )  # fmt: skip
 

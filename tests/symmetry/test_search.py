@@ -189,6 +189,12 @@ def test_a_flat_weight_that_is_divided_by_its_norm_is_one_unit_of_scale():
     assert group.members == (Members("w", 0, (0,) * 5, 6),)
 
 
+def test_a_parameter_whose_rows_and_columns_cancel_is_no_member():
+    model = mlp(nn.ReLU())
+    nn.utils.parametrizations.spectral_norm(model[0])
+    assert names(model, FEATURES) == ["0.parametrizations.weight.original", "2", "2.bias"]
+
+
 def test_tied_weights_are_units_together():
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 6, bias=False))
     model.append(nn.ReLU()).append(nn.Linear(6, 3))

@@ -247,6 +247,15 @@ SHAPES = {
         (1, 2),
         (0, 20),
     ),
+    "sums over parts of rows": Case(
+        net(
+            lambda n, x: n.out((x @ n.w.view(4, 2, 3).sum(-1)).relu()),
+            w=lambda: parameter(4, 6),
+            out=(2, 3),
+        ),
+        (2, 3),
+        (0, 16),
+    ),
     "einsum": Case(
         two(lambda n, h: torch.einsum("bi,i->bi", h.relu(), n.scale), scale=lambda: parameter(5)),
         (10, 6),
