@@ -27,12 +27,12 @@ from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
 from symrun.constraints import HessianConstraint, hessian_constraints
-from symrun.symmetry.generator import per_unit
 from symrun.constraints.hessian import Curvature
 from symrun.data import load
 from symrun.figures.style import frame, save, styled
 from symrun.launch import compose
 from symrun.symmetry import Group, Symmetry
+from symrun.symmetry.generator import per_unit
 from symrun.training.device import device_title
 from symrun.training.plan import Plan
 from symrun.training.setup import Training, prepare

@@ -87,13 +87,10 @@ class Clock:
         torch.cuda.synchronize(self._device)
         host = _host_seconds(call, _HOST_CALLS)
         torch.cuda.synchronize(self._device)
-        first, last = (
-            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(2)
-        )
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         if queued:
             hold = min(2 * _CALLS * host, _MAX_HOLD_SECONDS)
-            torch.cuda._sleep(int(hold * _CYCLES_PER_SECOND))  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(int(hold * _CYCLES_PER_SECOND))
         first.record()
         for _ in range(_CALLS):
             call()

@@ -49,7 +49,7 @@ def profile_table(work: Work, device: torch.device) -> str:
 def _launches(call: Callable[[], object]) -> Launches:
     found = [
         event
-        for event in _profiled(call, on_gpu=True).events() or []  # type: ignore[no-untyped-call]
+        for event in _profiled(call, on_gpu=True).events() or []
         if event.device_type == DeviceType.CUDA
         and not getattr(event, "is_user_annotation", False)
         and getattr(event, "activity_type", None)

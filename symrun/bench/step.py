@@ -121,7 +121,7 @@ class Step:
         def both() -> None:
             training.optimizer.zero_grad()
             _, loss = forward()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
         return {
             f"forward{suffix}": lambda: Work(forward),

@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from symrun.symmetry import Group
 from symrun.symmetry.generator import (
     Vector,
     asymmetric,
@@ -36,7 +37,6 @@ from symrun.symmetry.generator import (
     per_unit,
     weighted,
 )
-from symrun.symmetry import Group
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,7 @@ class Term:
         """The axes along which it is not known to be constant."""
         shape = self.variables.shape
         return tuple(
-            axis
-            for axis, size in enumerate(shape)
-            if size > 1 and self.variables.stride(axis) != 0
+            axis for axis, size in enumerate(shape) if size > 1 and self.variables.stride(axis) != 0
         )
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Term":

@@ -1,7 +1,6 @@
 """Groups of units, from the solution of the equations: a unit for each free variable."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd, prod
 
@@ -122,28 +121,24 @@ def _group(
     return (keys[0][0], keys[0][1]), group
 
 
-def _members(
-    parameter: Transformed, part: int, places: dict[int, int], exponent: int
-) -> Members:
+def _members(parameter: Transformed, part: int, places: dict[int, int], exponent: int) -> Members:
     block, shape = parameter.scales[part], parameter.shape
-    units = torch.tensor(
-        [places.get(place, -1) for place in range(block.variables.numel())]
-    ).view(block.variables.shape)
+    units = torch.tensor([places.get(place, -1) for place in range(block.variables.numel())]).view(
+        block.variables.shape
+    )
     if len(shape) < 2 or block.axes == (0,):
-        return Members(parameter.name, 0, tuple(units.flatten().tolist()), prod(shape[1:]), exponent)
+        return Members(
+            parameter.name, 0, tuple(units.flatten().tolist()), prod(shape[1:]), exponent
+        )
     if block.parts > 1:
         rows = shape[0] // block.parts
         units = units.expand(shape).reshape(block.parts, rows, -1)[:, 0].flatten()
-        return Members(
-            parameter.name, 1, tuple(units.tolist()), rows, exponent, parts=block.parts
-        )
+        return Members(parameter.name, 1, tuple(units.tolist()), rows, exponent, parts=block.parts)
     units = units.expand(1, *shape[1:]).flatten()
     return Members(parameter.name, 1, tuple(units.tolist()), shape[0], exponent)
 
 
-def _translations(
-    used: Sequence[Transformed], solution: Sequence[Combination]
-) -> Iterable[Group]:
+def _translations(used: Sequence[Transformed], solution: Sequence[Combination]) -> Iterable[Group]:
     for parameter in used:
         for block in parameter.shifts:
             group = _translation(parameter, block.axes, [
@@ -154,9 +149,7 @@ def _translations(
                 yield group
 
 
-def _translation(
-    parameter: Transformed, axes: tuple[int, ...], owners: list[int]
-) -> Group | None:
+def _translation(parameter: Transformed, axes: tuple[int, ...], owners: list[int]) -> Group | None:
     """Units: what of the parameter is shifted together. None if nothing is.
 
     owners: the class of each place along the block's axis; -1: it may not be shifted.

@@ -1,9 +1,7 @@
 """The parameters of a network and the variables that stand for what is done to them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from symrun.symmetry.exponents import Block, State, Term
@@ -62,8 +60,9 @@ def overlapping(model: nn.Module) -> set[str]:
     for name, tensor in named:
         if tensor.numel() == 0 or tensor.device.type == "meta":
             continue
-        first = tensor.storage_offset()
-        last = first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        first = int(tensor.storage_offset())
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        last = first + sum((int(size) - 1) * int(stride) for size, stride in steps)
         by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((first, last, name))
     found: set[str] = set()
     for spans in by_storage.values():

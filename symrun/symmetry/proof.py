@@ -123,12 +123,10 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with _negligible_eps(), torch.set_grad_enabled(with_gradients):
+                with _NegligibleEps(), torch.set_grad_enabled(with_gradients):
                     loss = loss_with(self._model, tensors, self._inputs, self._criterion)
                     if with_gradients:
-                        found = torch.autograd.grad(
-                            loss, list(trained.values()), allow_unused=True
-                        )
+                        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
                         gradients.append({
                             name: torch.zeros_like(tensor) if gradient is None else gradient
                             for (name, tensor), gradient in zip(trained.items(), found, strict=True)
@@ -138,7 +136,8 @@ class _Prover:
 
     def _change(self, losses: list[float], some: Sequence[int]) -> float:
         """Of the loss, relative, the largest over the passes."""
-        values, exponents = dict(self._start), {}
+        values = dict(self._start)
+        exponents: dict[str, Tensor] = {}
         for number in some:
             group, factors = self._groups[number], self._factors[number]
             ones = {one.parameter: torch.ones_like(values[one.parameter]) for one in group.members}
@@ -146,7 +145,7 @@ class _Prover:
                 if group.symmetry.degree == 1:
                     values[name] = values[name] + added
                 else:
-                    exponents[name] = exponents.get(name, 0.0) + added
+                    exponents[name] = exponents[name] + added if name in exponents else added
         for name, exponent in exponents.items():
             values[name] = values[name] * exponent.exp()
         found, _ = self._pass(values)
@@ -185,8 +184,11 @@ def _nearby(tensor: Tensor) -> Tensor:
     return exact + 0.1 * size * torch.randn(exact.shape, dtype=exact.dtype).to(exact.device)
 
 
-class _negligible_eps(TorchDispatchMode):
+class _NegligibleEps(TorchDispatchMode):
     """Within it, constants that keep divisions safe are too small to be felt in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -1,5 +1,6 @@
 """What operations do to exponents that move entries or act on each entry by itself."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -13,7 +14,7 @@ from symrun.symmetry.trace import Operation, rule
 
 EPS = 1e-3
 """A constant of at most this size that is added to a magnitude, or bounds it from below, keeps a
-division safe and is not meant to be felt: it breaks a symmetry no more than BatchNorm's eps does."""
+division safe and is not meant to be felt: it breaks a symmetry as BatchNorm's eps does."""
 
 
 @rule("clone", "alias", "detach", "_to_copy", "lift_fresh", "contiguous", "positive")
@@ -35,19 +36,21 @@ def _moving(op: Operation) -> Any:
     def moved(variables: Tensor) -> Any:
         return variables if op.name in ("tril", "triu") else function(variables, **rest)
 
+    def part(number: int) -> Callable[[Tensor], Tensor]:
+        return lambda variables: moved(variables)[number]
+
     state = op.state("self")
-    if not isinstance(op.output, (tuple, list)):
-        name = state.parameter if op.name in ("t", "transpose") else None
-        return State(
-            tuple(term.moved(moved) for term in state.scale),
-            tuple(term.moved(moved) for term in state.shift),
-            name,
-        )
-    scales = [[term.moved(lambda v, n=n: moved(v)[n]) for term in state.scale]
-              for n in range(len(op.output))]  # fmt: skip
-    shifts = [[term.moved(lambda v, n=n: moved(v)[n]) for term in state.shift]
-              for n in range(len(op.output))]  # fmt: skip
-    return [State(tuple(a), tuple(b)) for a, b in zip(scales, shifts, strict=True)]
+    if isinstance(op.output, (tuple, list)):
+        return [_moved(state, part(number)) for number in range(len(op.output))]
+    name = state.parameter if op.name in ("t", "transpose") else None
+    return replace(_moved(state, moved), parameter=name)
+
+
+def _moved(state: State, move: Callable[[Tensor], Tensor]) -> State:
+    return State(
+        tuple(term.moved(move) for term in state.scale),
+        tuple(term.moved(move) for term in state.shift),
+    )
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "flatten", "unflatten")
@@ -71,32 +74,34 @@ def _reshaped(op: Operation) -> State:
 
 @rule("cat", "stack", "concat")
 def _joined(op: Operation) -> State:
-    tensors, axis = op["tensors"], op["dim"]
-    axis = axis % (tensors[0].dim() + (op.name == "stack"))
-    states = op.states("tensors")
-    join = torch.cat if op.name != "stack" else torch.stack
-    kept = [(t, s) for t, s in zip(tensors, states, strict=True) if t.shape != (0,)]
+    """Each part keeps its exponents. A shift of one part is none of the others."""
+    tensors, states = op["tensors"], op.states("tensors")
+    if op.name == "stack":
+        axis = op["dim"] % (tensors[0].dim() + 1)
+        shapes = [[*t.shape[:axis], 1, *t.shape[axis:]] for t in tensors]
+        states = [_moved(state, lambda v: v.unsqueeze(axis)) for state in states]
+    else:
+        axis = op["dim"] % max(tensor.dim() for tensor in tensors)
+        shapes = [list(tensor.shape) for tensor in tensors]
+    kept = [(shape, state) for shape, state in zip(shapes, states, strict=True) if shape != [0]]
 
-    def placed(number: int, variables: Tensor) -> Tensor:
-        parts = [
-            variables if n == number else torch.zeros((), dtype=torch.int64).expand(tensor.shape)
-            for n, (tensor, _) in enumerate(kept)
+    def joined(parts: list[Tensor]) -> Term:
+        """Parts of size 1 where nothing varies."""
+        sizes = [max(part.shape[one] for part in parts) for one in range(len(op.shape))]
+        spread = [
+            part.expand([*sizes[:axis], shape[axis], *sizes[axis + 1 :]])
+            for part, (shape, _) in zip(parts, kept, strict=True)
         ]
-        return join(parts, axis)
+        return Term(torch.cat(spread, axis).expand(op.shape))
 
-    totals = [op.exponents.total(s.scale, t.shape) for t, s in kept]
-    sizes = list(torch.broadcast_shapes(*([*t.shape[:axis], 1, *t.shape[axis + 1 :]]
-                 if op.name != "stack" else t.shape for t in totals)))  # fmt: skip
-    spread = [total.expand([t.shape[a] if a == axis and op.name != "stack" else size
-              for a, size in enumerate(sizes)])
-              for (t, _), total in zip(kept, totals, strict=True)]  # fmt: skip
-    scale = Term(join(spread, axis).expand(op.shape))
-    shift = [
-        term.moved(lambda v, n=number: placed(n, v))
-        for number, (_, state) in enumerate(kept)
-        for term in state.shift
-    ]
-    return State((scale,), tuple(shift))
+    def alone(number: int, term: Term) -> Term:
+        none = torch.zeros([1] * len(op.shape), dtype=torch.int64)
+        parts = [compact(term.variables) if n == number else none for n in range(len(kept))]
+        return joined(parts)
+
+    scale = joined([op.exponents.total(state.scale, shape) for shape, state in kept])
+    shifts = [alone(n, term) for n, (_, state) in enumerate(kept) for term in state.shift]
+    return State((scale,), tuple(shifts))
 
 
 @rule("constant_pad_nd")
@@ -277,24 +282,18 @@ def _kept(op: Operation, state: State, factor: Tensor) -> tuple[Term, ...]:
 
 @rule("sqrt", "rsqrt", "reciprocal", "square", "pow")
 def _power(op: Operation) -> State:
-    """x^k multiplies exponents by k; a root asks for the exponents of what it gives."""
-    state, system = op.state("self"), op.exponents.system
+    """x^k multiplies exponents by k, a whole number or half of one."""
+    state = op.state("self")
     op.exponents.pin(state, scale=False)
-    exponent = op.arguments.get("exponent")
-    powers = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1, "square": 2, "pow": exponent}
-    power = powers[op.name]
-    if isinstance(power, Tensor) or not isinstance(op.arguments["self"], Tensor):
+    powers = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}
+    power = powers[op.name] if op.name in powers else op["exponent"]
+    if isinstance(power, Tensor) or not isinstance(op["self"], Tensor) or 2 * power % 1:
         op.exponents.pin(*op.read())
         return State()
-    if float(power).is_integer():
+    if power % 1 == 0:
         return State(_multiples(op, state, int(power)))
-    if float(2 * power).is_integer():
-        return State(tuple(
-            replace(term, variables=_half(op, term.variables, int(2 * power)), block=None)
-            for term in state.scale
-        ))  # fmt: skip
-    op.exponents.pin(state)
-    return State()
+    halves = [_half(op, term.variables, int(2 * power)) for term in state.scale]
+    return State(tuple(Term(variables) for variables in halves))
 
 
 def _multiples(op: Operation, state: State, factor: int) -> tuple[Term, ...]:

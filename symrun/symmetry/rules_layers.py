@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from symrun.symmetry.exponents import State, Term
@@ -29,7 +28,9 @@ def contracted(
     """Of a product that sums over the axes that are not in `out`: what varies along them must
     cancel. Each factor: its state, shape and axes."""
     sizes = {
-        axis: size for _, shape, axes in (one, other) for axis, size in zip(axes, shape, strict=True)
+        axis: size
+        for _, shape, axes in (one, other)
+        for axis, size in zip(axes, shape, strict=True)
     }
     summed = "".join(axis for axis in sizes if axis not in out)
     order = out + summed
@@ -51,7 +52,7 @@ def contracted(
             if state.parameter is None or any(order[axis] in others for axis in spread.varies):
                 op.exponents.pin(State(shift=(term,)))
                 continue
-            first = spread.variables[(..., *[0] * len(summed))]
+            first = spread.variables.flatten(len(out))[..., 0] if summed else spread.variables
             shifts.append(Term(first))
     return State(op.exponents.merged(scale, [sizes[a] for a in out]), tuple(shifts))
 
@@ -117,8 +118,8 @@ def _linear(op: Operation) -> State:
 
 @rule("convolution", "_convolution")
 def _convolution(op: Operation) -> State:
-    """Over positions nothing may vary. Channels: [groups, in / groups] and [groups, out / groups]."""
-    x, weight, groups, exponents = op["input"], op["weight"], op["groups"], op.exponents
+    """Over positions nothing may vary; each group of channels sums over its own."""
+    x, weight, groups = op["input"], op["weight"], op["groups"]
     transposed = op["transposed"]
     shape = op.shape
     positions = range(2, x.dim())
@@ -174,7 +175,9 @@ def _without(op: Operation, state: State, axes: Sequence[int], shape: Sequence[i
         if set(term.varies) & set(axes):
             op.exponents.pin(State(shift=(term,)))
         else:
-            shifts.append(term.moved(lambda v: v[(slice(None), slice(None), *[slice(1)] * len(axes))]))
+            shifts.append(
+                term.moved(lambda v: v[(slice(None), slice(None), *[slice(1)] * len(axes))])
+            )
     return replace(state, scale=scale, shift=tuple(shifts))
 
 
@@ -190,7 +193,9 @@ def _attention(op: Operation) -> State:
     op.exponents.pin(scores, op.state("attn_mask"), op.state("attn_bias"))
     weights = State()
     shape = (*query.shape[:3], key.shape[2])
-    return contracted(op, (weights, shape, "abqk"), (op.state("value"), value.shape, "abkd"), "abqd")
+    return contracted(
+        op, (weights, shape, "abqk"), (op.state("value"), value.shape, "abkd"), "abqd"
+    )
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "logsumexp_none", "std", "var", "var_mean",
@@ -200,7 +205,9 @@ def _reduced(op: Operation) -> Any:
     state, tensor = op.state("self"), op["self"]
     axes = op.arguments.get("dim")
     axes = list(range(tensor.dim())) if axes is None or axes == [] else axes
-    axes = sorted({axis % max(tensor.dim(), 1) for axis in ([axes] if isinstance(axes, int) else axes)})
+    axes = sorted(
+        {axis % max(tensor.dim(), 1) for axis in ([axes] if isinstance(axes, int) else axes)}
+    )
     linear = op.name in ("sum", "mean", "nansum")
     kept, shifts = op.exponents.constant_along(state.scale, axes, tensor.shape), []
     for term in state.shift:
@@ -213,7 +220,9 @@ def _reduced(op: Operation) -> Any:
 
     def placed(term: Term) -> Term:
         narrow = [1 if axis in axes else size for axis, size in enumerate(tensor.shape)]
-        variables = term.variables[tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))]
+        variables = term.variables[
+            tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))
+        ]
         return replace(term, variables=variables.expand(narrow).reshape(shape))
 
     first = State(tuple(placed(t).moved(lambda v: v) for t in kept), tuple(map(placed, shifts)))
@@ -224,13 +233,19 @@ def _reduced(op: Operation) -> Any:
     return [first, State()] if op.name in ("max", "min") else [first] * len(outputs)
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d", "max_pool3d",
-      "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-      "adaptive_avg_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "upsample_nearest1d",
-      "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d",
-      "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_trilinear3d",
-      "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-      "replication_pad2d", "replication_pad3d")  # fmt: skip
+_POOLING = (
+    *("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d"),
+    *("max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d"),
+    *("_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_max_pool2d"),
+    *("adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
+    *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad1d"),
+    *("reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d"),
+    "replication_pad3d",
+)
+
+
+@rule(*_POOLING)
 def _pooled(op: Operation) -> Any:
     """Nothing may vary over positions, the last axes."""
     name = "self" if "self" in op.arguments else "input"
@@ -285,7 +300,9 @@ def _looked_up(op: Operation) -> State:
     kept = op.exponents.constant_along(state.scale, axes, tensor.shape)
 
     def placed(variables: Tensor) -> Tensor:
-        narrow = variables[tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))]
+        narrow = variables[
+            tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))
+        ]
         sizes = [*narrow.shape[: axes[0]], *[1] * ranks, *narrow.shape[axes[-1] + 1 :]]
         return narrow.reshape(sizes).expand(op.shape)
 
@@ -296,99 +313,3 @@ def _looked_up(op: Operation) -> State:
         else:
             shifts.append(term.moved(placed))
     return State(tuple(t.moved(placed) for t in kept), tuple(shifts))
-
-
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional",
-      "_batch_norm_with_update", "_batch_norm_with_update_functional", "cudnn_batch_norm",
-      "_native_batch_norm_legit_no_training", "batch_norm", "miopen_batch_norm")  # fmt: skip
-def _batch_norm(op: Operation) -> Any:
-    """With the batch's own statistics, a channel's scale goes; with running ones, none may."""
-    x, state = op["input"], op.state("input")
-    own = op.arguments.get("training", "no_training" not in op.name)
-    op.exponents.pin(state, scale=not own)  # a shift of one channel is that of a bias alone
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    op.exponents.constant_along(state.scale, axes, x.shape)
-    return [_affine(op, [x.shape[1]], [1, -1, *[1] * (x.dim() - 2)]), *[State()] * 4]
-
-
-@rule("native_layer_norm", "_fused_rms_norm", "layer_norm", "rms_norm")
-def _layer_norm(op: Operation) -> Any:
-    x, state, shape = op["input"], op.state("input"), op["normalized_shape"]
-    axes = list(range(x.dim() - len(shape), x.dim()))
-    op.exponents.constant_along(state.scale, axes, x.shape)
-    if "rms" in op.name:
-        op.exponents.pin(state, scale=False)
-    else:
-        absorb(op, state, x.shape, axes)
-    return [_affine(op, shape, shape), State(), State()]
-
-
-@rule("native_group_norm", "group_norm")
-def _group_norm(op: Operation) -> Any:
-    x, state = op["input"], op.state("input")
-    groups = op.arguments.get("group", op.arguments.get("num_groups"))
-    folded = [x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]]
-
-    def fold(variables: Tensor) -> Tensor:
-        return variables.reshape(folded)
-
-    axes = list(range(2, len(folded)))
-    op.exponents.constant_along([t.moved(fold) for t in state.scale], axes, folded)
-    absorb(op, State(shift=tuple(t.moved(fold) for t in state.shift)), folded, axes)
-    return [_affine(op, [x.shape[1]], [1, -1, *[1] * (x.dim() - 2)]), State(), State()]
-
-
-def _affine(op: Operation, shape: Sequence[int], placed: Sequence[int]) -> State:
-    """The exponents of weight and bias behind a normalisation, which must agree."""
-    weight, bias = op.state("weight"), op.state("bias")
-    has_weight, has_bias = (isinstance(op.arguments.get(n), Tensor) for n in ("weight", "bias"))
-
-    def place(term: Term) -> Term:
-        return term.moved(lambda v: v.reshape(list(placed)).expand(op.shape))
-
-    shifts = tuple(place(term) for term in bias.shift) if has_bias else ()
-    op.exponents.pin(weight, scale=False)
-    if has_weight and has_bias:
-        if not weight.scale and not bias.scale:
-            return State(shift=shifts)
-        scale: tuple[Term, ...] = op.exponents.equated(weight.scale, bias.scale, list(shape))
-    elif has_bias:
-        op.exponents.pin(bias, shift=False)
-        scale = ()
-    else:
-        scale = weight.scale
-    return State(tuple(place(term) for term in scale), shifts)
-
-
-def absorb(op: Operation, state: State, shape: Sequence[int], axes: Sequence[int]) -> None:
-    """The mean along `axes` is subtracted: what is the same along them goes, all else may not be.
-
-    A shift whose m may vary along one of them, because its weights do not, is not the same.
-    """
-    system = op.exponents.system
-    for term in state.shift:
-        variables = term.variables.expand(list(shape))
-        alike = [a for a in axes if shape[a] > 1 and a not in term.to(shape).varies]
-        if alike and not term.uniform:
-            op.exponents.pin(State(shift=(term,)))
-        else:
-            narrow = system.canonical(variables)
-            system.equate(narrow, narrow.amax(tuple(axes), keepdim=True))
-
-
-@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax")
-def _softmax(op: Operation) -> State:
-    state, tensor = op.state("self"), op["self"]
-    op.exponents.pin(state, shift=False)
-    absorb(op, state, tensor.shape, [op["dim"] % max(tensor.dim(), 1)])
-    return State()
-
-
-@rule("_weight_norm_interface")
-def _weight_norm(op: Operation) -> Any:
-    """g v / |v|: the scale of v goes, and g stands for it."""
-    v, state, shape = op["v"], op.state("v"), op["v"].shape
-    op.exponents.pin(state, op.state("g"), scale=False)
-    axes = [axis for axis in range(v.dim()) if axis != op["dim"] % v.dim()]
-    op.exponents.constant_along(state.scale, axes, shape)
-    return [State(tuple(term.to(shape) for term in op.state("g").scale)), State()]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import symrun.symmetry.rules_elementwise
-import symrun.symmetry.rules_layers  # noqa: F401  both fill RULES
+import symrun.symmetry.rules_layers
+import symrun.symmetry.rules_normalisation  # noqa: F401  they fill RULES
 from symrun.errors import UsageError
 from symrun.symmetry.exponents import Exponents, State
 from symrun.symmetry.grouping import groups_of
@@ -48,7 +49,7 @@ class Structure:
 def cross_entropy(outputs: Any) -> Tensor:
     """The part of softmax cross-entropy, over axis 1, that symmetries depend on."""
     first = outputs if isinstance(outputs, Tensor) else next(iter(outputs))
-    return first.log_softmax(1).sum()  # type: ignore[no-any-return]
+    return first.log_softmax(1).sum()
 
 
 def find_structure(
@@ -150,7 +151,7 @@ class _Operations(TorchDispatchMode):
     """Notes what is computed, and from tensors of what shapes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[Any] = []
 
     def __torch_dispatch__(

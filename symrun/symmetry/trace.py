@@ -62,7 +62,7 @@ class Operation:
     def regroup(self, argument: str, parts: int) -> None:
         """Axis 1 of a parameter counts anew in each part of its axis 0."""
         name = self.state(argument).parameter
-        if name in self._trace.parameters:
+        if name is not None and name in self._trace.parameters:
             parameter = self._trace.parameters[name]
             for block in parameter.scales:
                 self.exponents.regroup(block, parts, parameter.shape[0])
@@ -70,7 +70,9 @@ class Operation:
 
     def read(self) -> list[State]:
         """The states of all tensors among the arguments."""
-        return [self._trace.state_of(tensor) for tensor in tensors_in(tuple(self.arguments.values()))]
+        return [
+            self._trace.state_of(tensor) for tensor in tensors_in(tuple(self.arguments.values()))
+        ]
 
 
 class Trace(TorchDispatchMode):
@@ -80,7 +82,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, exponents: Exponents, parameters: Mapping[str, Transformed]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.exponents = exponents
         self.parameters = parameters
         self.uses: list[tuple[str, str, tuple[int, ...]]] = []
@@ -132,7 +134,9 @@ class Trace(TorchDispatchMode):
         operation = Operation(self, function, arguments, output)
         name = operation.name
         states = operation.read()
-        weight = next((s.parameter for s in states if (s.parameter or "").endswith(".weight")), None)
+        weight = next(
+            (s.parameter for s in states if (s.parameter or "").endswith(".weight")), None
+        )
         if weight is not None and name in ("convolution", "mm", "addmm", "bmm", "matmul"):
             self.uses.append((weight, name, tuple(operation.shape)))
         known = RULES.get(name)

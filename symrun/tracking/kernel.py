@@ -105,7 +105,7 @@ class KernelSums:
         """[planes, slots]; read: the weights, then gradients and momentum buffers if needed."""
         partials, count = self._partials.shape[1], self._reductions.count
         sums = self._partials.new_empty(planes, count)
-        with torch.cuda.device_of(sums):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(sums):
             sum_tiles[len(self._tiles),](
                 self._tiles,
                 self._addresses(read),

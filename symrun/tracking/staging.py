@@ -23,7 +23,7 @@ class Staged:
                 _pinned.remove(staged)
             self._host: Tensor = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived = torch.cuda.Event()
             self._arrived.record()
             _pinned.append(self)
         else:

@@ -74,7 +74,7 @@ class Captured:
 @contextlib.contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
     """A stream other than CUDA's default one, which cannot be captured."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         yield

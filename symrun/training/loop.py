@@ -79,7 +79,7 @@ class Update:
         training = self._training
         training.optimizer.zero_grad()
         outputs, loss = training.outputs_and_loss(images, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         observation = self._tracker.observe(due) if self._tracker is not None else None
         training.optimizer.step()
         self._scores.add(outputs, labels, loss)

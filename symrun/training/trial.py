@@ -31,7 +31,7 @@ def shape_of_labels(
         with torch.random.fork_rng([example.device] if example.is_cuda else []):
             returned = network(example)
             labels = _labels(returned, example, config, classes)
-            criterion(returned, labels).backward()  # type: ignore[no-untyped-call]
+            criterion(returned, labels).backward()
     except (UsageError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a user's forward can raise anything

@@ -45,9 +45,7 @@ def rescale(first, second, width=4, inside=5, outside=4):
 
 
 ONE_TWO, TWO_THREE = rescale("one", "two"), rescale("two", "three", 4, 4, 3)
-LOGITS = Group(
-    Symmetry.translation, "three", ("three",), (columns("three.weight", (3, 4), 4),)
-)
+LOGITS = Group(Symmetry.translation, "three", ("three",), (columns("three.weight", (3, 4), 4),))
 
 
 class SkipsAtRandom(Net):

@@ -255,8 +255,8 @@ def test_a_model_that_fails_is_one_clear_error():
         def forward(self, x):
             raise ValueError("no good\nat all")
 
-    with pytest.raises(UsageError, match=r"Failing fails on inputs of shape .* found: no good") as caught:
+    with pytest.raises(
+        UsageError, match=r"Failing fails on inputs of shape .* found: no good"
+    ) as caught:
         find_structure(Failing(), FEATURES)
     assert "\n" not in str(caught.value)
-
-
