@@ -68,7 +68,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     of these are as they were. A list or another object that a pass changes stays changed."""
     kept = [(module, dict(vars(module))) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), torch.enable_grad():
+    gpus = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(gpus), torch.enable_grad():
         try:
             yield
         finally:

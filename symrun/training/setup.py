@@ -195,8 +195,8 @@ def proven_structure(
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:
     """Take the last layer out of autocast, if its columns are conserved under translation."""
-    for group in structure.groups:
-        layer = model.get_submodule(structure.layers[-1].name)
-        last = group.layers == (structure.layers[-1].name,)
-        if last and group.symmetry is Symmetry.translation and isinstance(layer, nn.Linear):
-            keep_float32(layer)
+    shifted = [one.layers[0] for one in structure.groups if one.symmetry is Symmetry.translation]
+    for layer in structure.layers[-1:]:
+        module = model.get_submodule(layer.name)
+        if layer.name in shifted and isinstance(module, nn.Linear):
+            keep_float32(module)
