@@ -191,8 +191,8 @@ def proven_structure(
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:
     """Take the last layer out of autocast, if its columns are conserved under translation."""
-    for group in structure.groups:
-        layer = model.get_submodule(structure.layers[-1].name)
-        last = group.layers == (structure.layers[-1].name,)
-        if last and group.symmetry is Symmetry.translation and isinstance(layer, nn.Linear):
+    for last in structure.layers[-1:]:
+        layer, shifts = model.get_submodule(last.name), (Symmetry.translation, (last.name,))
+        conserved = any((group.symmetry, group.layers) == shifts for group in structure.groups)
+        if conserved and isinstance(layer, nn.Linear):
             keep_float32(layer)

@@ -274,13 +274,18 @@ def test_the_curves_of_a_gif_grow_to_those_of_the_png(write_run, tmp_path, monke
 
 def test_a_run_without_bn_does_not_fit(write_run):
     run = write_run(False)
-    with pytest.raises(UsageError, match=r"^fig1 needs a run with BN; .*run does not fit$"):
+    with pytest.raises(
+        UsageError, match=r"^fig1 needs a run with BN behind convolutions; .*run does not fit$"
+    ):
         select_runs("fig1", [run])
 
 
 def test_too_many_runs_are_refused(write_run):
     runs = [write_run(True, name="one"), write_run(True, name="two")]
-    with pytest.raises(UsageError, match=r"needs a run with BN; .*two is a second one with BN$"):
+    with pytest.raises(
+        UsageError,
+        match=r"fig1 needs .*two is a second one with BN behind convolutions$",
+    ):
         select_runs("fig1", runs)
 
 
