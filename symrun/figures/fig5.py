@@ -13,7 +13,6 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.info import GroupInfo, RunInfo
 from symrun.runs.tables import Curves, unit_curves
 
-
 _PLAIN, _WITH_BN = "of a VGG without BN", "of a VGG with BN"
 
 

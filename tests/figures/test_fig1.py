@@ -332,3 +332,21 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(write_run, tmp_path):
 def test_figures_need_no_torch():
     program = "import sys; sys.modules['torch'] = None; import symrun.figures"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_more_blocks_than_hues_are_told_by_depth(write_run):
+    run = write_run(True)
+    layers = [
+        layer | ({"block": place} if layer["kind"] == "convolution" else {})
+        for place, layer in enumerate(recorded(run)["layers"])
+    ]
+    rewrite(run, layers=layers)
+    (legend,) = draw([run]).subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["block 1", "block 5", "block 8"]
+    colours = [sum(line.get_color()) for line in legend.get_lines()]
+    assert colours == sorted(colours)
+
+
+def test_what_a_narrow_vgg_starts_with_is_said_of_no_other_network(any_network):
+    run = any_network("resnet")
+    assert "first layer" not in draw([run]).get_supxlabel()

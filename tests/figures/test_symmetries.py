@@ -1,4 +1,4 @@
-"""The symmetries of a run: each panel is the table's change of a group, and says what is left out."""
+"""The symmetries of a run: a panel is the table's change of a group; what is left out is said."""
 
 import numpy as np
 import pandas as pd
