@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import os
 
 import pytest
@@ -26,6 +27,15 @@ def _own_precision_and_seed():
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def any_network(tmp_path_factory):
+    """A function from a name in NETWORKS to its run, which is trained once."""
+    from any_network import trained
+
+    folder = tmp_path_factory.mktemp("any_network")
+    return functools.cache(lambda name: trained(name, folder))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_train_check_and_plot_from_any_folder(capfd, tmp_path):
     bn, err = train(capfd, "model=vgg11_bn")
     assert bn.startswith("outputs/vgg11_bn/") and "symrun check" in err
     plain, err = train(capfd, "model=vgg11", "run.dir=plain")
-    assert plain == "plain" and "symrun plot residual plain" in err
+    assert plain == "plain" and "symrun plot symmetries plain" in err
     assert not [path for path in tmp_path.iterdir() if path.name not in ("outputs", "plain")]
 
     assert main(["check", bn, "--json", "--max-residual", "1e-4"]) == 0

@@ -6,6 +6,7 @@ from symrun.config import Config
 from symrun.data.registry import SyntheticConfig
 from symrun.errors import UsageError
 from symrun.launch import compose
+from symrun.models import MODELS, entry_of
 from symrun.overrides import combinations
 from symrun.training.device import select_device
 from symrun.training.plan import Plan
@@ -37,6 +38,9 @@ def title(config: Config) -> str:
 
 def _configuration(chosen: list[str]) -> Config:
     config = compose([*_COMMON, *chosen])
+    if MODELS[entry_of(config.model.name)].axes == 1:
+        reason = f"which model={config.model.name} does not take"
+        raise UsageError(f"symrun bench measures on synthetic images, {reason}")
     if select_device(config.device).type == "cpu":
         narrow = [] if config.model.relative_width is None else _NARROW
         config = compose([*_COMMON, *_ON_CPU, *narrow, *chosen])

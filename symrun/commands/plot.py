@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
     plot = commands.add_parser(
         "plot", help="draw a figure from the tables of runs", example="symrun plot fig1 RUN"
     )
-    figures = "fig1 to fig5, grid (_scale, _rescale, _translation), phase, seeds, residual, units, "
-    figures += "progress"
+    figures = "fig1 to fig5, symmetries, grid (_scale, _rescale, _translation), phase, seeds, "
+    figures += "residual, units, progress"
     figure: Any = plot.add_argument("figure", metavar="FIGURE", help=figures)
     figure.completer = _names_of_figures  # argcomplete's own attribute
     plot.add_argument(

@@ -132,7 +132,8 @@ class _Network:
         width = config.model.relative_width
         network = config.model.name + ("" if width is None else f" at width {width:g}")
         where = f"float64 on {device_title(plan.device)}"
-        self._what = f"{where}, {network}, {size} images of {dataset.title}"
+        examples = describe_dataset(dataset).examples
+        self._what = f"{where}, {network}, {size} {examples} of {dataset.title}"
 
     @isolated()
     def report(self, step: int, where: str) -> Report:

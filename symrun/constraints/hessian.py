@@ -19,7 +19,9 @@ linear in v, so that a violation in any unit shows with probability one.
 Source: Kunin et al. 2021, section 3.
 """
 
+import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from symrun.errors import UsageError
 from symrun.symmetry import Group
 from symrun.symmetry.generator import (
     Vector,
@@ -99,17 +102,34 @@ class Curvature:
         self.gradient: Vector = {name: g.detach() for name, g in self._graph.items()}
 
     def times(self, vector: Vector) -> Vector:
-        """H v, over all parameters: the gradient of <g, v> by a second backward pass."""
+        """H v, over all parameters: the gradient of <g, v> by a second backward pass.
+
+        Error: UsageError if torch cannot differentiate an operation of the network twice.
+        """
         # Only these gradients: the pass then ends at the first layer that v names.
         outputs = [self._graph[name] for name in vector]
-        products = torch.autograd.grad(
-            outputs,
-            list(self._parameters.values()),
-            list(vector.values()),
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        with _twice_differentiable():
+            products = torch.autograd.grad(
+                outputs,
+                list(self._parameters.values()),
+                list(vector.values()),
+                retain_graph=True,
+                materialize_grads=True,
+            )
         return dict(zip(self._parameters, products, strict=True))
+
+
+@contextlib.contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Error: UsageError, naming the operation, where torch lacks a second derivative."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if found is None:
+            raise
+        reason = f"torch has no derivative of {found[1]}"
+        raise UsageError(f"the Hessian of this network cannot be checked: {reason}") from None
 
 
 def hessian_constraints(

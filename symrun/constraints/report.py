@@ -8,7 +8,7 @@ from symrun.constraints.gradient import GradientConstraint
 from symrun.constraints.hessian import HessianConstraint
 
 _IDENTITY = ("symmetry", "group", "units")
-_EPS_NOTE = "scale: BatchNorm's eps breaks this symmetry, in proportion to eps"
+_EPS_NOTE = "scale: a normalisation's eps breaks this symmetry, in proportion to eps"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from symrun.figures import (
     progress,
     residual,
     seeds,
+    symmetries,
     units,
 )
 from symrun.figures.captions import NOT_THE_PAPERS
@@ -44,6 +45,7 @@ FIGURES: dict[str, FigureModule] = {
     "fig3": fig3,
     "fig4": fig4,
     "fig5": fig5,
+    "symmetries": symmetries,
     "grid": Grid(None),
     **{
         f"grid_{symmetry.value}": Grid(symmetry.value)

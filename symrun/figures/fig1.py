@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, step_label, title, width_label
+from symrun.figures.layers import depth_colours
 from symrun.figures.selection import Roles
 from symrun.figures.style import (
     HUES,
@@ -26,14 +27,15 @@ from symrun.runs.info import RunInfo
 from symrun.runs.tables import Curves, parameter_curves, unit_curves
 from symrun.symmetry import Symmetry
 
-RUNS = Roles({"with BN": "fig1"}, lambda info, _: bool(_filter_groups(info)))
+RUNS = Roles({"with BN behind convolutions": "fig1"}, lambda info, _: bool(_filter_groups(info)))
 
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
     """The sampled parameters (left) and the squared norms of all filters (right) of convolutions.
 
-    A hue is a block of convolutions, a shade a layer of it. Lines are drawn in rounds, each with at
+    A hue is a block of convolutions, a shade a layer of it; with many blocks a colour from dark to
+    light is their depth. Lines are drawn in rounds, each with at
     most one line of every layer, later layers on top: so no layer hides the others.
 
     Error: UsageError if the run has fewer than two records, or sampled no parameters.
@@ -59,9 +61,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         axes.set_ylabel(label)
         label_steps(axes, step_label(info))
     right.set_ylim(bottom=0)
+    hues = _hues(blocks)
     handles = [
-        Line2D([], [], color=_hue(block), label=f"block {block + 1}")
-        for block in sorted(set(blocks.values()))
+        Line2D([], [], color=hues[block], label=f"block {block + 1}") for block in _named(hues)
     ]
     panels.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
@@ -84,8 +86,8 @@ def _draw_lines(
 
 
 def _start_of_narrow(info: RunInfo, first: Curves) -> list[str]:
-    """At a width other than the paper's, a line about the first layer, whose start differs."""
-    if info.model.width in (None, 1):
+    """For a VGG of another width than the paper's, a line about the first layer's start."""
+    if info.model.width in (None, 1) or not info.model.family.startswith("VGG"):
         return []
     start = f"{first.values['measured'][0].mean():.2g}, not near 0.09 as at width 1"
     reason = "its fan_out changes with the width, its fan_in does not"
@@ -105,13 +107,27 @@ def _blocks(info: RunInfo) -> dict[str, int]:
 
 def _colours(blocks: dict[str, int]) -> dict[str, Colour]:
     """Convolution -> colour: the hue of its block, from dark to light within the block."""
-    colours = {}
-    for block in set(blocks.values()):
+    colours, hues = {}, _hues(blocks)
+    for block in hues:
         layers = [layer for layer in blocks if blocks[layer] == block]
         for layer, shade in zip(layers, np.linspace(-0.2, 0.2, len(layers)), strict=True):
-            colours[layer] = shaded(_hue(block), shade if len(layers) > 1 else 0)
+            colours[layer] = shaded(hues[block], shade if len(layers) > 1 else 0)
     return colours
 
 
-def _hue(block: int) -> Colour:
-    return to_rgb(HUES[block % len(HUES)])
+def _hues(blocks: dict[str, int]) -> dict[int, Colour]:
+    """Block -> hue, in order; where there are more blocks than hues, colours from dark to light."""
+    numbers = sorted(set(blocks.values()))
+    if numbers[-1] < len(HUES):
+        return {block: to_rgb(HUES[block]) for block in numbers}
+    return dict(zip(numbers, map(to_rgb, depth_colours(len(numbers))), strict=True))
+
+
+def _named(hues: dict[int, Colour]) -> list[int]:
+    """The blocks that the legend names: of many only the first, the middle and the last."""
+    numbers = list(hues)
+    return (
+        numbers
+        if len(numbers) <= len(HUES)
+        else [numbers[0], numbers[len(numbers) // 2], numbers[-1]]
+    )

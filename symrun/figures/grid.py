@@ -59,7 +59,7 @@ class Grid:
     def _shown(self, info: RunInfo) -> str | None:
         if self.symmetry is None:
             return next(iter(hidden_symmetries(info)), None)
-        drawn = _last_layer(info) if self.symmetry == _LAST else groups_of(info, self.symmetry)
+        drawn = _several(info) if self.symmetry == _LAST else groups_of(info, self.symmetry)
         return self.symmetry if drawn else None
 
     @styled
@@ -73,7 +73,7 @@ class Grid:
         assert symmetry is not None, "chosen by RUNS"
         shown = [_columns(run) if symmetry == _LAST else layer_means(run, symmetry) for run in runs]
         places, rows, decays = _places(infos)
-        what = "columns of the last layer" if symmetry == _LAST else "means over each layer"
+        what = _columns_of(infos[0]) if symmetry == _LAST else "means over each layer"
         heading = f"{Symmetry(symmetry).title}, {what}, on {settings(infos)}"
         kinds = " and ".join(dict.fromkeys(optimiser(info)[0] for info in infos))
         last_step = max(int(curves.steps[-1]) for curves in shown)
@@ -153,14 +153,24 @@ def _draw_panel(axes: Axes, info: RunInfo, curves: Curves, symmetry: str) -> Non
         add_lines(axes, curves.steps, flow, **PREDICTED)
 
 
+def _columns_of(info: RunInfo) -> str:
+    """What the units are whose translation is drawn."""
+    group = _several(info)[-1]
+    last = [layer.layer for layer in info.layers[-1:]]
+    return "columns of the last layer" if last == [group] else f"units of {group}"
+
+
 def _columns(run: RunDirectory) -> Curves:
-    """The first columns of the last layer."""
-    group = _last_layer(run.info())[0]
+    """The first columns of the last layer that has any."""
+    group = _several(run.info())[-1]
     curves = drawable(run, unit_curves(run, _LAST, group, ["measured", "flow"]))
     shown = {name: values[:, :_COLUMNS_SHOWN] for name, values in curves.values.items()}
     return Curves(curves.steps, shown)
 
 
-def _last_layer(info: RunInfo) -> list[str]:
-    """The name of the group of its columns, if any; a bias is a group of a single unit."""
+def _several(info: RunInfo) -> list[str]:
+    """The names of the groups that translate more than one unit, in the order of the forward pass.
+
+    That of the last layer's columns is the last, if it has any; a bias is a group of a single unit.
+    """
     return [group.group for group in info.groups_of(_LAST) if group.units > 1]

@@ -17,6 +17,8 @@ from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
+_NAME = 27  # characters: two longer names do not fit side by side
+
 
 def groups_of(info: RunInfo, symmetry: str) -> list[str]:
     """Names of the groups of `symmetry` in the order of the forward pass."""
@@ -60,11 +62,24 @@ def depth_colours(count: int) -> Array:
     return colours
 
 
+def shortened(name: str, most: int) -> str:
+    """A group's name in at most `most` characters, the middle of a longer one left out.
+
+    Example: shortened("blocks.0.up -> blocks.0.down", 15) == "blocks.….0.down"
+    """
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
 def depth_handles(groups: list[str], **look: Any) -> list[Line2D]:
     """For a legend: the first, the middle and the last layer."""
     colours = depth_colours(len(groups))
     shown = {0: "first", len(groups) // 2: "middle", len(groups) - 1: "last"}
     return [
-        Line2D([], [], color=colours[place], label=f"{word}: {groups[place]}", **look)
+        Line2D(
+            [], [], color=colours[place], label=f"{word}: {shortened(groups[place], _NAME)}", **look
+        )
         for place, word in sorted(shown.items())
     ]

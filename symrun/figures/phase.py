@@ -17,6 +17,7 @@ from symrun.figures.layers import (
     groups_of,
     hidden_symmetries,
     layer_means,
+    shortened,
 )
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, Trajectory, drawable, frame, styled, unit_colours
@@ -31,6 +32,7 @@ Array = NDArray[np.float64]
 _MOST_UNITS = 6
 _MOST_POINTS = 60
 _WIDTH = 2.2
+_NAME = 34  # characters: as many as stand above a panel, beside the number of units
 _DASHES = PREDICTED | {"linewidth": 0.5, "linestyle": (0, (4, 9))}
 """Far apart: paths are so steep and close that others would hide their colours."""
 _END: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linestyle": ""}
@@ -70,7 +72,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     _draw_panel(left, run, means, depth_colours(len(groups)))
     _draw_panel(right, run, drawn, unit_colours(len(units)))
     left.set_title("Layers, means over their units")
-    right.set_title(f"{middle}: {len(units)} of {count:,} units")
+    right.set_title(f"{shortened(middle, _NAME)}: {len(units)} of {count:,} units")
     for axes in (left, right):
         axes.set_xlabel(f"{Symmetry(symmetry).label} $Q$")
         axes.set_ylabel("Velocity $dQ/dt$")

@@ -125,17 +125,34 @@ def draw(
 def _figures(
     runs: dict[str, RunDirectory], progress: str
 ) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
-    """Title, figure, file name and runs of each figure; Figs. 1 and 5 show the first that fit."""
+    """Title, figure, file name and runs of each figure; Figs. 1 and 5 show the first that fit.
+
+    The networks that are no VGG, which those figures are not about, have `symmetries` instead.
+    """
     singles = [[run] for run in runs.values()]
     pairs = [[one, other] for one in runs.values() for other in runs.values()]
     alike = [pair for pair in pairs if len({r.info().config.optim for r in pair}) == 1]
     for figure, candidates in (("fig1", singles), ("fig5", alike)):
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
+    others = {name: run for name, run in runs.items() if not _is_vgg(run)}
+    yield from _each("symmetries", "Symmetries of", others)
     yield "Loss and accuracy", "progress", progress, list(runs.values())
-    for kind, title in (("units", "Each unit of"), ("residual", "Residual over training of")):
-        for name, run in runs.items():
-            yield f"{title} {name}", kind, f"{kind}_{name.replace('/', '_')}", [run]
+    yield from _each("units", "Each unit of", runs)
+    yield from _each("residual", "Residual over training of", runs)
+
+
+def _each(
+    kind: str, title: str, runs: dict[str, RunDirectory]
+) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
+    """As `_figures`: a figure of that kind for each run."""
+    for name, run in runs.items():
+        yield f"{title} {name}", kind, f"{kind}_{name.replace('/', '_')}", [run]
+
+
+def _is_vgg(run: RunDirectory) -> bool:
+    """Whether the figures of the paper are about such a network."""
+    return run.info().model.family.startswith("VGG")
 
 
 def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:

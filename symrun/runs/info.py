@@ -100,10 +100,14 @@ class DatasetInfo:
         return f"{self.classes} classes, {self.image_size}×{self.image_size}{grey}"
 
     @property
+    def examples(self) -> str:
+        """What an example is called, in the plural."""
+        return "blocks" if self.image_size is None else "images"
+
+    @property
     def counted(self) -> str:
         """ "2,000 + 500 images of 10 classes, 32×32": for training and for validation."""
-        examples = "blocks" if self.image_size is None else "images"
-        return f"{self.train_images:,} + {self.val_images:,} {examples} of {self.contents}"
+        return f"{self.train_images:,} + {self.val_images:,} {self.examples} of {self.contents}"
 
     def has_images_of(self, other: "DatasetInfo") -> bool:
         """Whether both have the same images, as far as they were recorded."""

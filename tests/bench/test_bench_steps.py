@@ -88,3 +88,8 @@ def test_wrong_use_is_one_line(capsys):
     assert main(["bench", "track.evry=3"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "--pairs must be >= 1" in lines[0] and "evry" in lines[1]
+
+
+def test_a_network_that_takes_no_images_is_refused():
+    with pytest.raises(UsageError, match="synthetic images, which model=gpt does not take"):
+        configurations(["model=gpt"])

@@ -13,6 +13,7 @@ from torch import nn
 
 from symrun.constraints import hessian_constraints
 from symrun.constraints.hessian import Curvature
+from symrun.errors import UsageError
 from symrun.models.vgg import vgg
 from symrun.symmetry import Group, Symmetry, columns, find_structure
 from symrun.symmetry.lines import lines_of
@@ -264,3 +265,12 @@ def test_a_product_for_each_unit_says_the_same(name):
             size = math.hypot(*(e.norm() for e in expected.values()))
             assert error <= rounding * (size or 1), (group.name, unit)
         assert row.relative_error <= rounding, row
+
+
+def test_an_operation_without_a_second_derivative_is_one_line():
+    layers = [nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.Hardsigmoid(), nn.Linear(3, 2)]
+    model = nn.Sequential(*layers).double()
+    images, labels = torch.ones(2, 2, dtype=torch.float64), torch.tensor([0, 1])
+    groups = find_structure(model, images).groups
+    with pytest.raises(UsageError, match="Hessian .* torch has no derivative of .*hardsigmoid"):
+        list(hessian_constraints(model, groups, images, labels, SEED))

@@ -232,7 +232,7 @@ def overlapping_texts(figure):
         for text in figure.findobj(lambda artist: isinstance(artist, Text))
         if text.get_visible() and text.get_text().strip() and text not in beyond
     ]
-    assert len(boxes) > 15, "the texts of the figure were not found"
+    assert len(boxes) > 10, "the texts of the figure were not found"
     page = figure.bbox.padded(1)
     leaving = [
         (text, "the page")

@@ -274,13 +274,18 @@ def test_the_curves_of_a_gif_grow_to_those_of_the_png(write_run, tmp_path, monke
 
 def test_a_run_without_bn_does_not_fit(write_run):
     run = write_run(False)
-    with pytest.raises(UsageError, match=r"^fig1 needs a run with BN; .*run does not fit$"):
+    with pytest.raises(
+        UsageError, match=r"^fig1 needs a run with BN behind convolutions; .*run does not fit$"
+    ):
         select_runs("fig1", [run])
 
 
 def test_too_many_runs_are_refused(write_run):
     runs = [write_run(True, name="one"), write_run(True, name="two")]
-    with pytest.raises(UsageError, match=r"needs a run with BN; .*two is a second one with BN$"):
+    with pytest.raises(
+        UsageError,
+        match=r"fig1 needs .*two is a second one with BN behind convolutions$",
+    ):
         select_runs("fig1", runs)
 
 
@@ -327,3 +332,21 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(write_run, tmp_path):
 def test_figures_need_no_torch():
     program = "import sys; sys.modules['torch'] = None; import symrun.figures"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_more_blocks_than_hues_are_told_by_depth(write_run):
+    run = write_run(True)
+    layers = [
+        layer | ({"block": place} if layer["kind"] == "convolution" else {})
+        for place, layer in enumerate(recorded(run)["layers"])
+    ]
+    rewrite(run, layers=layers)
+    (legend,) = draw([run]).subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["block 1", "block 5", "block 8"]
+    colours = [sum(line.get_color()) for line in legend.get_lines()]
+    assert colours == sorted(colours)
+
+
+def test_what_a_narrow_vgg_starts_with_is_said_of_no_other_network(any_network):
+    run = any_network("resnet")
+    assert "first layer" not in draw([run]).get_supxlabel()

@@ -231,24 +231,26 @@ def test_runs_may_be_given_in_any_order(runs, tmp_path):
 
 @pytest.mark.parametrize("norm, preset", [(True, "fig5_plain"), (False, "fig5_bn")])
 def test_a_missing_run_is_named(write_run, norm, preset):
-    missing = "without BN" if norm else "with BN"
+    missing = "of a VGG without BN" if norm else "of a VGG with BN"
     with pytest.raises(UsageError) as caught:
         select_runs("fig5", [write_run(norm)])
     assert str(caught.value) == (
-        "fig5 needs a run without BN and a run with BN; there is none"
+        "fig5 needs a run of a VGG without BN and a run of a VGG with BN; there is none"
         f" {missing} among those given: `symrun train experiment={preset}` makes one"
     )
 
 
 def test_a_second_run_of_a_kind_is_refused(write_run):
     runs = [write_run(True, name="one"), write_run(True, name="two")]
-    with pytest.raises(UsageError, match=r"two is a second one with BN$"):
+    with pytest.raises(UsageError, match=r"two is a second one of a VGG with BN$"):
         select_runs("fig5", runs)
 
 
 def test_without_runs_the_newest_that_fit_are_taken(write_run, tmp_path, monkeypatch, select_from):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"none without BN in outputs: .*experiment=fig5_plain"):
+    with pytest.raises(
+        UsageError, match=r"none of a VGG without BN in outputs: .*experiment=fig5_plain"
+    ):
         select_runs("fig5", [])
     for day, (name, norm) in enumerate([("a", False), ("b", True), ("c", False), ("d", True)]):
         run = write_run(norm, name=f"outputs/{name}")

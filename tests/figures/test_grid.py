@@ -170,3 +170,9 @@ def test_two_laws_and_a_silent_one_fit_on_the_page(write_run, overlaps):
     settings = [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}]
     runs = [write_run(True, name=str(i), **optim) for i, optim in enumerate(settings)]
     assert overlaps(FIGURES["grid"].draw(runs)) == []
+
+
+def test_units_of_another_layer_than_the_last_are_named(any_network):
+    """The last layer of a GPT is its embedding, whose columns are not conserved."""
+    figure = FIGURES["grid_translation"].draw([any_network("gpt")])
+    assert figure.get_suptitle().startswith("Translation, units of blocks.1.down, on text.txt")

@@ -1,0 +1,103 @@
+"""Units measured, in colour, under what the theory says of them; and below, what it misses."""
+
+import textwrap
+from collections.abc import Collection
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from symrun.figures.captions import law_label, step_label
+from symrun.figures.style import PREDICTED, add_lines, label_steps, unit_colours
+from symrun.runs.info import RunInfo
+from symrun.runs.tables import Curves
+
+_WIDTH, _STRIP_WIDTH = 1.8, 0.8
+
+
+def grid_of(panels: SubFigure, rows: int, columns: int) -> GridSpec:
+    """Places for `rows` x `columns` panels, each with a strip below it."""
+    return panels.add_gridspec(2 * rows, columns, height_ratios=(3, 1) * rows)
+
+
+def draw_units(
+    panels: SubFigure, grid: GridSpec, row: int, column: int, info: RunInfo, curves: Curves
+) -> Axes:
+    """A panel with the columns `measured` and `flow` of `curves`, a line a unit, and below it a
+    strip of their difference. Returns the axes of the panel.
+
+    grid: of `grid_of`. Where the law is silent, its reason stands in place of dashed lines and
+    strip.
+    """
+    silent = "flow" in info.unpredicted
+    high = slice(2 * row, 2 * row + 2) if silent else 2 * row
+    above = lowest = panels.add_subplot(grid[high, column])
+    _draw_lines(above, curves.steps, curves.values["measured"], _WIDTH)
+    if silent:
+        _say_why(above, info.unpredicted["flow"])
+    else:
+        add_lines(above, curves.steps, curves.values["flow"], **PREDICTED)
+        lowest = panels.add_subplot(grid[2 * row + 1, column], sharex=above)
+        _draw_strip(lowest, curves)
+        above.tick_params(labelbottom=False)
+    label_steps(lowest, step_label(info))
+    return above
+
+
+def draw_legend(panels: SubFigure, infos: Collection[RunInfo]) -> None:
+    """What coloured and dashed lines are, above the panels."""
+    handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
+    if predicted := law_label(infos):
+        handles.append(Line2D([], [], label=predicted, **PREDICTED))
+    panels.legend(handles=handles, loc="outside upper center", ncols=2)
+
+
+def notes(infos: Collection[RunInfo]) -> list[str]:
+    """What colours and strips are, and what a law can show in such runs."""
+    colours = "Colours: rank of the final value, dark: lowest"
+    if all("flow" in info.unpredicted for info in infos):
+        return [f"{colours}."]
+    lines = [
+        f"{colours}. Strips: measured − predicted, each on its own scale. Scale and rescale are "
+        "predicted from measured gradient norms: their laws explain a run, they do not forecast it."
+    ]
+    optims = [info.config.optim for info in infos]
+    if not any(optim.weight_decay or getattr(optim, "momentum", 0) for optim in optims):
+        lines.append(
+            "At λ = 0 without momentum, the laws flow and discrete are the same: "
+            "the figure tests the symmetries, not the limit of continuous time."
+        )
+    return lines
+
+
+def evenly_by_rank(final: NDArray[np.float64], most: int) -> NDArray[np.intp]:
+    """At most `most` units, from the one that ends lowest to the one that ends highest."""
+    ranks = np.linspace(0, len(final) - 1, min(len(final), most)).round().astype(int)
+    units: NDArray[np.intp] = np.argsort(final)[ranks]
+    return units
+
+
+def _say_why(axes: Axes, reason: str) -> None:
+    text = f"theory: not predicted\n{textwrap.fill(reason, 24)}"
+    axes.text(0.04, 0.98, text, transform=axes.transAxes, va="top", fontsize=7)
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=high + 0.5 * (high - low))  # room for the text above the lines
+
+
+def _draw_strip(axes: Axes, curves: Curves) -> None:
+    """What the prediction misses: too little to be seen in the panel."""
+    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    missed = curves.values["measured"] - curves.values["flow"]
+    _draw_lines(axes, curves.steps, missed, _STRIP_WIDTH)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.set_ylabel("Measured\n− predicted")
+
+
+def _draw_lines(
+    axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], width: float
+) -> None:
+    add_lines(axes, steps, values, colors=unit_colours(values.shape[1]), linewidths=width)
