@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
 from symrun.errors import UsageError
-from symrun.models import build_model
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
@@ -23,7 +22,7 @@ from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
-from symrun.training.symmetries import Subject
+from symrun.training.symmetries import Subject, untrained
 
 _LOG = logging.getLogger(__name__)
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
@@ -101,9 +100,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     """
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, dataset.shape, dataset.classes)
-    model = model.to(plan.device, plan.dtype)
+    model = untrained(plan, dataset)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)

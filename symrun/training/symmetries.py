@@ -1,17 +1,18 @@
 """The symmetries of a network in training: found, named by hand, proven with its own loss."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from symrun.config import Config, Precision, Sums
 from symrun.data import Dataset
 from symrun.errors import UsageError
+from symrun.models import build_model
 from symrun.models.named import failed, importable, imported
 from symrun.symmetry import Family, Group, Structure
 from symrun.symmetry.proof import Proof, prove
@@ -24,13 +25,23 @@ _PROVEN_ON = 4
 """Inputs in the batch on which symmetries are proven."""
 
 
+def untrained(plan: Plan, dataset: Dataset) -> nn.Module:
+    """The network of a run as it starts. All that is random is drawn from the run's seed.
+
+    Error: UsageError if the network is not made for such data, or cannot be made.
+    """
+    torch.manual_seed(plan.config.seed)
+    model = build_model(plan.config.model, dataset.shape, dataset.classes)
+    return model.to(plan.device, plan.dtype)
+
+
 @dataclass(frozen=True)
 class Subject:
     """A network, with the task and the shape of the data that it is trained on.
 
     example: a batch of zeros. labels: the shape of its labels.
 
-    Example: Subject.of(model, dataset, plan, training.criterion).structure().groups
+    Example: Subject.of(model, dataset, plan, training.criterion).structure()
     """
 
     model: nn.Module
@@ -53,6 +64,20 @@ class Subject:
         shape = shape_of_labels(model, example.to(plan.device), criterion, plan.config, classes)
         return cls(model, plan, classes, example, tuple(shape))
 
+    @classmethod
+    def untrained(cls, config: Config, dataset: Dataset) -> "Subject":
+        """The network of `config` at its initialisation; what makes a run fast has no effect.
+
+        Error: as in `of`; and UsageError for a device that this machine lacks.
+        Example: Subject.untrained(config, dataset).structure().layers
+        """
+        plain = replace(config.train, compile=False, cuda_graph=False)
+        track = replace(config.track, sums=Sums.auto)
+        plan = Plan.of(replace(config, precision=Precision.float32, train=plain, track=track))
+        plan.set_up_torch()
+        criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)
+        return cls.of(untrained(plan, dataset), dataset, plan, criterion)
+
     def structure(self) -> Structure:
         """The layers, the groups that the search finds, and those of `track.families`; nothing is
         proven.
@@ -69,7 +94,7 @@ class Subject:
                 there = f"there is a group {group.symmetry.value} {group.name} already"
                 raise UsageError(f"track.families={name}: {there}: give it another name")
             groups[group.symmetry, group.name] = group
-        return dataclasses.replace(found, groups=tuple(groups.values()))
+        return replace(found, groups=tuple(groups.values()))
 
     def proofs(self, groups: Sequence[Group]) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
