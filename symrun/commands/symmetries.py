@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from symrun.commands.parser import Commands, add_overrides
@@ -143,14 +144,9 @@ def findings(subject: "Subject", groups: Sequence["Group"], proofs: Sequence["Pr
     shapes = {name: tuple(p.shape) for name, p in subject.model.named_parameters()}
     rows: list[Row] = []
     held: dict[str, Tensor] = {}
-    for place, group in enumerate(groups):
+    for group, proof in zip_longest(groups, proofs):
         entries = entries_of(group, shapes)
-        count = sum(int(one.sum()) for one in entries.values())
-        row = Row(group.symmetry.value, group.name, group.units, count)
-        if proofs:
-            proof = proofs[place]
-            judged = (proof.loss_change, proof.defect, proof.reason is None, proof.reason)
-            row = Row(row.symmetry, row.group, row.units, count, *judged)
+        row = _row(group, sum(int(one.sum()) for one in entries.values()), proof)
         rows.append(row)
         if row.proven is not False:
             held |= {name: held.get(name, one) | one for name, one in entries.items()}
@@ -165,6 +161,13 @@ def findings(subject: "Subject", groups: Sequence["Group"], proofs: Sequence["Pr
         {name: count for name, count in left.items() if count},
         max((proof.passes for proof in proofs), default=0),
     )
+
+
+def _row(group: "Group", parameters: int, proof: "Proof | None") -> Row:
+    found = (group.symmetry.value, group.name, group.units, parameters)
+    if proof is None:
+        return Row(*found)
+    return Row(*found, proof.loss_change, proof.defect, proof.reason is None, proof.reason)
 
 
 def _network(subject: "Subject") -> str:
@@ -211,7 +214,7 @@ def _summary(found: Findings) -> list[str]:
     if left:
         more = f" and {len(left) - _LISTED:,} more" if len(left) > _LISTED else ""
         lines.append(f"in no group: {', '.join(left[:_LISTED])}{more}")
-    if not found.passes:
+    if found.rows and not found.passes:
         return [*lines, "nothing of this is proven: --verify proves it"]
     if found.passes > 2:
         random = "the loss is random, or counts its calls"
