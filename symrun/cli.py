@@ -4,13 +4,24 @@ import sys
 from collections.abc import Callable
 
 from symrun import __version__
-from symrun.commands import bench, check, completion, data, plot, report, resume, thin, train
+from symrun.commands import (
+    bench,
+    check,
+    completion,
+    data,
+    plot,
+    report,
+    resume,
+    symmetries,
+    thin,
+    train,
+)
 from symrun.commands.parser import Parser
 from symrun.display import guarded
 from symrun.errors import Interrupted, SymrunError, in_one_line, refusal
 from symrun.warned import warnings_in_one_line
 
-_RESULTS_ARE_PRINTED = ("check", "bench")
+_RESULTS_ARE_PRINTED = ("check", "symmetries", "bench")
 """Commands that fail once nobody can take their output; others go on without it."""
 
 
@@ -70,6 +81,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"symrun {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, resume, plot, check, report, thin, data, bench, completion):
+    for command in (train, resume, plot, check, symmetries, report, thin, data, bench, completion):
         command.add(commands)
     return parser

@@ -90,14 +90,19 @@ class Sums(Enum):
 class TrackConfig:
     """`every`: steps between records. `parameters`: single parameters sampled in each layer.
 
-    sums: auto takes the kernel where it can run and agrees with torch.
+    sums: auto takes the kernel where it can run and agrees with torch. families: classes of the
+    user's that name symmetries by hand.
     """
 
     every: int
     parameters: int
     sums: Sums
+    families: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.families:
+            named = re.fullmatch(r"[\w.]+:\w+", name) is not None
+            require("track.families", named, "a list such as [module:Class]", repr(name))
         require("track.every", self.every >= 1, ">= 1", self.every)
         require("track.parameters", self.parameters >= 0, ">= 0", self.parameters)
 

@@ -147,7 +147,7 @@ def test_figures_never_train():
                          "Propagation", "SGD", "gradient_flow", "kinds_of_sgd", "laws_of_sgd",
                          "steady_forcing"]),
         ("symrun.models", ["MODELS", "Model", "ModelConfig", "build_model", "entry_of"]),
-        ("symrun.symmetry", ["Group", "Layer", "Members", "Structure", "Symmetry",
+        ("symrun.symmetry", ["Family", "Group", "Layer", "Members", "Structure", "Symmetry",
                              "columns", "find_structure", "rows"]),
         ("symrun.tracking", ["Observation", "Tracker"]),
     ],

@@ -1,7 +1,7 @@
 """`symrun check --constraints`: the constraints of a run, or of a model at its initialisation."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,14 +28,20 @@ DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
 
 _WITHOUT_DOWNLOAD = ("data=synthetic", "data.image_size=64")
-_EFFECTIVE = ("model", "data", "task", "experiment", "seed", "device")
+_EFFECTIVE = ("model", "data", "task", "experiment", "seed", "device", "track.families")
 
 
-def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[str]:
+def run_or_overrides(
+    target: str,
+    overrides: list[str],
+    without_download: Sequence[str] = _WITHOUT_DOWNLOAD,
+    asked: str = "constraints",
+) -> RunDirectory | list[str]:
     """The run in the folder `target`, or else the settings of a model.
 
-    target: a folder, the name of a model, or the first override. A model gets synthetic images, so
-    that nothing is downloaded, unless an override chooses other data.
+    target: a folder, the name of a model, or the first override. without_download: settings that
+    stand in front unless an override chooses other data; they are synthetic images, so that nothing
+    is downloaded. asked: what of the model is asked for, in messages.
 
     Error: UsageError if it is neither, or a setting has no effect here.
     Example: run_or_overrides("vgg16", ["model.width=0.125"])
@@ -51,11 +57,12 @@ def run_or_overrides(target: str, overrides: list[str]) -> RunDirectory | list[s
     settings = [target if "=" in target else f"model={target}", *overrides]
     for override in read(settings):
         name = override.key_or_group
-        if name.split(".")[0] not in _EFFECTIVE and name in (*GROUPS, *names()):
+        effective = name in _EFFECTIVE or name.split(".")[0] in _EFFECTIVE
+        if not effective and name in (*GROUPS, *names()):
             remedy = f"only {', '.join(_EFFECTIVE)} have: leave it out"
-            raise UsageError(f"{name} has no effect on a model's constraints; {remedy}")
+            raise UsageError(f"{name} has no effect on a model's {asked}; {remedy}")
     other_data = [s for s in settings if s.startswith("data=") and s != "data=synthetic"]
-    return [*(() if other_data else _WITHOUT_DOWNLOAD), *settings]
+    return [*(() if other_data else without_download), *settings]
 
 
 def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:

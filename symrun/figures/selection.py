@@ -169,8 +169,8 @@ class Family:
         return None
 
 
-_FREE = (*WITHOUT_EFFECT, "track.sums", "deterministic")
-"""Settings whose names begin so may differ between runs of one family."""
+_FREE = (*WITHOUT_EFFECT, "track.sums", "track.families", "deterministic")
+"""Settings whose names begin so may differ between runs of one family, whose groups are alike."""
 
 _ALIKE = dict.fromkeys(("model", "layers", "groups"), "its network")
 """The parts of run.json that are equal in a family, and how a message calls each."""

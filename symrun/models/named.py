@@ -44,9 +44,8 @@ def of_user(
     Error: UsageError if there is no such function, it fails, or returns no network.
     Example: of_user("torch.nn:Linear", {"in_features": 4, "out_features": 10}, (4,), classes=10)
     """
-    module, _, function = name.partition(":")
-    with _importable(os.getcwd()):
-        make = _function(name, module, function)
+    with importable(os.getcwd()):
+        make = imported("model", name)
         offered = {"num_classes": classes}
         offered |= {"in_channels": shape[0]} if len(shape) == 3 else {}
         with contextlib.suppress(ValueError, TypeError):  # a signature that cannot be read
@@ -55,21 +54,27 @@ def of_user(
         return _called(name, lambda: make(**args))
 
 
-def _function(name: str, module: str, function: str) -> Callable[..., Any]:
+def imported(setting: str, name: str) -> Callable[..., Any]:
+    """The function or class that "package.module:function" names.
+
+    setting: what has that value, for messages. Error: UsageError if there is none.
+    Example: imported("model", "torch.nn:Linear") is torch.nn.Linear
+    """
+    module, _, function = name.partition(":")
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(f"model={name}: {module} {_failed(error)}") from None
+            raise UsageError(f"{setting}={name}: {module} {failed(error)}") from None
         where = f"neither in {os.getcwd()} nor installed: start symrun in the folder that holds it"
-        raise UsageError(f"model={name}: there is no module {error.name}, {where}") from None
+        raise UsageError(f"{setting}={name}: there is no module {error.name}, {where}") from None
     except Exception as error:
-        raise UsageError(f"model={name}: importing {module} {_failed(error)}") from None
+        raise UsageError(f"{setting}={name}: importing {module} {failed(error)}") from None
     make = getattr(loaded, function, None)
     if not callable(make):
         names = [key for key, value in vars(loaded).items() if callable(value)]
-        meant = did_you_mean(function, names, f"model={module}:")
-        raise UsageError(f"model={name}: {module} has no function {function}{meant}")
+        meant = did_you_mean(function, names, f"{setting}={module}:")
+        raise UsageError(f"{setting}={name}: {module} has no function {function}{meant}")
     return make  # type: ignore[no-any-return]
 
 
@@ -77,21 +82,22 @@ def _called(name: str, make: Callable[[], Any]) -> nn.Module:
     try:
         model = make()
     except Exception as error:
-        raise UsageError(f"model={name} {_failed(error)}: mend it or model.args") from None
+        raise UsageError(f"model={name} {failed(error)}: mend it or model.args") from None
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UsageError(f"model={name} must return a torch.nn.Module, got {kind}")
     return model
 
 
-def _failed(error: Exception) -> str:
+def failed(error: Exception) -> str:
+    """The end of a message: what code of somebody else's raised."""
     return (
         f"failed with {type(error).__name__}: {in_one_line((str(error).splitlines() or [''])[0])}"
     )
 
 
 @contextlib.contextmanager
-def _importable(folder: str) -> Iterator[None]:
+def importable(folder: str) -> Iterator[None]:
     """Modules of `folder` come first while something is imported."""
     sys.path.insert(0, folder)
     try:

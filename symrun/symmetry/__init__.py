@@ -6,9 +6,11 @@ from symrun.lazy import imported_when_asked
 from symrun.symmetry.groups import Group, Members, Symmetry, columns, rows
 
 if TYPE_CHECKING:
+    from symrun.symmetry.family import Family
     from symrun.symmetry.search import Layer, Structure, find_structure
 
 __all__ = [
+    "Family",
     "Group",
     "Layer",
     "Members",
@@ -20,5 +22,9 @@ __all__ = [
 ]
 
 __getattr__ = imported_when_asked(
-    __name__, dict.fromkeys(("Layer", "Structure", "find_structure"), "symrun.symmetry.search")
+    __name__,
+    {
+        "Family": "symrun.symmetry.family",
+        **dict.fromkeys(("Layer", "Structure", "find_structure"), "symrun.symmetry.search"),
+    },
 )

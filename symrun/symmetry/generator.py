@@ -12,7 +12,7 @@ is in one unit twice, with opposite signs, nothing of it is left.
 Source: Kunin et al. 2021, section 3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,20 @@ def moved(group: Group, parameters: Vector) -> Vector:
     if group.symmetry.degree == 2:
         return parameters
     return {name: torch.ones_like(values) for name, values in parameters.items()}
+
+
+def entries_of(group: Group, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Which entries of each parameter the symmetry moves: bool, in the shapes of the parameters.
+
+    Example:
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        entries_of(structure.groups[0], shapes)
+    """
+    names = {members.parameter for members in group.members}
+    ones = {name: torch.ones(()).expand(*shapes[name]) for name in names}
+    # Random, so that what an entry has of two units does not cancel by chance
+    factors = 1 + torch.rand(group.units, generator=Generator().manual_seed(0))
+    return {name: moved != 0 for name, moved in weighted(group, ones, factors, signs=True).items()}
 
 
 def weighted(group: Group, vector: Vector, factors: Tensor, signs: bool = False) -> Vector:

@@ -39,12 +39,13 @@ _SMALL_GRADIENT = 1e-8
 class Proof:
     """loss_change: the relative change of the loss under the transformations. defect: the largest
     violation of the gradient's constraint over the units. reason: why it is no symmetry; None: it
-    is one."""
+    is one. passes: how many were made; more than one where a pass differs from the next."""
 
     group: Group
     loss_change: float
     defect: float
     reason: str | None
+    passes: int
 
 
 def prove(
@@ -99,7 +100,7 @@ class _Prover:
         if not change <= LOSS_TOLERANCE:
             self._divide(losses, list(range(len(self._groups))), changes)
         return [
-            Proof(group, changes[number], defect, _reason(changes[number], defect))
+            Proof(group, changes[number], defect, _reason(changes[number], defect), len(losses))
             for number, (group, defect) in enumerate(zip(self._groups, defects, strict=True))
         ]
 

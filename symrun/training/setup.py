@@ -12,23 +12,19 @@ from torch import Tensor, nn
 from symrun.config import Precision
 from symrun.data import Batches, Dataset
 from symrun.errors import UsageError
-from symrun.models import build_model
 from symrun.optimizers import make_optimizer
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
-from symrun.symmetry.proof import Proof, prove
-from symrun.symmetry.search import find_structure
+from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32
 from symrun.training.plan import Plan
-from symrun.training.trial import shape_of_labels
+from symrun.training.symmetries import Subject, untrained
 
 _LOG = logging.getLogger(__name__)
-_PROVEN_ON = 4
-"""Inputs in the batch on which symmetries are proven."""
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
 
@@ -104,9 +100,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     """
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, dataset.shape, dataset.classes)
-    model = model.to(plan.device, plan.dtype)
+    model = untrained(plan, dataset)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)
@@ -166,28 +160,11 @@ def proven_structure(
     """The layers and symmetry groups of `model`, with the loss that it is trained with.
 
     report: called with the proof of each group; one that fails is left out.
-    Error: UsageError if the model cannot take the data, or its outputs do not suit the task.
+    Error: as in `Subject`.
     """
-    task, classes = plan.config.task, dataset.classes
-    example = dataset.example(_PROVEN_ON, plan.dtype)
-    shape = shape_of_labels(model, example.to(plan.device), criterion, plan.config, classes)
-
-    def traced(outputs: Any) -> Tensor:
-        device = output_of(outputs, task.output).device
-        none = torch.zeros(shape, dtype=torch.int64, device=device)
-        return make_criterion(task, classes, device, plan.dtype)(outputs, none)
-
-    structure = find_structure(model, example, traced)
-    draws = torch.Generator().manual_seed(0)
-    labels = torch.randint(classes, shape, generator=draws).to(plan.device)
-    if example.is_floating_point():
-        inputs = torch.randn(example.shape, generator=draws, dtype=torch.float64)
-    else:
-        inputs = torch.randint(classes, example.shape, generator=draws)
-    exact = make_criterion(task, classes, plan.device, torch.float64)
-    proofs = prove(
-        model, structure.groups, inputs.to(plan.device), lambda outputs: exact(outputs, labels)
-    )
+    subject = Subject.of(model, dataset, plan, criterion)
+    structure = subject.structure()
+    proofs = subject.proofs(structure.groups)
     for proof in proofs:
         report(proof)
     return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
