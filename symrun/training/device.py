@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from symrun.config import Device, Precision
 from symrun.errors import RunError, UsageError
 
+_ENOUGH_CHANNELS = 16
+
 
 def select_device(device: Device) -> torch.device:
     """Error: UsageError if CUDA is asked for and missing; never a silent run on the CPU."""
@@ -40,6 +42,21 @@ def set_precision(precision: Precision) -> None:
         cudnn.fp32_precision = "tf32" if tf32 else "ieee"
     for other in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
         other.fp32_precision = "ieee"
+
+
+def takes_channels_last(model: nn.Module, device: torch.device) -> bool:
+    """Whether all convolutions of `model` can have their channels last on `device`.
+
+    On the CPU, torch 2.14's backward of a 1x1 convolution with a stride and few input channels
+    writes past its memory in this layout: from 4 or 8 channels of 64x64, batch 128, it crashed.
+    """
+    return device.type == "cuda" or not any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < _ENOUGH_CHANNELS
+        for layer in model.modules()
+    )
 
 
 def set_determinism(deterministic: bool) -> None:

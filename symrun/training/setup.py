@@ -20,7 +20,7 @@ from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker
 from symrun.training.compiled import compiled
-from symrun.training.device import autocast, keep_float32
+from symrun.training.device import autocast, keep_float32, takes_channels_last
 from symrun.training.plan import Plan
 from symrun.training.symmetries import Subject, untrained
 
@@ -101,7 +101,8 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     plan.set_up_torch()
     config, settings = plan.config, plan.config.train
     model = untrained(plan, dataset)
-    if settings.channels_last:
+    channels_last = settings.channels_last and takes_channels_last(model, plan.device)
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     criterion = make_criterion(config.task, dataset.classes, plan.device, plan.dtype)
     structure = proven_structure(model, dataset, plan, criterion)
@@ -114,7 +115,7 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         plan.device,
         plan.dtype,
         on_device=settings.data_on_device,
-        channels_last=settings.channels_last,
+        channels_last=channels_last,
     )
     return Training(
         plan,

@@ -83,6 +83,15 @@ def test_the_layout_changes_where_numbers_lie_and_not_what_they_are():
         assert (values - weights["false"][name]).abs().max() <= 1e-5 * largest + 1e-7, name
 
 
+@pytest.mark.parametrize(("width", "last"), [(0.125, False), (0.25, True)])
+def test_a_layout_in_which_torch_crashes_is_not_taken(width, last):
+    """A stride of 1x1 convolutions with few channels, as in narrow ResNets."""
+    training = made("model=resnet18_64", f"model.width={width}", "train.channels_last=true")
+    images, _ = next(training.batches.epoch(1))
+    for tensor in (images, training.model.layer2[0].conv2.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == last
+
+
 class _Recorded:
     """In the place of torch.compile: calls the model and notes the batch."""
 
