@@ -44,7 +44,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "ShuffleNet v2": ("torchvision/shufflenet_v2_x1_0", *SMALL),
     "EfficientNet-B0": ("torchvision/efficientnet_b0", *SMALL),
     "RegNetY-400MF": ("torchvision/regnet_y_400mf", *SMALL),
-    "ConvNeXt-T": ("torchvision/convnext_tiny", *THOUSAND, "data.image_size=32"),
+    "ConvNeXt-T": ("torchvision/convnext_tiny", *SMALL),
     "ViT-B/16": ("torchvision/vit_b_16", *THOUSAND),
     "Swin-T": ("torchvision/swin_t", *SMALL),
     "symrun's gpt": ("gpt",),
@@ -62,8 +62,8 @@ INTRODUCTION = (
 PROOFS = (
     "A finite transformation of random size must leave the loss alone, and the gradient must obey "
     "the constraint of every unit. The largest relative change of the loss and the largest defect "
-    "of the gradient are rounding, which is felt most in units whose gradient is small. Four "
-    "passes instead of two are made of a loss that is random, by dropout or stochastic depth. "
+    "of the gradient are rounding, which is felt most in units whose gradient is small. One pass "
+    "shows all, unless a pass makes other operations than the next: then there are eight. "
     "Times are of one core of a machine that did other work too."
 )
 MISSING = {

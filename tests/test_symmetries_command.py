@@ -47,11 +47,11 @@ def layers():
 noisy, counting = lambda: Noisy(*layers()), lambda: Counting(*layers())
 trained, deceptive = lambda: Trained(*layers()), lambda: Deceptive(*layers())
 
-def looks_at_values():
-    class Looks(nn.Sequential):
+def fails():
+    class Fails(nn.Sequential):
         def forward(self, images):
-            return super().forward(images if images.sum() > 0 else -images)
-    return Looks(*layers())
+            raise ValueError("not today")
+    return Fails(*layers())
 """
 
 
@@ -117,11 +117,12 @@ def test_without_verify_nothing_is_proven_and_it_says_so(capfd):
     assert "not" not in out.split("\n\n")[1]
 
 
-@pytest.mark.parametrize(("name", "passes"), [("noisy", 4), ("counting", 4), ("trained", 2)])
+@pytest.mark.parametrize(("name", "passes"), [("noisy", 1), ("counting", 8), ("trained", 1)])
 def test_a_loss_that_differs_from_pass_to_pass_is_told(capfd, name, passes):
     """Scaling the outputs at random leaves rescale alone, and the shift of the logits."""
     out, _ = command(capfd, f"command_nets:{name}", "data.image_size=32", "--verify")
-    assert ("the loss is random, or counts its calls: 4 passes" in out) == (passes == 4)
+    told = "a pass differs from the next, at random or by counting: 8 passes"
+    assert (told in out) == (passes == 8)
     assert "in training mode" in out and out.count(" proven\n") == 3
 
 
@@ -172,8 +173,8 @@ def test_a_file_that_is_named_is_read(tmp_path):
         (["mlp", "task=next_token"], "data must be images for model=mlp, got text"),
         (["gpt", "data=text", "task=next_token"], "data.root must be a text file"),
         (
-            ["command_nets:looks_at_values", "data.image_size=32"],
-            "does not run on tensors without data",
+            ["command_nets:fails", "data.image_size=32"],
+            "fails on inputs of shape [4, 3, 32, 32]: not today",
         ),
         (["mlp", "track.families=[nowhere:Sums]"], "there is no module nowhere"),
         (["mlp", "--verfy"], "did you mean --verify?"),

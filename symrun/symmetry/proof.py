@@ -76,8 +76,7 @@ class _Prover:
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
         seed_all(seed)
         self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
-        trial = self._tensors(self._start)
-        self._draws = DRAWS if passes_differ(model, trial, self._inputs, criterion) else 1
+        self._draws = DRAWS if passes_differ(model, self._inputs, criterion, torch.float64) else 1
         self._factors = [self._drawn(group) for group in groups]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,7 +123,7 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with _NegligibleEps(), torch.set_grad_enabled(with_gradients):
+                with _NegligibleEps():
                     loss = loss_with(self._model, tensors, self._inputs, self._criterion)
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)

@@ -105,7 +105,7 @@ def _found(
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
-    passes = FOLLOWED if passes_differ(model, tensors, example, criterion) else 1
+    passes = FOLLOWED if _differ(model, example, criterion) else 1
     with untouched(model):
         for number in range(passes):
             seed_all(number)
@@ -134,9 +134,27 @@ def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:
 
 
 def passes_differ(
-    model: nn.Module, tensors: Mapping[str, Tensor], example: Tensor, criterion: Criterion
+    model: nn.Module, example: Tensor, criterion: Criterion, dtype: torch.dtype | None = None
 ) -> bool:
-    """Whether one forward pass makes other operations than the next, at random or by counting."""
+    """Whether one forward pass makes other operations than the next, at random or by counting.
+
+    dtype: of all parameters and buffers that are no whole numbers; None: as they are.
+    Assumes: the model and the criterion run on the device of the example, if not on "meta".
+    """
+    try:
+        return _differ(model, example.to("meta"), criterion, dtype)
+    except Exception:  # as in find_structure
+        return _differ(model, example, criterion, dtype)
+
+
+def _differ(
+    model: nn.Module, example: Tensor, criterion: Criterion, dtype: torch.dtype | None = None
+) -> bool:
+    def made(tensor: Tensor) -> Tensor:
+        kind = dtype if tensor.is_floating_point() else None
+        return tensor.to(example.device, kind, copy=True)
+
+    tensors = stand_ins(model, made)
     seen = set()
     with untouched(model):
         for number in range(PASSES):
@@ -148,7 +166,7 @@ def passes_differ(
 
 
 class _Operations(TorchDispatchMode):
-    """Notes what is computed, and from tensors of what shapes."""
+    """Notes what is computed, from tensors of what shapes and from what numbers."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -157,7 +175,9 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.made.append((function, *(tuple(tensor.shape) for tensor in tensors_in(args))))
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(args)]
+        numbers = [one for one in args if isinstance(one, int | float)]
+        self.made.append((function, *shapes, *numbers))
         return function(*args, **(kwargs or {}))
 
 

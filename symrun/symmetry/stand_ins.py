@@ -27,7 +27,7 @@ def stand_ins(model: nn.Module, made: Callable[[Tensor], Tensor]) -> dict[str, T
         stand_in = made(tensor).detach()
         if isinstance(tensor, nn.Parameter):
             stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
-            for hook in (tensor._backward_hooks or {}).values():
+            for hook in (tensor._backward_hooks or {}).values() if tensor.requires_grad else ():
                 stand_in.register_hook(hook)
         found[name] = stand_in
     return found

@@ -84,14 +84,8 @@ class Subject:
 
         Error: UsageError for a class that cannot be used, or names a group that there is.
         """
-        task = self.plan.config.task
-
-        def criterion(outputs: Any) -> Tensor:
-            device = output_of(outputs, task.output).device  # "meta", if the network runs there
-            labels = torch.zeros(self.labels, dtype=torch.int64, device=device)
-            return make_criterion(task, self.classes, device, self.plan.dtype)(outputs, labels)
-
-        found = find_structure(self.model, self.example, criterion)
+        labels = torch.zeros(self.labels, dtype=torch.int64)
+        found = find_structure(self.model, self.example, self._loss(labels, self.plan.dtype))
         groups = {(group.symmetry, group.name): group for group in found.groups}
         for name, group in _by_hand(self.plan.config.track.families, self.model):
             if (group.symmetry, group.name) in groups:
@@ -103,16 +97,23 @@ class Subject:
     def proofs(self, groups: Sequence[Group]) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
         draws = torch.Generator().manual_seed(0)
-        device, example = self.plan.device, self.example
-        labels = torch.randint(self.classes, self.labels, generator=draws).to(device)
-        if example.is_floating_point():
-            inputs = torch.randn(example.shape, generator=draws, dtype=torch.float64)
+        labels = torch.randint(self.classes, self.labels, generator=draws)
+        if self.example.is_floating_point():
+            inputs = torch.randn(self.example.shape, generator=draws, dtype=torch.float64)
         else:
-            inputs = torch.randint(self.classes, example.shape, generator=draws)
-        criterion = make_criterion(self.plan.config.task, self.classes, device, torch.float64)
-        return prove(
-            self.model, groups, inputs.to(device), lambda outputs: criterion(outputs, labels)
-        )
+            inputs = torch.randint(self.classes, self.example.shape, generator=draws)
+        criterion = self._loss(labels, torch.float64)
+        return prove(self.model, groups, inputs.to(self.plan.device), criterion)
+
+    def _loss(self, labels: Tensor, dtype: torch.dtype) -> Callable[[Any], Tensor]:
+        """The task's loss of what the network returns, on whatever device: "meta" in a search."""
+        task = self.plan.config.task
+
+        def criterion(outputs: Any) -> Tensor:
+            device = output_of(outputs, task.output).device
+            return make_criterion(task, self.classes, device, dtype)(outputs, labels.to(device))
+
+        return criterion
 
 
 def _by_hand(families: Sequence[str], model: nn.Module) -> Iterator[tuple[str, Group]]:

@@ -19,7 +19,7 @@ from symrun.runs.reading import read_table
 from symrun.tasks import make_criterion
 from symrun.training.plan import Plan
 from symrun.training.setup import prepare
-from symrun.training.trial import unused_weights
+from symrun.training.trial import shape_of_labels
 
 SMALL = ["data=synthetic", "data.train_images=40", "data.val_images=20", "device=cpu"]
 SMALL += ["train.batch_size=8", "train.steps=4", "track.every=2"]
@@ -110,8 +110,8 @@ def test_googlenet_trains_with_one_of_its_outputs():
     [
         (["model=torchvision/resnt18"], "no classifier resnt18; did you mean model=torchvision/re"),
         (["model=torchvision/"], "torchvision has no classifier "),
-        (["model=torchvision/alexnet"], "alexnet fails on inputs of shape [2, 3, 32, 32]: Given"),
-        (["model=torchvision/vit_b_16"], "fails on inputs of shape [2, 3, 32, 32]: Wrong image"),
+        (["model=torchvision/alexnet"], "alexnet fails on inputs of shape [4, 3, 32, 32]: Given"),
+        (["model=torchvision/vit_b_16"], "fails on inputs of shape [4, 3, 32, 32]: Wrong image"),
         (
             ["model=torchvision/resnet18", "model.args={deep:1}"],
             "unexpected keyword argument 'deep': mend it or model.args",
@@ -119,7 +119,7 @@ def test_googlenet_trains_with_one_of_its_outputs():
         (["model=torchvision/resnet18", "model.args={weights:DEFAULT}"], "'weights': mend it or"),
         (
             ["model=mlp", "task=next_token"],
-            "model=mlp gives outputs of shape [2, 10] where task=next_token on this data needs [2,",
+            "model=mlp gives outputs of shape [4, 10] where task=next_token on this data needs [4,",
         ),
         (["model=mlp", "task.output=1"], "must be null, since model=mlp returns a single tensor"),
         (
@@ -146,10 +146,10 @@ def test_what_cannot_be_trained_is_refused_before(settings, message):
         (["NETS.mine:without_classes"], "missing 1 required positional argument: 'width': mend"),
         (
             ["NETS.mine:without_classes", "model.args={width:4}"],
-            "gives outputs of shape [2, 4] where task=cross_entropy on this data needs [2, 10]",
+            "gives outputs of shape [4, 4] where task=cross_entropy on this data needs [4, 10]",
         ),
         (["NETS.mine:two"], "returns a dict: task.output must be one of main, other, got None"),
-        (["NETS.mine:two", "task.output=other"], "gives outputs of shape [2, 20] where"),
+        (["NETS.mine:two", "task.output=other"], "gives outputs of shape [4, 20] where"),
     ],
 )
 def test_a_network_of_the_users_that_cannot_be_used(nets, tmp_path, settings, message):
@@ -169,7 +169,8 @@ def test_a_run_of_a_network_of_the_users_is_resumed_and_checked(nets, capfd, mon
     assert info.config.by_name["model.args.width"] == 12
     assert (info.model.title, info.model.width) == (f"{nets}.mine:two", None)
     # What leads to the other output as well cannot be balanced within what is trained
-    assert [group.group for group in info.groups] == ["hidden.1 -> hidden.3"]
+    names = [group.group for group in info.groups]
+    assert names == ["hidden.1 -> hidden.3", "main", "main.bias"]
 
     run.checkpoint(4).unlink()
     rewrite(run, status="interrupted")
@@ -205,7 +206,7 @@ def test_a_trial_leaves_network_and_generators_as_they_were():
     model = build_model(config.model, (3, 32, 32), 10)
     weights, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     criterion = make_criterion(config.task, 10, torch.device("cpu"), torch.float32)
-    assert unused_weights(model, torch.ones(2, 3, 32, 32), criterion, config, 10) == set()
+    assert shape_of_labels(model, torch.ones(2, 3, 32, 32), criterion, config, 10) == [2]
     assert torch.equal(torch.get_rng_state(), generator)
     after = model.state_dict()
     assert all(torch.equal(after[name], weights[name]) for name in weights)
