@@ -1,9 +1,9 @@
 """Follows a transformation of the parameters through one forward pass, operation by operation.
 
-The model runs as it is, on tensors without data; every operation that reaches torch's dispatcher
-says what it does to exponents. So it does not matter how the model is written, and nothing has to
-be captured first: a graph of torch.fx or torch.export would show the same operations, but refuses
-models that this can follow.
+The model runs as it is, on tensors without data where it can; every operation that reaches torch's
+dispatcher says what it does to exponents. So it does not matter how the model is written, and
+nothing has to be captured first: a graph of torch.fx or torch.export would show the same operations,
+but refuses models that this can follow, and does not show hooks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
