@@ -154,15 +154,20 @@ class _Prover:
         return max(abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True))
 
     def _defects(self, gradients: list[dict[str, Tensor]]) -> list[float]:
-        return [max(self._defect(group, one) for one in gradients) for group in self._groups]
+        found = [0.0] * len(self._groups)
+        for gradient in gradients:
+            floor = _SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
+            for number, group in enumerate(self._groups):
+                found[number] = max(found[number], self._defect(group, gradient, floor))
+        return found
 
-    def _defect(self, group: Group, gradient: dict[str, Tensor]) -> float:
-        along = moved(group, self._start)
+    def _defect(self, group: Group, gradient: dict[str, Tensor], floor: float) -> float:
+        along = moved(group, {one.parameter: self._start[one.parameter] for one in group.members})
         inner = per_unit(group, along, gradient, signs=True).abs()
         size = per_unit(group, along, along).sqrt()
         steepness = per_unit(group, gradient, gradient).sqrt()
-        floor = _SMALL_GRADIENT * max(float(g.abs().max()) for g in gradient.values())
-        return float((inner / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
+        worst = float((inner / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
+        return worst if np.isfinite(worst) else float("inf")
 
 
 def _reason(change: float, defect: float) -> str | None:
@@ -177,11 +182,11 @@ def _nearby(tensor: Tensor) -> Tensor:
     """In float64; a parameter is moved by a tenth, so that nothing of it is zero or one."""
     if not tensor.is_floating_point():
         return tensor.clone()
-    exact = tensor.detach().double()
-    if not isinstance(tensor, nn.Parameter) or not tensor.numel():
-        return exact.clone()
-    size = exact.square().mean().sqrt().clamp(min=0.1)
-    return exact + 0.1 * size * torch.randn(exact.shape, dtype=exact.dtype).to(exact.device)
+    exact = tensor.detach().to(torch.float64, copy=True)
+    if isinstance(tensor, nn.Parameter) and tensor.numel():
+        size = max(float(tensor.detach().norm()) / tensor.numel() ** 0.5, 0.1)
+        exact.add_(torch.randn(tensor.shape).to(exact.device), alpha=0.1 * size)
+    return exact
 
 
 class _NegligibleEps(TorchDispatchMode):
