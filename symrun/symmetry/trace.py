@@ -2,8 +2,8 @@
 
 The model runs as it is, on tensors without data where it can; every operation that reaches torch's
 dispatcher says what it does to exponents. So it does not matter how the model is written, and
-nothing has to be captured first: torch.fx or torch.export would show the same operations in a graph,
-but refuses models that this can follow, and does not show hooks.
+nothing has to be captured first: torch.fx and torch.export show the same operations in a graph, but
+refuse models that this can follow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
