@@ -62,6 +62,13 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed)
 
 
+def random_numbers() -> tuple[Any, ...]:
+    """The states of the host's generators, which change where one draws."""
+    kind, keys, *place = np.random.get_state(legacy=True)
+    numpy = (kind, keys.tobytes(), *place)  # type: ignore[union-attr]
+    return random.getstate(), numpy, torch.get_rng_state().numpy().tobytes()
+
+
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Within it passes may draw random numbers and set attributes of the modules; afterwards all
