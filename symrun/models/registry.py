@@ -31,10 +31,11 @@ class ModelConfig:
         setting."""
         return None
 
-    def require_side(self, side: int | None) -> None:
+    def require_side(self, side: int | None, setting: str = "data.image_size") -> None:
         """Refuse images that the network cannot take.
 
-        side: pixels along a side; None if the data are no images. Error: UsageError.
+        side: pixels along a side; None if the data are no images. setting: what chooses it.
+        Error: UsageError.
         """
 
 
@@ -82,7 +83,7 @@ def build_model(config: ModelConfig, shape: Shape, classes: int) -> "nn.Module":
     takes = kinds.get(entry.axes or len(shape), "such data")
     found = kinds.get(len(shape), f"{len(shape)} axes")
     require("data", takes == found, f"{takes} for model={config.name}", found)
-    config.require_side(shape[-1] if len(shape) == 3 else None)
+    config.require_side(shape[-1] if len(shape) == 3 else None, "data.size")
     return entry.build(config, shape, classes)
 
 
@@ -103,9 +104,9 @@ class VggConfig(ScaledConfig):
     dropout: float
     eps: float = BN_EPS
 
-    def require_side(self, side: int | None) -> None:
+    def require_side(self, side: int | None, setting: str = "data.image_size") -> None:
         multiple = f"a multiple of 32 for model={self.name}"
-        require("data.image_size", side is None or side % 32 == 0, multiple, side)
+        require(setting, side is None or side % 32 == 0, multiple, side)
 
     def __post_init__(self) -> None:
         super().__post_init__()

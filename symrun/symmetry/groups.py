@@ -75,8 +75,7 @@ class Members:
         Members("conv.weight", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=27)
         Members("conv.bias", 0, (0, 0, 0, 0, 1, 1, 1, 1), length=1)
         columns("linear.weight", (10, 6), 3) == Members("linear.weight", 1, (0, 0, 1, 1, 2, 2), 10)
-        columns("grouped.weight", (6, 2, 1, 1), 4, parts=2)
-            == Members("grouped.weight", 1, (0, 1, 2, 3), length=3, parts=2)
+        columns("grouped.weight", (6, 2, 1, 1), 4, parts=2).units == (0, 1, 2, 3)
     """
 
     parameter: str

@@ -57,7 +57,9 @@ def prove(
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
     inputs: a batch, of at least two. criterion: from what the model returns to the loss.
-    Example: [proof.group.name for proof in prove(model, groups, images, loss) if proof.reason]
+    Example:
+        proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
+        [proof.group.name for proof in proofs if proof.reason is not None]
     """
     with untouched(model):
         return _Prover(model, groups, inputs, criterion, seed).proofs()

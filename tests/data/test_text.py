@@ -163,5 +163,5 @@ def test_a_text_is_prepared_ahead_of_time(file: Path, capfd: pytest.CaptureFixtu
 
 def test_a_network_for_images_refuses_text(file: Path) -> None:
     config = compose(["data=text", f"data.root={file}", "data.length=8", "device=cpu"])
-    with pytest.raises(UsageError, match="^model=vgg16_bn takes images, but data=text is text$"):
+    with pytest.raises(UsageError, match="^data must be images for model=vgg16_bn, got text$"):
         prepare(Plan.of(config), load(config.data))

@@ -28,8 +28,9 @@ def test_every_unit_follows_the_identity(table):
 
 
 def test_every_unit_of_a_perfect_symmetry_follows_the_discrete_law(table):
-    """All but scale, which the eps of a normalisation breaks."""
-    perfect = table[table["symmetry"] != "scale"]
+    """All but what the eps of a normalisation breaks: scale, and the GPT's whole stream."""
+    stream = table["group"].astype(str).str.startswith("embedding")
+    perfect = table[(table["symmetry"] != "scale") & ~stream]
     assert residuals(perfect, "discrete").max() <= ROUNDING
 
 
