@@ -1,0 +1,47 @@
+"""What people write in a forward pass that makes a model run with other tensors, or in float64,
+unlike with its own."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from symrun.symmetry.proof import prove
+from symrun.symmetry.search import find_structure
+
+VECTORS = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randint(6, (4, 7), generator=torch.Generator().manual_seed(0))
+
+
+def cross_entropy(outputs):
+    return F.cross_entropy(outputs, torch.tensor([0, 1, 2, 0], device=outputs.device))
+
+
+class Net(nn.Module):
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.run = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def proven(net, example):
+    """Names of the groups that are found; each must be proven."""
+    groups = find_structure(net, example, cross_entropy).groups
+    proofs = prove(net, groups, example, cross_entropy)
+    assert not [proof for proof in proofs if proof.reason]
+    return [f"{group.symmetry.value} {group.name} {group.units}" for group in groups]
+
+
+LOGITS = ["translation out 6", "translation out.bias 1"]
+
+
+def test_masks_as_indices():
+    net = Net(
+        lambda n, x: n.out(n.words(x).relu()[x >= 0].view(4, 7, 6).mean(1)),
+        words=nn.Embedding(6, 6),
+        out=nn.Linear(6, 3),
+    )
+    assert proven(net, TOKENS) == ["rescale words -> out 6", *LOGITS]
