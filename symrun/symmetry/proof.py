@@ -21,7 +21,7 @@ from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
 from symrun.symmetry.rules_elementwise import EPS
 from symrun.symmetry.search import passes_differ
-from symrun.symmetry.stand_ins import Criterion, loss_with, seed_all, stand_ins, untouched
+from symrun.symmetry.stand_ins import Criterion, seed_all, stand_ins, standing_in, untouched
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
@@ -123,8 +123,8 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with _NegligibleEps():
-                    loss = loss_with(self._model, tensors, self._inputs, self._criterion)
+                with standing_in(self._model, tensors), _NegligibleEps():
+                    loss = self._criterion(self._model(self._inputs))
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
                         gradients.append({

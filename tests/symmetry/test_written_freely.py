@@ -4,6 +4,7 @@ unlike with its own."""
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import find_structure
@@ -45,3 +46,33 @@ def test_masks_as_indices():
         out=nn.Linear(6, 3),
     )
     assert proven(net, TOKENS) == ["rescale words -> out 6", *LOGITS]
+
+
+def test_a_parameter_that_is_read_from_a_list_is_the_same_parameter():
+    """A head tied to the embedding without being registered twice; and a penalty on a layer that
+    would otherwise have a scale."""
+    tied = Net(
+        lambda n, x: F.linear(n.norm(n.words(x)).mean(1), n.listed[0])[:, :3],
+        words=nn.Embedding(6, 6),
+        norm=nn.LayerNorm(6),
+    )
+    tied.listed = [tied.words.weight]
+    assert proven(tied, TOKENS) == ["rescale words -> norm 1"]
+    norm = Net(
+        lambda n, x: n.out(n.norm(n.hidden(x))) * n.listed[0].norm(),
+        hidden=nn.Linear(5, 6),
+        norm=nn.BatchNorm1d(6),
+        out=nn.Linear(6, 3),
+    )
+    norm.listed = [norm.hidden.weight]
+    assert proven(norm, VECTORS) == ["rescale hidden -> out 1", "rescale norm -> out 6", *LOGITS]
+
+
+def test_checkpointing_runs_again_with_the_same_parameters():
+    net = Net(
+        lambda n, x: n.out(checkpoint(lambda y: n.hidden(y).relu(), x, use_reentrant=False)),
+        hidden=nn.Linear(5, 6),
+        out=nn.Linear(6, 3),
+    )
+    assert proven(net, VECTORS) == ["rescale hidden -> out 6", *LOGITS]
+    assert all(parameter.grad is None for parameter in net.parameters())
