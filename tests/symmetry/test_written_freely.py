@@ -1,11 +1,13 @@
 """What people write in a forward pass that makes a model run with other tensors, or in float64,
 unlike with its own."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from symrun.errors import UsageError
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import find_structure
 
@@ -76,3 +78,38 @@ def test_checkpointing_runs_again_with_the_same_parameters():
     )
     assert proven(net, VECTORS) == ["rescale hidden -> out 6", *LOGITS]
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_what_a_forward_makes_in_float32_is_proven_in_float64():
+    def root_mean_square(net, x):
+        x = net.hidden(x).float()
+        return net.out(x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6))
+
+    def recurrent(net, x):
+        state = torch.zeros(len(x), 6, device=x.device)
+        return net.out((net.hidden(x) + net.again(state)).relu())
+
+    def one_hot(net, x):
+        return net.out(net.hidden(F.one_hot(x, 5).float()).relu().mean(1))
+
+    made = {"hidden": nn.Linear(5, 6), "out": nn.Linear(6, 3), "again": nn.Linear(6, 6)}
+    default = torch.get_default_dtype()
+    assert proven(Net(root_mean_square, **made), VECTORS)[0] == "scale hidden 1"
+    assert proven(Net(recurrent, **made), VECTORS)[-2:] == LOGITS
+    assert proven(Net(one_hot, **made), TOKENS % 5) == ["rescale hidden -> out 6", *LOGITS]
+    assert torch.get_default_dtype() == default
+
+
+def test_a_forward_that_fails_in_float64_is_one_line():
+    table = torch.ones(6, 6)
+    net = Net(lambda n, x: n.out(n.hidden(x) @ table.to(x.device)), hidden=nn.Linear(5, 6),
+              out=nn.Linear(6, 3))  # fmt: skip
+    groups = find_structure(net, VECTORS, cross_entropy).groups
+    with pytest.raises(UsageError, match="^Net fails on float64 inputs of shape .*: expected "):
+        prove(net, groups, VECTORS, cross_entropy)
+
+
+def test_a_sparse_gradient():
+    net = Net(lambda n, x: n.out(n.words(x).mean(1).relu()), words=nn.Embedding(6, 6, sparse=True),
+              out=nn.Linear(6, 3))  # fmt: skip
+    assert proven(net, TOKENS) == ["rescale words -> out 6", *LOGITS]
