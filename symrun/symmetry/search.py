@@ -104,7 +104,10 @@ def _found(
     parameters = {
         name: Transformed.of(name, tensor, order, system)
         for order, (name, tensor) in enumerate(tensors.items())
-        if tensor.requires_grad and name not in excluded and tensor.numel()
+        if tensor.requires_grad
+        and name not in excluded
+        and tensor.numel()
+        and tensor.is_floating_point()
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()

@@ -113,3 +113,13 @@ def test_a_sparse_gradient():
     net = Net(lambda n, x: n.out(n.words(x).mean(1).relu()), words=nn.Embedding(6, 6, sparse=True),
               out=nn.Linear(6, 3))  # fmt: skip
     assert proven(net, TOKENS) == ["rescale words -> out 6", *LOGITS]
+
+
+def test_a_complex_parameter_is_in_no_group():
+    net = Net(
+        lambda n, x: n.out((n.hidden(x) * n.factor).abs()),
+        hidden=nn.Linear(5, 6),
+        factor=nn.Parameter(torch.randn(6, dtype=torch.complex64)),
+        out=nn.Linear(6, 3),
+    )
+    assert proven(net, VECTORS) == ["rescale hidden -> out 6", *LOGITS]
