@@ -112,3 +112,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for module, attributes in kept:
                 vars(module).clear()
                 vars(module).update(attributes)
+            for module, _ in kept:
+                for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                    if (
+                        tensor is not None
+                    ):  # what a module derives of it, as nn.LSTM's list, follows
+                        setattr(module, name, tensor)

@@ -123,3 +123,18 @@ def test_a_complex_parameter_is_in_no_group():
         out=nn.Linear(6, 3),
     )
     assert proven(net, VECTORS) == ["rescale hidden -> out 6", *LOGITS]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_the_list_of_weights_that_recurrent_layers_keep_is_as_it_was(kind):
+    net = Net(
+        lambda n, x: n.out(n.again(n.words(x))[0][:, -1]),
+        words=nn.Embedding(6, 5),
+        again=kind(5, 6, batch_first=True),
+        out=nn.Linear(6, 3),
+    )
+    before = net(TOKENS)
+    proven(net, TOKENS)
+    kept, own = net.again._flat_weights, net.again._parameters.values()
+    assert all(one is other for one, other in zip(kept, own, strict=True))
+    assert torch.equal(net(TOKENS), before)
