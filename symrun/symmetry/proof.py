@@ -17,11 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from symrun.errors import UsageError
 from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
 from symrun.symmetry.rules_elementwise import EPS
 from symrun.symmetry.search import passes_differ
-from symrun.symmetry.stand_ins import Criterion, loss_with, seed_all, stand_ins, untouched
+from symrun.symmetry.stand_ins import (
+    Criterion,
+    first_line,
+    seed_all,
+    stand_ins,
+    standing_in,
+    untouched,
+)
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
@@ -31,6 +39,7 @@ GRADIENT_TOLERANCE = 1e-6
 DRAWS = 8
 """Passes where one makes other operations than the next; else one shows what all do."""
 _NEGLIGIBLE = 1e-24
+_COARSER = (torch.float32, torch.float16, torch.bfloat16)
 _SMALL_GRADIENT = 1e-8
 """Of the largest gradient of a unit, what counts as none: its direction is rounding."""
 
@@ -57,12 +66,20 @@ def prove(
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
     inputs: a batch, of at least two. criterion: from what the model returns to the loss.
+    Error: UsageError if the model fails in float64.
     Example:
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
         [proof.group.name for proof in proofs if proof.reason is not None]
     """
-    with untouched(model):
-        return _Prover(model, groups, inputs, criterion, seed).proofs()
+    try:
+        with untouched(model):
+            return _Prover(model, groups, inputs, criterion, seed).proofs()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a user's forward can raise anything
+        failed = f"{type(model).__name__} fails on float64 inputs of shape {list(inputs.shape)}"
+        reason = f"so its symmetries cannot be proven: {first_line(error)}"
+        raise UsageError(f"{failed}, {reason}") from error
 
 
 class _Prover:
@@ -78,7 +95,9 @@ class _Prover:
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
         seed_all(seed)
         self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
-        self._draws = DRAWS if passes_differ(model, self._inputs, criterion, torch.float64) else 1
+        with _Exact():
+            differ = passes_differ(model, self._inputs, criterion, torch.float64)
+        self._draws = DRAWS if differ else 1
         self._factors = [self._drawn(group) for group in groups]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,12 +144,12 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with _NegligibleEps():
-                    loss = loss_with(self._model, tensors, self._inputs, self._criterion)
+                with standing_in(self._model, tensors), _Exact():
+                    loss = self._criterion(self._model(self._inputs))
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
                         gradients.append({
-                            name: torch.zeros_like(tensor) if gradient is None else gradient
+                            name: torch.zeros_like(tensor) if gradient is None else _dense(gradient)
                             for (name, tensor), gradient in zip(trained.items(), found, strict=True)
                         })  # fmt: skip
                 losses.append(float(loss.detach()))
@@ -180,6 +199,10 @@ def _reason(change: float, defect: float) -> str | None:
     return None
 
 
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
 def _nearby(tensor: Tensor) -> Tensor:
     """In float64; a parameter is moved by a tenth, so that nothing of it is zero or one."""
     if not tensor.is_floating_point():
@@ -191,15 +214,29 @@ def _nearby(tensor: Tensor) -> Tensor:
     return exact
 
 
-class _NegligibleEps(TorchDispatchMode):
-    """Within it, constants that keep divisions safe are too small to be felt in float64."""
+class _Exact(TorchDispatchMode):
+    """Within it, what a network makes of its own is in float64, also what it casts to a coarser
+    type, and constants that keep divisions safe are too small to be felt."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._default = torch.get_default_dtype()
+
+    def __enter__(self) -> "_Exact":
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        torch.set_default_dtype(self._default)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if kwargs and kwargs.get("dtype") in _COARSER:
+            kwargs = {**kwargs, "dtype": torch.float64}
         schema = function._schema
         names = [argument.name for argument in schema.arguments]
         values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}

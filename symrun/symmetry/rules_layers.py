@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from symrun.symmetry.exponents import State, Term
@@ -284,11 +285,12 @@ def _looked_up(op: Operation) -> State:
     name = "weight" if op.name == "embedding" else "self"
     state, tensor = op.state(name), op[name]
     if op.name == "index":
-        axes = [axis for axis, one in enumerate(op["indices"]) if one is not None]
+        indices = _numbers_only(op["indices"])
+        axes = [axis for axis, one in enumerate(indices) if one is not None]
         if axes != list(range(axes[0], axes[0] + len(axes))):
             op.exponents.pin(state)
             return State()
-        ranks = max(op["indices"][axis].dim() for axis in axes)
+        ranks = max(indices[axis].dim() for axis in axes)
     elif op.name == "embedding":
         op.exponents.pin(state if op["padding_idx"] >= 0 else State())  # a row without gradient
         axes, ranks = [0], op["indices"].dim()
@@ -313,3 +315,12 @@ def _looked_up(op: Operation) -> State:
         else:
             shifts.append(term.moved(placed))
     return State(tuple(t.moved(placed) for t in kept), tuple(shifts))
+
+
+def _numbers_only(indices: Sequence[Any]) -> list[Any]:
+    """What torch makes of masks: the places of what is true, as a vector for each axis."""
+    found: list[Any] = []
+    for one in indices:
+        mask = one is not None and one.dtype in (torch.bool, torch.uint8)
+        found += [one.new_zeros(1)] * one.dim() if mask else [one]
+    return found

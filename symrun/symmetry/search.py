@@ -22,10 +22,11 @@ from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
 from symrun.symmetry.stand_ins import (
     Criterion,
-    loss_with,
+    first_line,
     random_numbers,
     seed_all,
     stand_ins,
+    standing_in,
     untouched,
 )
 from symrun.symmetry.trace import Trace, tensors_in
@@ -87,13 +88,9 @@ def find_structure(
     try:
         return _found(model, example_input, criterion, device)
     except Exception as error:  # a user's forward can raise anything
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        reason = str(first).splitlines()[0] if str(first) else type(first).__name__
         raise UsageError(
             f"{type(model).__name__} fails on inputs of shape {list(example_input.shape)}, so its "
-            f"symmetries cannot be found: {reason}"
+            f"symmetries cannot be found: {first_line(error)}"
         ) from error
 
 
@@ -108,7 +105,10 @@ def _found(
     parameters = {
         name: Transformed.of(name, tensor, order, system)
         for order, (name, tensor) in enumerate(tensors.items())
-        if tensor.requires_grad and name not in excluded and tensor.numel()
+        if tensor.requires_grad
+        and name not in excluded
+        and tensor.numel()
+        and tensor.is_floating_point()
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
@@ -120,10 +120,11 @@ def _found(
             for name, _ in model.named_parameters():
                 known = parameters.get(name)
                 trace.set_state(tensors[name], known.state() if known else State(parameter=name))
-            with trace:
-                loss = loss_with(model, tensors, example, criterion)
-                trace.exponents.pin(trace.state_of(loss))
-            trained |= _with_gradient(tensors, loss)
+            with standing_in(model, tensors):
+                with trace:
+                    loss = criterion(model(example))
+                    trace.exponents.pin(trace.state_of(loss))
+                trained |= _with_gradient(tensors, loss)
             uses += trace.uses
     for name in parameters.keys() - trained:
         parameters[name].first_use = None
@@ -168,8 +169,8 @@ def _differ(
         for number in range(PASSES):
             seed_all(number)
             before = random_numbers()
-            with _Operations() as operations:
-                loss_with(model, tensors, example, criterion)
+            with standing_in(model, tensors), _Operations() as operations:
+                criterion(model(example))
             seen.add(tuple(operations.made))
             if random_numbers() != before:
                 return True

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Criterion = Callable[[Any], Tensor]
 """From what a model returns to the loss."""
@@ -33,10 +34,13 @@ def stand_ins(model: nn.Module, made: Callable[[Tensor], Tensor]) -> dict[str, T
     return found
 
 
-def loss_with(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, criterion: Criterion
-) -> Tensor:
-    """The loss of `model` with `tensors` in place of its own."""
+@contextlib.contextmanager
+def standing_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it `tensors` are in place of the parameters and buffers of `model`, also where the
+    model reads these by another way than its modules: from a list, or a closure.
+
+    What runs the forward pass again, such as checkpointing, needs them in the backward pass too.
+    """
     named = (*model.named_parameters(), *model.named_buffers())
     in_place_of = {id(tensor): tensors[name] for name, tensor in named}
     places = [
@@ -49,10 +53,40 @@ def loss_with(
     try:
         for module, name, tensor in places:
             setattr(module, name, in_place_of[id(tensor)])
-        return criterion(model(inputs))
+        with _Replaced(in_place_of):
+            yield
     finally:
         for module, name, tensor in places:
             setattr(module, name, tensor)
+
+
+class _Replaced(TorchFunctionMode):
+    """Within it functions of torch get other tensors than those that they are called with."""
+
+    def __init__(self, in_place_of: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._in_place_of = in_place_of
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return function(*self._changed(args), **self._changed(kwargs or {}))
+
+    def _changed(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._in_place_of.get(id(value), value)
+        if type(value) in (tuple, list):
+            return type(value)(self._changed(one) for one in value)
+        if type(value) is dict:
+            return {name: self._changed(one) for name, one in value.items()}
+        return value
+
+
+def first_line(error: BaseException) -> str:
+    """Of the message of what was raised first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def seed_all(seed: int) -> None:
@@ -85,3 +119,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for module, attributes in kept:
                 vars(module).clear()
                 vars(module).update(attributes)
+            for module, _ in kept:  # what a module derives of its own, as nn.LSTM's list, follows
+                for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                    if tensor is not None:
+                        setattr(module, name, tensor)
