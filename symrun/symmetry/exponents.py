@@ -72,11 +72,15 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Of a tensor; no terms: nothing happens to it. parameter: which one it is, as a whole."""
+    """Of a tensor; no terms: nothing happens to it. parameter: which one it is, as a whole.
+
+    guarded: whether a small constant was added to it, so that it may only be divided by.
+    """
 
     scale: tuple[Term, ...] = ()
     shift: tuple[Term, ...] = ()
     parameter: str | None = None
+    guarded: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.scale or self.shift)

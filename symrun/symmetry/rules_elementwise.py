@@ -13,7 +13,7 @@ from symrun.symmetry.linear_system import WILDCARD, compact
 from symrun.symmetry.trace import Operation, rule
 
 EPS = 1e-3
-"""A constant of at most this size that is added to a magnitude, or bounds it from below, keeps a
+"""A constant of at most this size that is added to a divisor, or bounds it from below, keeps the
 division safe and is not meant to be felt: it breaks a symmetry as BatchNorm's eps does."""
 
 
@@ -187,7 +187,8 @@ def _clamped(op: Operation) -> State:
         all(bound == 0 for bound in bounds) or (above is None and 0 < bounds[0] <= EPS)
     )
     op.exponents.pin(state, scale=not homogeneous)
-    return State(state.scale) if homogeneous else State()
+    guards = any(bound != 0 for bound in bounds)
+    return State(state.scale, guarded=guards) if homogeneous else State()
 
 
 @rule("neg")
@@ -207,10 +208,11 @@ def _added(op: Operation) -> State:
     """Both have the same exponents. Shifts add up, each with a number of its own."""
     one, other = op.state("self"), op.arguments.get("other", op.arguments.get("end"))
     if not isinstance(other, Tensor):
-        if other != 0 and not (op.name == "add" and 0 < other <= EPS):
+        guards = op.name == "add" and 0 < other <= EPS
+        if other != 0 and not guards:
             op.exponents.pin(one, shift=False)
             return State(shift=one.shift)
-        return State(one.scale, one.shift)
+        return State(one.scale, one.shift, guarded=guards and bool(one.scale))
     two = op.state("other" if "other" in op.arguments else "end")
     shape = op.shape
     shifts = tuple(term.to(shape) for term in (*one.shift, *two.shift))

@@ -49,10 +49,18 @@ class Operation:
         return self.arguments[argument]
 
     def state(self, argument: str) -> State:
-        return self._trace.state_of(self.arguments.get(argument))
+        return self._used(self.arguments.get(argument), argument)
 
     def states(self, argument: str) -> list[State]:
-        return [self._trace.state_of(one) for one in self.arguments[argument]]
+        return [self._used(one, argument) for one in self.arguments[argument]]
+
+    def _used(self, value: Any, argument: str) -> State:
+        state = self._trace.state_of(value)
+        divides = self.name in _DIVIDING or (self.name == "div" and argument == "other")
+        if state.guarded and not divides:
+            self.exponents.pin(state, shift=False)  # the constant is felt
+            return State(shift=state.shift)
+        return state
 
     @property
     def shape(self) -> torch.Size:
@@ -166,6 +174,11 @@ class Trace(TorchDispatchMode):
                     self.set_state(one, state, written)
 
 
+_DIVIDING = (
+    *("sqrt", "rsqrt", "reciprocal", "pow", "view", "expand", "unsqueeze", "squeeze", "clone"),
+    *("detach", "alias", "_to_copy", "slice", "select", "permute", "transpose", "t"),
+)
+"""What a magnitude that is divided by goes through on its way."""
 _WHOLE = ("t", "transpose", "alias", "detach", "_to_copy", "view")
 
 

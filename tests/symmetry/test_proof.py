@@ -242,3 +242,14 @@ def test_passes_that_differ_are_told_from_dropout():
     dropout = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3))
     for net, differ in ((dropout, False), (SkipsAtRandom(), True), (CountsCalls(), True)):
         assert passes_differ(net, example, cross_entropy) is differ
+
+
+class Raised(Net):
+    def forward(self, x):
+        return self.three(self.two(self.one(x).relu() + 1e-3).relu())
+
+
+def test_a_small_constant_that_nothing_is_divided_by_is_felt():
+    """The proof takes it for an eps, so the search must not."""
+    found = find_structure(Raised(), inputs().float(), cross_entropy).groups
+    assert [group.name for group in found] == ["two -> three", "three", "three.bias"]
