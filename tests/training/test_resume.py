@@ -104,7 +104,7 @@ OPTIMISERS = [
 
 
 @pytest.mark.parametrize("optim", OPTIMISERS)
-@pytest.mark.parametrize("model", ["vgg11", "vgg11_bn"])
+@pytest.mark.parametrize("model", [pytest.param("vgg11", marks=pytest.mark.slow), "vgg11_bn"])
 def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
     """From the middle of an epoch (3 updates), from its end, and from where a record is due."""
     train(config_of(tmp_path / "whole", *optim, model=model))
