@@ -8,7 +8,8 @@ The constants that keep divisions safe, such as BatchNorm's eps, are made neglig
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from symrun.errors import UsageError
 from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
-from symrun.symmetry.rules_elementwise import EPS
+from symrun.symmetry.guards import guard_of, leads_to_division
 from symrun.symmetry.search import passes_differ
 from symrun.symmetry.stand_ins import (
     Criterion,
@@ -30,6 +31,7 @@ from symrun.symmetry.stand_ins import (
     standing_in,
     untouched,
 )
+from symrun.symmetry.trace import tensors_in
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
@@ -95,9 +97,10 @@ class _Prover:
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
         seed_all(seed)
         self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
-        with _Exact():
+        with _exactly() as mode:
             differ = passes_differ(model, self._inputs, criterion, torch.float64)
         self._draws = DRAWS if differ else 1
+        self._guards = not mode.felt
         self._factors = [self._drawn(group) for group in groups]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -144,7 +147,7 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with standing_in(self._model, tensors), _Exact():
+                with standing_in(self._model, tensors), _exactly(self._guards):
                     loss = self._criterion(self._model(self._inputs))
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
@@ -214,43 +217,47 @@ def _nearby(tensor: Tensor) -> Tensor:
     return exact
 
 
+@contextlib.contextmanager
+def _exactly(guards: bool = True) -> Iterator["_Exact"]:
+    """Within it, what a network makes of its own is in float64, and constants that keep divisions
+    safe are too small to be felt. guards: also those that it adds or bounds by itself."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Exact(guards) as mode:
+            yield mode
+    finally:
+        torch.set_default_dtype(default)
+
+
 class _Exact(TorchDispatchMode):
-    """Within it, what a network makes of its own is in float64, also what it casts to a coarser
-    type, and constants that keep divisions safe are too small to be felt."""
+    """felt: whether something other than a division followed such a constant."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._default = torch.get_default_dtype()
-
-    def __enter__(self) -> "_Exact":
-        self._default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        torch.set_default_dtype(self._default)
+    def __init__(self, guards: bool) -> None:
+        TorchDispatchMode.__init__(self)
+        self.felt = False
+        self._guards = guards
+        self._guarded: dict[int, Tensor] = {}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if kwargs and kwargs.get("dtype") in _COARSER:
-            kwargs = {**kwargs, "dtype": torch.float64}
         schema = function._schema
         names = [argument.name for argument in schema.arguments]
         values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         name = schema.name.split("::")[-1].rstrip("_")
-        guards = [one for one in ("eps", "epsilon") if one in names]
-        if name == "add" and isinstance(values.get("other"), float):
-            guards += ["other"] if 0 < values["other"] <= EPS else []
-        if name in ("clamp", "clamp_min") and values.get("max") is None:
-            bound = values.get("min")
-            guards += ["min"] if isinstance(bound, float) and 0 < bound <= EPS else []
-        for guard in guards:
-            values[guard] = _NEGLIGIBLE
-        if not guards:
-            return function(*args, **(kwargs or {}))
-        positional = [a.name for a in schema.arguments if not a.kwarg_only and a.name in values]
-        given = [values.pop(name) for name in positional[: max(len(args), len(positional))]]
-        return function(*given, **values)
+        for argument, value in values.items() if self._guarded else ():
+            for tensor in tensors_in(value):
+                if tensor.layout is torch.strided:
+                    guarded = tensor.untyped_storage()._cdata in self._guarded
+                    self.felt |= guarded and not leads_to_division(name, argument)
+        guard = guard_of(name, values) if self._guards else None
+        small = [one for one in ("eps", "epsilon", guard) if one in names]
+        values |= dict.fromkeys(small, _NEGLIGIBLE)
+        if values.get("dtype") in _COARSER:  # what the network casts to a coarser type
+            values["dtype"] = torch.float64
+        given = [values.pop(one.name) for one in schema.arguments[: len(args)]]
+        output = function(*given, **values)
+        if guard is not None:
+            self._guarded[output.untyped_storage()._cdata] = output
+        return output

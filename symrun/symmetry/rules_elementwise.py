@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from symrun.symmetry.exponents import State, Term
+from symrun.symmetry.guards import guard_of
 from symrun.symmetry.linear_system import WILDCARD, compact
 from symrun.symmetry.trace import Operation, rule
-
-EPS = 1e-3
-"""A constant of at most this size that is added to a divisor, or bounds it from below, keeps the
-division safe and is not meant to be felt: it breaks a symmetry as BatchNorm's eps does."""
 
 
 @rule("clone", "alias", "detach", "_to_copy", "lift_fresh", "contiguous", "positive")
@@ -181,13 +178,10 @@ def _clamped(op: Operation) -> State:
     if any(isinstance(bound, Tensor) for bound in (below, above)):
         op.exponents.pin(*op.read())
         return State()
-    same_value = op.arguments.get("value", 0) == 0
     bounds = [bound for bound in (below, above) if bound is not None and abs(bound) != inf]
-    homogeneous = same_value and (
-        all(bound == 0 for bound in bounds) or (above is None and 0 < bounds[0] <= EPS)
-    )
+    guards = guard_of(op.name, op.arguments) is not None
+    homogeneous = guards or not any([*bounds, op.arguments.get("value", 0)])
     op.exponents.pin(state, scale=not homogeneous)
-    guards = any(bound != 0 for bound in bounds)
     return State(state.scale, guarded=guards) if homogeneous else State()
 
 
@@ -208,7 +202,7 @@ def _added(op: Operation) -> State:
     """Both have the same exponents. Shifts add up, each with a number of its own."""
     one, other = op.state("self"), op.arguments.get("other", op.arguments.get("end"))
     if not isinstance(other, Tensor):
-        guards = op.name == "add" and 0 < other <= EPS
+        guards = guard_of(op.name, op.arguments) is not None
         if other != 0 and not guards:
             op.exponents.pin(one, shift=False)
             return State(shift=one.shift)

@@ -181,7 +181,7 @@ class _Operations(TorchDispatchMode):
     """Notes what is computed, from tensors of what shapes and from what numbers."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.made: list[Any] = []
 
     def __torch_dispatch__(
@@ -194,12 +194,8 @@ class _Operations(TorchDispatchMode):
 
 
 def _fix_what_is_left(parameters: dict[str, Transformed], exponents: Exponents) -> None:
-    """Unused parameters have no dynamics; and of the blocks of one parameter, a constant that moves
-    from one to another changes nothing."""
+    """Of the blocks of one parameter, a constant that moves from one to another changes nothing."""
     for parameter in parameters.values():
-        if parameter.first_use is None:
-            for block in (*parameter.scales, *parameter.shifts):
-                exponents.system.pin(block.variables)
         parts = max(block.parts for block in parameter.scales)
         for block in [block for block in parameter.scales if not block.anchored][:-1]:
             exponents.system.pin(block.variables.reshape(parts, -1)[:, 0])

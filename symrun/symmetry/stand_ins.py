@@ -5,6 +5,7 @@ instance, a hook, a closure. Afterwards it is as it was.
 """
 
 import contextlib
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -98,8 +99,7 @@ def seed_all(seed: int) -> None:
 
 def random_numbers() -> tuple[Any, ...]:
     """The states of the host's generators, which change where one draws."""
-    kind, keys, *place = np.random.get_state(legacy=True)
-    numpy = (kind, keys.tobytes(), *place)  # type: ignore[union-attr]
+    numpy = pickle.dumps(np.random.get_state())
     return random.getstate(), numpy, torch.get_rng_state().numpy().tobytes()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.symmetry.exponents import Exponents, State
+from symrun.symmetry.guards import leads_to_division
 from symrun.symmetry.parameters import Transformed
 
 Rule = Callable[["Operation"], Any]
@@ -56,8 +57,7 @@ class Operation:
 
     def _used(self, value: Any, argument: str) -> State:
         state = self._trace.state_of(value)
-        divides = self.name in _DIVIDING or (self.name == "div" and argument == "other")
-        if state.guarded and not divides:
+        if state.guarded and not leads_to_division(self.name, argument):
             self.exponents.pin(state, shift=False)  # the constant is felt
             return State(shift=state.shift)
         return state
@@ -65,7 +65,8 @@ class Operation:
     @property
     def shape(self) -> torch.Size:
         output = self.output[0] if isinstance(self.output, (tuple, list)) else self.output
-        return output.shape  # type: ignore[no-any-return]
+        shape: torch.Size = output.shape
+        return shape
 
     def regroup(self, argument: str, parts: int) -> None:
         """Axis 1 of a parameter counts anew in each part of its axis 0."""
@@ -83,6 +84,9 @@ class Operation:
         ]
 
 
+_MAKE_ZEROS = ("zeros", "zeros_like", "new_zeros")
+
+
 class Trace(TorchDispatchMode):
     """Within it, tensors have states. parameters: those that are transformed, by name.
 
@@ -90,7 +94,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, exponents: Exponents, parameters: Mapping[str, Transformed]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.exponents = exponents
         self.parameters = parameters
         self.uses: list[tuple[str, str, tuple[int, ...]]] = []
@@ -151,12 +155,10 @@ class Trace(TorchDispatchMode):
         if known is None:
             self.exponents.pin(*states)
             result: Any = State()
-        elif not any(states):
-            result = known(operation) if name in ("zeros", "zeros_like", "new_zeros") else State()
-            if any(state.parameter for state in states) and name in _WHOLE:
-                result = State(parameter=states[0].parameter)
-        else:
+        elif any(state or state.parameter for state in states) or name in _MAKE_ZEROS:
             result = known(operation)
+        else:
+            result = State()
         self._record(output, result, schema.is_mutable)
         return output
 
@@ -172,14 +174,6 @@ class Trace(TorchDispatchMode):
                 if isinstance(one, Tensor):
                     self._kept.append(one)
                     self.set_state(one, state, written)
-
-
-_DIVIDING = (
-    *("sqrt", "rsqrt", "reciprocal", "pow", "view", "expand", "unsqueeze", "squeeze", "clone"),
-    *("detach", "alias", "_to_copy", "slice", "select", "permute", "transpose", "t"),
-)
-"""What a magnitude that is divided by goes through on its way."""
-_WHOLE = ("t", "transpose", "alias", "detach", "_to_copy", "view")
 
 
 def tensors_in(values: Any) -> list[Tensor]:

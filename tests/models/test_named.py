@@ -168,9 +168,8 @@ def test_a_run_of_a_network_of_the_users_is_resumed_and_checked(nets, capfd, mon
     assert info.config.by_name["model.name"] == f"{nets}.mine:two"
     assert info.config.by_name["model.args.width"] == 12
     assert (info.model.title, info.model.width) == (f"{nets}.mine:two", None)
-    # What leads to the other output as well cannot be balanced within what is trained
     names = [group.group for group in info.groups]
-    assert names == ["hidden.1 -> hidden.3", "main", "main.bias"]
+    assert names == ["hidden.1 -> hidden.3", "hidden.3 -> main", "main", "main.bias"]
 
     run.checkpoint(4).unlink()
     rewrite(run, status="interrupted")

@@ -253,3 +253,23 @@ def test_a_small_constant_that_nothing_is_divided_by_is_felt():
     """The proof takes it for an eps, so the search must not."""
     found = find_structure(Raised(), inputs().float(), cross_entropy).groups
     assert [group.name for group in found] == ["two -> three", "three", "three.bias"]
+
+
+def test_a_small_constant_that_is_felt_is_no_eps_to_the_proof_either():
+    """As it would be named by hand."""
+    proofs = prove(Raised(), [ONE_TWO, TWO_THREE], inputs(), cross_entropy)
+    assert [proof.group for proof in proofs if proof.reason] == [ONE_TWO]
+
+
+class ScoresOneOfTwo(Net):
+    def forward(self, x):
+        hidden = self.one(x).relu()
+        return self.three(hidden), self.two(hidden).relu()
+
+
+def test_an_output_that_is_not_scored_leaves_the_groups_of_the_other():
+    """What leads to it alone has no gradient, so it may be scaled along or not."""
+    found = find_structure(ScoresOneOfTwo(), inputs().float()).groups
+    assert [group.name for group in found] == ["one -> three", "three", "three.bias"]
+    proofs = prove(ScoresOneOfTwo(), found, inputs(), lambda outputs: cross_entropy(outputs[0]))
+    assert not [proof for proof in proofs if proof.reason]
