@@ -42,7 +42,7 @@ _REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
     "task": TASKS,
     "optim": OPTIMIZERS,
 }
-_NAMED = {"torchvision": "torchvision/NAME", "own": "package.module:function"}
+NAMED_MODELS = {"torchvision": "torchvision/NAME", "own": "package.module:function"}
 """Files of models that need a name as well, and what to type for both."""
 
 _FREE_TEXT = ("run.name", "run.dir", "data.root", "data.cache")
@@ -256,7 +256,7 @@ def _refuse_hydra(word: str, name: str) -> None:
 def _require_choice(override: Override, words: Sequence[str]) -> None:
     """Error: UsageError for a value that is no file of the group."""
     group, value = override.key_or_group, override.value()
-    if group == "model" and (whole := _NAMED.get(str(value))):
+    if group == "model" and (whole := NAMED_MODELS.get(str(value))):
         if not any(word.startswith("model.name=") for word in words):
             raise UsageError(f"model={value} lacks the network's name: type model={whole}")
     given = value if group == "experiment" and isinstance(value, list) else [value]
@@ -268,7 +268,7 @@ def _require_choice(override: Override, words: Sequence[str]) -> None:
 
 
 def _refuse_choice(group: str, value: object, choices: list[str]) -> typing.NoReturn:
-    choices = [_NAMED.get(choice, choice) for choice in choices]
+    choices = [NAMED_MODELS.get(choice, choice) for choice in choices]
     meant = did_you_mean(str(value), choices, f"{group}=")
     raise UsageError(f"{group} must be one of {', '.join(choices)}, got {value}{meant}") from None
 

@@ -14,7 +14,7 @@ from symrun.data import Batches, Dataset, load
 from symrun.display import bar
 from symrun.errors import UsageError, did_you_mean
 from symrun.models import MODELS, entry_of
-from symrun.overrides import GROUPS, names, read
+from symrun.overrides import GROUPS, NAMED_MODELS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.training.device import device_title, memory_in_one_line
@@ -52,7 +52,8 @@ def run_or_overrides(
             raise UsageError(f"{target} is a run, whose settings are recorded: {remedy}")
         return RunDirectory.open(target)
     if entry_of(target) not in MODELS and "=" not in target:
-        models = f"a model: one of {', '.join(MODELS)}{did_you_mean(target, MODELS)}"
+        typed = [NAMED_MODELS.get(name, name) for name in MODELS]
+        models = f"a model: one of {', '.join(typed)}{did_you_mean(target, typed)}"
         raise UsageError(f"{target} is neither a run folder (it has no run.json) nor {models}")
     settings = [target if "=" in target else f"model={target}", *overrides]
     for override in read(settings):

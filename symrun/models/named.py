@@ -70,12 +70,12 @@ def imported(setting: str, name: str) -> Callable[..., Any]:
         raise UsageError(f"{setting}={name}: there is no module {error.name}, {where}") from None
     except Exception as error:
         raise UsageError(f"{setting}={name}: importing {module} {failed(error)}") from None
-    make = getattr(loaded, function, None)
-    if not callable(make):
+    make: Callable[..., Any] | None = getattr(loaded, function, None)
+    if make is None or not callable(make):
         names = [key for key, value in vars(loaded).items() if callable(value)]
         meant = did_you_mean(function, names, f"{setting}={module}:")
         raise UsageError(f"{setting}={name}: {module} has no function {function}{meant}")
-    return make  # type: ignore[no-any-return]
+    return make
 
 
 def _called(name: str, make: Callable[[], Any]) -> nn.Module:
