@@ -57,10 +57,6 @@ class ImageDataset(Dataset):
     crop_padding: int = 0
     flip: bool = False
 
-    def example(self, count: int, dtype: torch.dtype) -> Tensor:
-        """Zeros in place of `count` inputs."""
-        return torch.zeros(count, *self.shape, dtype=dtype)
-
     @property
     def image_size(self) -> int:
         """Pixels along a side."""

@@ -85,6 +85,13 @@ class State:
     def __bool__(self) -> bool:
         return bool(self.scale or self.shift)
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "State":
+        """The same after an operation that only moves entries."""
+        return State(
+            tuple(term.moved(move) for term in self.scale),
+            tuple(term.moved(move) for term in self.shift),
+        )
+
 
 class Exponents:
     """Operations on states. Each either follows from the equations that it adds, or gives up: then
@@ -160,6 +167,23 @@ class Exponents:
             self.system.equate(total, common)
             result.append(Term(common.expand(narrow)))
         return tuple(result)
+
+    def alike(
+        self, state: State, axes: Sequence[int], shape: Sequence[int], linear: bool = True
+    ) -> State:
+        """The state of size 1 along `axes`, along which nothing varies.
+
+        linear: whether an operation that needs this is linear, or it ends every shift.
+        """
+        shifts = []
+        for term in state.shift:
+            if linear and not set(term.varies) & set(axes):
+                first = _first(term.variables.expand(list(shape)), axes)
+                shifts.append(replace(term, variables=first))
+            else:
+                self.system.pin(term.variables)
+        scale = self.constant_along(state.scale, axes, shape) if axes else state.scale
+        return State(scale, tuple(shifts))
 
     def regroup(self, block: Block, parts: int, rows: int) -> None:
         """Give each of `parts` parts of axis 0, with `rows` rows in all, variables of its own."""

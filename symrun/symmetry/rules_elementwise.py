@@ -38,16 +38,9 @@ def _moving(op: Operation) -> Any:
 
     state = op.state("self")
     if isinstance(op.output, (tuple, list)):
-        return [_moved(state, part(number)) for number in range(len(op.output))]
+        return [state.moved(part(number)) for number in range(len(op.output))]
     name = state.parameter if op.name in ("t", "transpose") else None
-    return replace(_moved(state, moved), parameter=name)
-
-
-def _moved(state: State, move: Callable[[Tensor], Tensor]) -> State:
-    return State(
-        tuple(term.moved(move) for term in state.scale),
-        tuple(term.moved(move) for term in state.shift),
-    )
+    return replace(state.moved(moved), parameter=name)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "flatten", "unflatten")
@@ -76,7 +69,7 @@ def _joined(op: Operation) -> State:
     if op.name == "stack":
         axis = op["dim"] % (tensors[0].dim() + 1)
         shapes = [[*t.shape[:axis], 1, *t.shape[axis:]] for t in tensors]
-        states = [_moved(state, lambda v: v.unsqueeze(axis)) for state in states]
+        states = [state.moved(lambda v: v.unsqueeze(axis)) for state in states]
     else:
         axis = op["dim"] % max(tensor.dim() for tensor in tensors)
         shapes = [list(tensor.shape) for tensor in tensors]

@@ -126,29 +126,23 @@ def _convolution(op: Operation) -> State:
     positions = range(2, x.dim())
     if groups > 1:
         op.regroup("weight", groups)
-    # each with size 1 along the positions, where nothing varies from here on
-    x_state = _without(op, op.state("input"), positions, x.shape)
-    w_state = _without(op, op.state("weight"), positions, weight.shape)
     ones = [1] * len(positions)
     taken, given = x.shape[1], shape[1]
     x_shape = [x.shape[0], groups, taken // groups]
     w_shape = [groups, weight.shape[0] // groups, weight.shape[1]]
     w_axes = "gio" if transposed else "goi"
 
-    def folded(state: State, sizes: list[int], full: Sequence[int]) -> State:
-        def fold(variables: Tensor) -> Tensor:
-            return variables.expand([*full[:2], *ones]).reshape(sizes)
-
-        return replace(
-            state,
-            scale=tuple(term.moved(fold) for term in state.scale),
-            shift=tuple(term.moved(fold) for term in state.shift),
-        )
+    def folded(name: str, sizes: list[int]) -> State:
+        """Without positions, along which nothing varies, and with an axis for the groups."""
+        state, full = op.state(name), op[name].shape
+        narrow = op.exponents.alike(state, positions, full)
+        moved = narrow.moved(lambda v: v.expand([*full[:2], *ones]).reshape(sizes))
+        return replace(moved, parameter=state.parameter)
 
     product = contracted(
         op,
-        (folded(x_state, x_shape, x.shape), x_shape, "ngi"),
-        (folded(w_state, w_shape, weight.shape), w_shape, w_axes),
+        (folded("input", x_shape), x_shape, "ngi"),
+        (folded("weight", w_shape), w_shape, w_axes),
         "ngo",
     )
 
@@ -156,30 +150,10 @@ def _convolution(op: Operation) -> State:
         return variables.reshape(shape[0], given, *ones).expand(shape)
 
     sizes = (shape[0], groups, given // groups)
-    result = State(
-        tuple(term.to(sizes).moved(unfold) for term in product.scale),
-        tuple(term.to(sizes).moved(unfold) for term in product.shift),
-    )
-    bias = op.state("bias")
+    result = product.moved(lambda v: unfold(v.expand(sizes)))
     column = [1, given, *ones]
-    placed = State(
-        tuple(term.moved(lambda v: v.reshape(column).expand(shape)) for term in bias.scale),
-        tuple(term.moved(lambda v: v.reshape(column).expand(shape)) for term in bias.shift),
-    )
-    return _with_bias(op, result, op["bias"], placed)
-
-
-def _without(op: Operation, state: State, axes: Sequence[int], shape: Sequence[int]) -> State:
-    scale = op.exponents.constant_along(state.scale, axes, shape) if axes else state.scale
-    shifts = []
-    for term in state.shift:
-        if set(term.varies) & set(axes):
-            op.exponents.pin(State(shift=(term,)))
-        else:
-            shifts.append(
-                term.moved(lambda v: v[(slice(None), slice(None), *[slice(1)] * len(axes))])
-            )
-    return replace(state, scale=scale, shift=tuple(shifts))
+    bias = op.state("bias").moved(lambda v: v.reshape(column).expand(shape))
+    return _with_bias(op, result, op["bias"], bias)
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
@@ -199,7 +173,7 @@ def _attention(op: Operation) -> State:
     )
 
 
-@rule("sum", "mean", "amax", "amin", "max", "min", "logsumexp_none", "std", "var", "var_mean",
+@rule("sum", "mean", "amax", "amin", "max", "min", "std", "var", "var_mean",
       "std_mean", "linalg_vector_norm", "norm", "nansum")  # fmt: skip
 def _reduced(op: Operation) -> Any:
     """Nothing may vary along what is summed. A variance has twice the exponents."""
@@ -209,24 +183,11 @@ def _reduced(op: Operation) -> Any:
     axes = sorted(
         {axis % max(tensor.dim(), 1) for axis in ([axes] if isinstance(axes, int) else axes)}
     )
-    linear = op.name in ("sum", "mean", "nansum")
-    kept, shifts = op.exponents.constant_along(state.scale, axes, tensor.shape), []
-    for term in state.shift:
-        if linear and not set(term.varies) & set(axes):
-            shifts.append(term)
-        else:
-            op.exponents.pin(State(shift=(term,)))
+    kept = op.exponents.alike(state, axes, tensor.shape, op.name in ("sum", "mean", "nansum"))
     outputs = op.output if isinstance(op.output, (tuple, list)) else (op.output,)
     shape = outputs[0].shape
-
-    def placed(term: Term) -> Term:
-        narrow = [1 if axis in axes else size for axis, size in enumerate(tensor.shape)]
-        variables = term.variables[
-            tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))
-        ]
-        return replace(term, variables=variables.expand(narrow).reshape(shape))
-
-    first = State(tuple(placed(t).moved(lambda v: v) for t in kept), tuple(map(placed, shifts)))
+    narrow = [1 if axis in axes else size for axis, size in enumerate(tensor.shape)]
+    first = kept.moved(lambda v: v.expand(narrow).reshape(shape))
     if op.name.startswith("var"):
         doubled = op.exponents.system.multiple
         twice = tuple(Term(doubled(t.variables, 2).expand(shape)) for t in first.scale)
@@ -253,33 +214,21 @@ def _pooled(op: Operation) -> Any:
     state, tensor = op.state(name), op[name]
     digits = [int(c) for c in op.name if c in "123"]
     axes = range(tensor.dim() - digits[0], tensor.dim())
-    kept = op.exponents.constant_along(state.scale, axes, tensor.shape)
-    shifts = []
-    for term in state.shift:
-        if "max" in op.name or set(term.varies) & set(axes):
-            op.exponents.pin(State(shift=(term,)))
-        else:
-            shifts.append(term)
-    narrow = tuple(slice(1) if axis in axes else slice(None) for axis in range(tensor.dim()))
-    result = State(
-        tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in kept),
-        tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in shifts),
-    )
+    result = op.exponents.alike(state, axes, tensor.shape, linear="max" not in op.name)
+    result = result.moved(lambda v: v.expand(op.shape))
     return [result, State()] if isinstance(op.output, (tuple, list)) else result
 
 
-@rule("cumsum", "sort", "topk", "flip_along")
+@rule("cumsum", "sort", "topk")
 def _along_one(op: Operation) -> Any:
     state, tensor = op.state("self"), op["self"]
-    op.exponents.pin(state, scale=False)
     axis = op["dim"] % max(tensor.dim(), 1)
-    kept = op.exponents.constant_along(state.scale, [axis], tensor.shape)
-    narrow = tuple(slice(1) if a == axis else slice(None) for a in range(tensor.dim()))
-    result = State(tuple(replace(t, variables=t.variables[narrow].expand(op.shape)) for t in kept))
+    result = op.exponents.alike(state, [axis], tensor.shape, linear=False)
+    result = result.moved(lambda v: v.expand(op.shape))
     return [result, State()] if isinstance(op.output, (tuple, list)) else result
 
 
-@rule("embedding", "index_select", "index", "gather", "take_along_dim")
+@rule("embedding", "index_select", "index")
 def _looked_up(op: Operation) -> State:
     """By numbers that are not known: nothing may vary along the axes that they index."""
     name = "weight" if op.name == "embedding" else "self"
@@ -296,25 +245,15 @@ def _looked_up(op: Operation) -> State:
         axes, ranks = [0], op["indices"].dim()
     else:
         axes, ranks = [op["dim"] % tensor.dim()], 1
-    if op.name in ("gather", "take_along_dim"):
-        op.exponents.pin(state)
-        return State()
-    kept = op.exponents.constant_along(state.scale, axes, tensor.shape)
+    narrow = op.exponents.alike(state, axes, tensor.shape)
+    before, after = tensor.shape[: axes[0]], tensor.shape[axes[-1] + 1 :]
+    indexed = [1] * len(axes)
 
     def placed(variables: Tensor) -> Tensor:
-        narrow = variables[
-            tuple(slice(1) if a in axes else slice(None) for a in range(tensor.dim()))
-        ]
-        sizes = [*narrow.shape[: axes[0]], *[1] * ranks, *narrow.shape[axes[-1] + 1 :]]
-        return narrow.reshape(sizes).expand(op.shape)
+        spread = variables.expand([*before, *indexed, *after])
+        return spread.reshape([*before, *[1] * ranks, *after]).expand(op.shape)
 
-    shifts = []
-    for term in state.shift:
-        if set(term.varies) & set(axes):
-            op.exponents.pin(State(shift=(term,)))
-        else:
-            shifts.append(term.moved(placed))
-    return State(tuple(t.moved(placed) for t in kept), tuple(shifts))
+    return narrow.moved(placed)
 
 
 def _numbers_only(indices: Sequence[Any]) -> list[Any]:
