@@ -17,7 +17,7 @@ from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
-_NAME = 27  # characters: two longer names do not fit side by side
+_NAME = 28  # characters: two longer names do not fit side by side
 
 
 def groups_of(info: RunInfo, symmetry: str) -> list[str]:
@@ -63,14 +63,21 @@ def depth_colours(count: int) -> Array:
 
 
 def shortened(name: str, most: int) -> str:
-    """A group's name in at most `most` characters, the middle of a longer one left out.
+    """A group's name in at most `most` characters, the end of each side left out if need be.
 
-    Example: shortened("blocks.0.up -> blocks.0.down", 15) == "blocks.….0.down"
+    Example: shortened("bn1, bn2, bn3 -> conv1, conv2", 19) == "bn1, b… -> conv1, …"
     """
     if len(name) <= most:
         return name
-    end = (most - 1) // 2
-    return f"{name[: most - 1 - end]}…{name[-end:]}"
+    left, arrow, right = name.partition(" -> ")
+    room = most - len(arrow)
+    half = room // 2 if arrow else room
+    of_left = max(half, room - len(right)) if arrow else room
+    return f"{_cut(left, of_left)}{arrow}{_cut(right, room - min(len(left), of_left))}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def depth_handles(groups: list[str], **look: Any) -> list[Line2D]:

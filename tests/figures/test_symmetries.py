@@ -107,9 +107,12 @@ def test_no_text_lies_on_another(any_network, name, overlaps):
     assert "fig5" not in drawn and ("fig1" in drawn) is (name == "resnet")
 
 
-def test_names_are_shortened_in_the_middle():
+def test_each_side_of_a_name_is_shortened():
     assert shortened("features.0", 10) == "features.0"
-    assert shortened("blocks.0.up -> blocks.0.down", 15) == "blocks.….0.down"
+    assert shortened("features.0", 9) == "features…"
+    assert shortened("blocks.0.up -> blocks.0.down", 20) == "blocks.… -> blocks.…"
+    assert shortened("bn1, bn2, bn3 -> fc", 13) == "bn1, b… -> fc"
+    assert shortened("fc -> conv1, conv2", 13) == "fc -> conv1,…"
 
 
 def test_a_run_without_groups_does_not_fit_and_the_same_tables_give_the_same_bytes(
