@@ -109,11 +109,11 @@ def measured(words: Sequence[str]) -> dict[str, Any]:
     with isolated():
         subject = subject_of(words[0], list(words[1:]))
         start = time.perf_counter()
-        groups = subject.structure().groups
+        structure = subject.structure()
         searched = time.perf_counter()
-        proofs = subject.proofs(groups)
+        proofs = subject.proofs(structure)
         proven = time.perf_counter()
-        found = findings(subject, groups, proofs)
+        found = findings(subject, structure.groups, proofs)
     good = [row for row in found.rows if row.proven]
     kinds = {kind.value: [row.units for row in good if row.symmetry == kind.value]
              for kind in Symmetry}  # fmt: skip

@@ -85,9 +85,9 @@ def _run(options: argparse.Namespace) -> int:
 
     with isolated(), memory_in_one_line("lower data.image_size or model.width"):
         subject = subject_of(options.target, options.overrides)
-        groups = subject.structure().groups
-        proofs = subject.proofs(groups) if options.verify else []
-        found = findings(subject, groups, proofs)
+        structure = subject.structure()
+        proofs = subject.proofs(structure) if options.verify else []
+        found = findings(subject, structure.groups, proofs)
     print(as_json(found) if options.json else as_table(found))
     for row in found.failed:
         print(

@@ -60,14 +60,20 @@ class Proof:
 
 
 def prove(
-    model: nn.Module, groups: Sequence[Group], inputs: Tensor, criterion: Criterion, seed: int = 0
+    model: nn.Module,
+    groups: Sequence[Group],
+    inputs: Tensor,
+    criterion: Criterion,
+    varies: bool | None = None,
+    seed: int = 0,
 ) -> list[Proof]:
     """Hold `groups` against `model`, in the mode in which its modules are; nothing of it changes.
 
     All groups are transformed at once; only if the loss changes are they divided, to find which do
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
-    inputs: a batch, of at least two. criterion: from what the model returns to the loss.
+    inputs: a batch, of at least two. criterion: from what the model returns to the loss. varies: as
+    in `Structure`; None finds it out.
     Error: UsageError if the model fails in float64.
     Example:
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
@@ -75,7 +81,7 @@ def prove(
     """
     try:
         with untouched(model):
-            return _Prover(model, groups, inputs, criterion, seed).proofs()
+            return _Prover(model, groups, inputs, criterion, varies, seed).proofs()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
@@ -91,16 +97,18 @@ class _Prover:
         groups: Sequence[Group],
         inputs: Tensor,
         criterion: Criterion,
+        varies: bool | None,
         seed: int,
     ) -> None:
         self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
         self._inputs = inputs.double() if inputs.is_floating_point() else inputs
         seed_all(seed)
         self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
-        with _exactly() as mode:
-            differ = passes_differ(model, self._inputs, criterion, torch.float64)
-        self._draws = DRAWS if differ else 1
-        self._guards = not mode.felt
+        self._guards, self._felt = True, False
+        if varies is None:
+            with _exactly(self._guards):
+                varies = passes_differ(model, self._inputs, criterion, torch.float64)
+        self._draws = DRAWS if varies else 1
         self._factors = [self._drawn(group) for group in groups]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,6 +125,9 @@ class _Prover:
         if not self._groups:
             return []
         losses, gradients = self._pass(self._start, with_gradients=True)
+        if self._felt and self._guards:
+            self._guards = False
+            losses, gradients = self._pass(self._start, with_gradients=True)
         defects = self._defects(gradients)
         change = self._change(losses, range(len(self._groups)))
         changes = dict.fromkeys(range(len(self._groups)), change)
@@ -147,8 +158,9 @@ class _Prover:
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with standing_in(self._model, tensors), _exactly(self._guards):
+                with standing_in(self._model, tensors), _exactly(self._guards) as mode:
                     loss = self._criterion(self._model(self._inputs))
+                    self._felt |= mode.felt
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
                         gradients.append({
@@ -218,7 +230,7 @@ def _nearby(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _exactly(guards: bool = True) -> Iterator["_Exact"]:
+def _exactly(guards: bool) -> Iterator["_Exact"]:
     """Within it, what a network makes of its own is in float64, and constants that keep divisions
     safe are too small to be felt. guards: also those that it adds or bounds by itself."""
     default = torch.get_default_dtype()

@@ -48,10 +48,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """The layers of a network in forward order, and its symmetry groups."""
+    """The layers of a network in forward order, and its symmetry groups.
+
+    varies: whether one forward pass may make other operations than the next.
+    """
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+    varies: bool = False
 
 
 def cross_entropy(outputs: Any) -> Tensor:
@@ -112,9 +116,9 @@ def _found(
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
-    passes = FOLLOWED if _differ(model, example, criterion) else 1
+    varies = _differ(model, example, criterion)
     with untouched(model):
-        for number in range(passes):
+        for number in range(FOLLOWED if varies else 1):
             seed_all(number)
             trace = Trace(exponents, parameters)
             for name, _ in model.named_parameters():
@@ -129,7 +133,8 @@ def _found(
     for name in parameters.keys() - trained:
         parameters[name].first_use = None
     _fix_what_is_left(parameters, exponents)
-    return Structure(_layers(uses), groups_of(list(parameters.values()), system.solution()))
+    groups = groups_of(list(parameters.values()), system.solution())
+    return Structure(_layers(uses), groups, varies)
 
 
 def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:

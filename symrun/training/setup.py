@@ -165,7 +165,7 @@ def proven_structure(
     """
     subject = Subject.of(model, dataset, plan, criterion)
     structure = subject.structure()
-    proofs = subject.proofs(structure.groups)
+    proofs = subject.proofs(structure)
     for proof in proofs:
         report(proof)
     return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))

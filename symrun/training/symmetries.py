@@ -94,7 +94,7 @@ class Subject:
             groups[group.symmetry, group.name] = group
         return replace(found, groups=tuple(groups.values()))
 
-    def proofs(self, groups: Sequence[Group]) -> list[Proof]:
+    def proofs(self, structure: Structure) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
         draws = torch.Generator().manual_seed(0)
         labels = torch.randint(self.classes, self.labels, generator=draws)
@@ -103,7 +103,8 @@ class Subject:
         else:
             inputs = torch.randint(self.classes, self.example.shape, generator=draws)
         criterion = self._loss(labels, torch.float64)
-        return prove(self.model, groups, inputs.to(self.plan.device), criterion)
+        inputs = inputs.to(self.plan.device)
+        return prove(self.model, structure.groups, inputs, criterion, structure.varies)
 
     def _loss(self, labels: Tensor, dtype: torch.dtype) -> Callable[[Any], Tensor]:
         """The task's loss of what the network returns, on whatever device: "meta" in a search."""
