@@ -157,16 +157,20 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """The units of one symmetry in one place of the network, as in `symmetry.Group`."""
+    """The units of one symmetry in one place of the network, as in `symmetry.Group`.
+
+    unpredicted: why no law but the identity `exact` predicts these units; None if one does.
+    """
 
     symmetry: Symmetry
     group: str
     units: int
     layers: tuple[str, ...]
     entries: int | None = None
+    unpredicted: str | None = None
 
     def __post_init__(self) -> None:
-        _require_lines(self, "group", "layers")
+        _require_lines(self, "group", "layers", "unpredicted")
         require("layers", bool(self.layers), "a list with an entry", [])
         _require_within(self, 1, 10**9, "units")
         _require_within(self, 1, 2**63 - 1, "entries")
@@ -255,6 +259,8 @@ class RunInfo:
 
     unpredicted: for each law that makes no prediction in this run, the reason.
     source: digest of the code that computed it. seconds: of training and validation.
+    loop: whose training loop it was, in words; None for symrun's own. columns: those of the table
+    `units` that not every run has, of `runs.tables.OPTIONAL`.
     """
 
     status: Status
@@ -280,9 +286,11 @@ class RunInfo:
     diverged: DivergenceInfo | None = None
     resumed: tuple[ResumptionInfo, ...] = ()
     thinned: ThinningInfo | None = None
+    loop: str | None = None
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_lines(self, "created", "device", "source", "unpredicted")
+        _require_lines(self, "created", "device", "source", "unpredicted", "loop", "columns")
         _require_lines(self, "revision", "versions", shown=False)
         _require_within(self, 0, MOST_STEPS, "last_step")
         _require_within(self, 1, MOST_STEPS, "steps_per_epoch")

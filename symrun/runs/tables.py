@@ -24,16 +24,26 @@ from symrun.runs.reading import SCHEMA_KEY, Rows, read_parts
 
 LAWS = tuple(kinds_of_sgd(momentum=False))
 MEASUREMENTS = ("measured", "magnitude", *LAWS, "grad_norm_sq", "defect")
+UPDATE = ("projection", "discretisation")
+"""Of the update that follows a record: B(theta, u), or the sum of u; and eta^2 B(u, u)."""
+BASELINE = ("baseline", "steady")
+"""Where no settings tell the schedule: the quantity under gradient flow, and the motion that
+gradients of a constant norm would cause, up to a factor."""
+DYNAMICS = ("effective_lr", "angle")
+"""Of units of scale: eta / |A|^2, and the angle in radians by which the next update turns A."""
+OPTIONAL = (*UPDATE, *BASELINE, *DYNAMICS)
+"""Columns that a run has only where its run.json names them."""
 
 _NAME = pa.dictionary(pa.int16(), pa.string())
 _VERSION = {SCHEMA_KEY: str(SCHEMA).encode()}
 """Metadata of the schemas, which the writer copies into each part."""
 
 
-def units_schema(value: pa.DataType) -> pa.Schema:
-    """`value`: float32; float64 in float64 runs. A law that makes no prediction is null."""
+def units_schema(value: pa.DataType, more: Sequence[str] = ()) -> pa.Schema:
+    """`value`: float32; float64 in float64 runs. A law that makes no prediction is null. more: of
+    `OPTIONAL`."""
     keys = [("step", pa.int32()), ("symmetry", _NAME), ("group", _NAME), ("unit", pa.int32())]
-    return pa.schema(keys + [(column, value) for column in MEASUREMENTS], _VERSION)
+    return pa.schema(keys + [(column, value) for column in (*MEASUREMENTS, *more)], _VERSION)
 
 
 def parameters_schema(value: pa.DataType) -> pa.Schema:

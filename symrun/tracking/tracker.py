@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from symrun.config import Sums
@@ -26,6 +28,15 @@ class Observation:
     columns: tuple[str, ...]
     units: Tensor
     parameters: Tensor
+
+
+class Watcher(Protocol):
+    """Sees each record of the units while the run goes on: an audit, or a logger."""
+
+    def saw(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Called in the writing thread. values: the columns that are not null, each [units], the
+        units of one group after those of another."""
+        ...
 
 
 class Tracker:
@@ -58,7 +69,9 @@ class Tracker:
         sample: int,
         seed: int,
         sums: Sums = Sums.auto,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
+        self._watchers = watchers
         self._momentum = momentum_of(optimizer)
         self._measure = Measure(model, structure.groups, self._momentum, sums)
         self._writer = writer
@@ -139,6 +152,8 @@ class Tracker:
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
+        for watcher in self._watchers:
+            watcher.saw(step, values)
         units = len(self._measure.degree)
         arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
         for column in MEASUREMENTS:
