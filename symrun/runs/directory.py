@@ -52,8 +52,10 @@ class RunDirectory:
         return self.checkpoints / f"step-{step}.pt"
 
     @classmethod
-    def create(cls, path: Path | None, name: str) -> "RunDirectory":
+    def create(cls, path: Path | None, name: str, setting: str = "run.dir") -> "RunDirectory":
         """Claim a new folder: `path`, or outputs/<name>/<date and time> where it is None.
+
+        setting: what the user calls `path`.
 
         Error: UsageError if there is something in `path` (a run is never overwritten, never mixed)
         or it cannot be made. `mkdir` is the claim, so two runs started in the same second get two
@@ -73,13 +75,13 @@ class RunDirectory:
                     return run
             except OSError as error:
                 run.discard()
-                made = f"run.dir={run.path} cannot be made"
+                made = f"{setting}={run.path} cannot be made"
                 raise UsageError(f"{made}: {refusal(error)}") from None
             if path is not None:
-                remedy = "a run is never overwritten: choose another run.dir"
+                remedy = f"a run is never overwritten: choose another {setting}"
                 if run.run_json.exists():
                     remedy += f", or go on with it: symrun resume {shlex.quote(str(path))}"
-                raise UsageError(f"run.dir={path} exists already; {remedy}")
+                raise UsageError(f"{setting}={path} exists already; {remedy}")
 
     def _is_abandoned(self) -> bool:
         """Whether this is an empty run folder, left by a process killed before its run started."""
