@@ -24,7 +24,7 @@ from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import circumstances, draw, section
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import info_from
+from symrun.runs.run_json import info_from
 
 LARGEST_BYTES = 2_000_000
 """Of a file that goes into git."""

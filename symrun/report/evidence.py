@@ -14,7 +14,8 @@ from symrun.analysis.report import json_values
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo, read_info
+from symrun.runs.info import RunInfo
+from symrun.runs.run_json import read_info
 from symrun.runs.tables import progress_curves
 
 _SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv", "progress.csv"

@@ -15,7 +15,8 @@ from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 from symrun.models.registry import MODELS
-from symrun.runs.info import MOST_BYTES, RunInfo, Status, read_info
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import require_schema
+from symrun.runs.run_json import require_schema
 
 SCHEMA_KEY = b"symrun.schema"
 """The key under which the metadata of a part holds the version."""

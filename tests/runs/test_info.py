@@ -20,7 +20,8 @@ from symrun.errors import UsageError
 from symrun.figures import FIGURES, captions, select_runs
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory, newest_first
-from symrun.runs.info import MOST_BYTES, SCHEMA, RunInfo, info_from
+from symrun.runs.info import SCHEMA, RunInfo
+from symrun.runs.run_json import MOST_BYTES, info_from
 
 SMALL = [*MADE_SMALL, "train.steps=20", "track.every=4"]
 FIGURES_OF_RUNS = {
