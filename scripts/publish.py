@@ -125,7 +125,7 @@ def expected(path: Path, told: list[Evidence]) -> Table:
         found = f"**missing**, of {plan['epochs']} epochs"
         if name in there:
             setup = there[name].setup
-            epochs = setup.last_step / setup.steps_per_epoch
+            epochs = setup.epochs(setup.last_step) or 0.0
             short = "" if epochs >= plan["epochs"] else f" of {plan['epochs']}: **shorter**"
             found = f"{epochs:.3g} epochs{short}; {setup.precision.value} on {setup.device}"
         rows.append([f"`{name}`", what, found])

@@ -53,7 +53,8 @@ def info_from(values: Any) -> RunInfo:
         if isinstance(model, dict) and isinstance(name := model.get("name"), str):
             # Runs from before it was recorded are all of VGG: vgg16_bn
             typed["model"] = {"family": name.removesuffix("_bn").upper(), **model}
-        if isinstance(values.get("dataset"), dict) and "loss" not in values:
+        own_loop = values.get("loop") is not None
+        if isinstance(values.get("dataset"), dict) and "loss" not in values and not own_loop:
             # Runs from before it was recorded are all of cross-entropy
             classes = build(DatasetInfo, values["dataset"], "dataset.", recorded=True).classes
             typed["loss"] = LossInfo("softmax cross-entropy", math.log(classes), f"ln {classes}")
