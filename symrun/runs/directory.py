@@ -15,7 +15,8 @@ from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 from symrun.models.registry import MODELS
-from symrun.runs.info import MOST_BYTES, RunInfo, Status, read_info
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
@@ -174,17 +175,22 @@ class RunDirectory:
         if info.status is Status.running:
             _log.warning("%s is running, or was killed: this is what it has so far", self.path)
         elif info.status is not Status.finished:
-            steps = f"at step {info.last_step:,} of {info.planned_steps:,}"
+            steps = f"at step {info.last_step:,}{info.of_planned_steps}"
             _log.warning("%s is %s %s", self.path, info.status.value, steps)
 
-    def config(self) -> Config:
+    def config(self, elsewhere: str = "resume it there") -> Config:
         """The recorded settings, as `symrun train` takes them.
 
-        Error: UsageError, naming the file, if this symrun cannot run them: an unknown model, say.
+        elsewhere: what to do in the loop of a run that symrun did not train, and cannot build.
+
+        Error: UsageError for such a run; or, naming the file, if this symrun cannot run the
+        settings: an unknown model, say.
         """
-        settings = self.info().config.settings
+        info = self.info()
+        if info.loop is not None:
+            raise UsageError(f"{self.path} was made in a loop of one's own: {elsewhere}")
         try:
-            return Config.from_mapping(settings)
+            return Config.from_mapping(info.config.settings)
         except UsageError as error:
             reason = f"has settings that this symrun cannot run: {error}"
             raise UsageError(f"{self.run_json} {reason}") from None
