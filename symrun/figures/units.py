@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.analysis import is_identity, silences
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings
@@ -45,11 +46,14 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     finite. A unit without any error, which a logarithmic axis cannot show, counts from the left
     edge on.
 
-    Error: UsageError if the run has fewer than two records, no law predicts it, or no unit moved.
+    Error: UsageError if the run has fewer than two records, no law but an identity predicts it, or
+    no unit moved.
     """
     (run,) = runs
     info = run.info()
     laws = predicting_laws(run)
+    if all(map(is_identity, laws)):
+        raise UsageError(f"{run.path}: {silences(info)[0]}; residual draws {laws[0]} alone")
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))
