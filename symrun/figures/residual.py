@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.config import Precision
-from symrun.figures.captions import captions, settings, step_label
+from symrun.figures.captions import captions, left_out, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
@@ -45,7 +45,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     heading = f"How far each law is off, by layer, on {settings([info])}"
     last_step = max(int(group.steps[-1]) for group in groups)
     figure, panels = frame(
-        (max(2.3 * len(laws) + 0.5, 5.1), 4.4), heading, captions([(info, last_step)])
+        (max(2.3 * len(laws) + 0.5, 5.1), 4.4),
+        heading,
+        [*captions([(info, last_step)]), *left_out(info)],
     )
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
     float64 = info.precision is Precision.float64

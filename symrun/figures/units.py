@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from symrun.analysis import is_identity, silences
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.errors import UsageError
-from symrun.figures.captions import captions, settings
+from symrun.figures.captions import captions, left_out, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
@@ -70,7 +70,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     }
     heading = f"How well each law predicts each unit, on {settings([info])}"
     size = (max(2.5 * len(unexplained) + 0.6, 5.2), 3.2)
-    figure, panels = frame(size, heading, captions([(info, last_step)]))
+    figure, panels = frame(size, heading, [*captions([(info, last_step)]), *left_out(info)])
     places = panels.subplots(1, len(unexplained), squeeze=False, sharex=True, sharey=True)[0]
     limits = _limits([shares for by_law in unexplained.values() for shares in by_law.values()])
     for axes, (symmetry, by_law) in zip(places, unexplained.items(), strict=True):

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from own_loop import ADAMW, KINDS, RATES, STEPS
-from run_json import rewrite
+from run_json import recorded, rewrite
 
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, plot, select_runs
@@ -39,7 +39,10 @@ def test_each_figure_of_one_run_is_drawn_or_refused_in_one_line(
     (path,) = plot(figure, [run.path], tmp_path, ["svg"])
     page = path.read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "own loop, 400 steps" in page and "epoch" not in page.lower()
-    assert overlaps(FIGURES[figure].draw(select_runs(figure, [run]))) == []
+    drawn = FIGURES[figure].draw(select_runs(figure, [run]))
+    assert overlaps(drawn) == []
+    some_dashes = kind == "mixed" and figure in ("phase", "residual", "units")
+    assert ("No law but an identity predicts conv2" in drawn.get_supxlabel()) == some_dashes
 
 
 @pytest.mark.parametrize("figure", FAMILIES)
@@ -59,6 +62,24 @@ def test_panels_of_groups_that_nothing_predicts_say_why(own_loops):
         assert dashed(panels[group]) != silent
     (legend,) = figure.subfigs[0].legends
     assert legend.get_texts()[1].get_text() == "predicted (law 2: driven damped oscillator)"
+
+
+def test_fig5_takes_networks_of_the_user(write_run):
+    runs = [write_run(batch_norm, name=str(batch_norm)) for batch_norm in (False, True)]
+    optim = {"name": "own", "title": "SGD", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.0}
+    for run in runs:
+        config = {"optim": optim, "track": {"every": 10, "parameters": 5}}
+        known = dict.fromkeys(("dataset", "steps_per_epoch"))
+        rewrite(run, loop="a loop", columns=["baseline", "steady"], config=config, **known)
+    groups = recorded(runs[0])["groups"]
+    groups[-1]["unpredicted"] = RATES
+    rewrite(runs[0], groups=groups)
+    figure = FIGURES["fig5"].draw(select_runs("fig5", runs))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [RATES in texts(axes) for axes in panels] == [True, False, False]
+    caption = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")
+    assert "own loop, 600 steps" in caption and "the same: the figure tests" not in caption
+    assert figure.get_suptitle() == "Fig. 5 on VGG11 at width 1/8: not the paper's setting"
 
 
 def test_a_velocity_without_known_times_is_that_per_update(own_loops):

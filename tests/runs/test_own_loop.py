@@ -1,5 +1,6 @@
 """Runs made in a loop of the user's own: each reader takes them, or says in one line why not."""
 
+import dataclasses
 import json
 import shutil
 
@@ -138,6 +139,13 @@ def test_the_baseline_of_what_nothing_predicts_is_its_start(own_loops):
 def test_check_gives_each_reason_once(own_loops, capsys, kind, reason):
     run = own_loops[kind]
     assert silences(run.info()) == [reason]
+    groups = [dataclasses.replace(group, unpredicted=RATES) for group in run.info().groups]
+    alike = dataclasses.replace(run.info(), groups=tuple(groups))
+    assert silences(alike) == [
+        reason
+        if kind == "adamw"
+        else f"no law but an identity predicts conv1, conv2, conv3 -> fc and 1 more: {RATES}"
+    ]
     assert main(["check", str(run.path)]) == 0
     assert capsys.readouterr().out.count(reason) == 1
     assert main(["check", str(run.path), "--json", "--max-residual", "1"]) == (kind == "adamw")
