@@ -148,6 +148,7 @@ def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker])
         sample=config.track.parameters,
         seed=config.seed,
         sums=config.track.sums,
+        more=training.plan.columns,
     )
 
 
