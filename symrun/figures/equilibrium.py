@@ -17,6 +17,7 @@ from symrun.figures.layers import depth_colours, depth_handles
 from symrun.figures.selection import AnyRuns
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
 from symrun.laws.equilibrium import Equilibrium
+from symrun.optimizers import OptimConfig
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import GroupInfo, RunInfo
 from symrun.runs.tables import DYNAMICS, unit_curves
@@ -139,9 +140,8 @@ def _layer(run: RunDirectory, info: RunInfo, group: GroupInfo) -> _Layer:
             intrinsic,
         )
     )
-    predicted = None
-    if live.any():
-        optim = info.config.optim
+    predicted, optim = None, info.config.optim
+    if live.any() and isinstance(optim, OptimConfig):
         predicted = _predicted(optim.equilibrium(_mean(lr)[:, None]), grad_sq, group.entries or 0)
     middle = _stretches(steps[:, None].astype(np.float64))[:, 0].round().astype(np.int64)
     angle, norm = np.sqrt(_mean(angle_sq)), np.sqrt(_mean(measured))
