@@ -1,6 +1,7 @@
 """Whether units of scale have reached equilibrium: how far each update turns them, and how long
 they are."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.figures.captions import captions, labels, settings, step_label
+from symrun.figures.captions import captions, optimiser, settings, step_label
 from symrun.figures.layers import depth_colours, depth_handles
 from symrun.figures.selection import AnyRuns
 from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
@@ -29,8 +30,9 @@ DEAD = 0.01
 """A unit is dead if its |g|^2 |A|^2, meaned over the last half of the records, is at most this
 share of its layer's mean."""
 
-_MOST_POINTS = 60
+_MOST_POINTS = 40
 _WIDTH = 1.2
+_TITLE = 38  # characters: as many as stand above a panel
 _RELAXED: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
 
 
@@ -83,7 +85,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for run, found in zip(runs, layers, strict=True):
         if list(found) != groups:
             raise UsageError(f"equilibrium draws runs of one network; {run.path} has other layers")
-    titles = labels([(info, run.path) for info, run in zip(infos, runs, strict=True)])
+    titles = [", ".join(optimiser(info)) for info in infos]
     lines = captions([(info, info.last_step) for info in infos])
     lines += [_outcome(*one) for one in zip(infos, titles, layers, strict=True)]
     lines.append(
@@ -93,10 +95,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     heading = f"Equilibrium of units of scale on {settings(infos)}"
     size = (max(2.7 * len(runs) + 0.5, 5.2), 4.4 + 0.5 * len(runs))
     figure, panels = frame(size, heading, lines)
-    grid = panels.subplots(2, len(runs), squeeze=False, sharex="col", sharey="row")
+    grid = panels.subplots(2, len(runs), squeeze=False, sharex="col")
     for column, (info, title, found) in enumerate(zip(infos, titles, layers, strict=True)):
         above, below = grid[:, column]
-        above.set_title(title)
+        above.set_title(textwrap.fill(title, _TITLE))
         _draw(above, below, list(found.values()))
         label_steps(below, step_label(info))
     grid[0, 0].set_ylabel("Angle of an update, radians, RMS")
@@ -208,7 +210,6 @@ def _outcome(info: RunInfo, title: str, layers: dict[str, _Layer]) -> str:
         np.sqrt(np.square(angle / predicted.angle)[late].mean()) for angle, predicted in found
     ]
     return (
-        f"{title}: {relaxations:.2g} relaxation times; over the last half, the angle of a layer is "
-        f"{min(ratios):.2f} to {max(ratios):.2f} of the predicted one; {dead:,} of {units:,} units "
-        "are dead."
+        f"{title}: {relaxations:.2g} relaxation times; angle over the last half {min(ratios):.2f} "
+        f"to {max(ratios):.2f} of the predicted one, by layer; {dead:,} of {units:,} units are dead."
     )

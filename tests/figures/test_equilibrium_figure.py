@@ -64,7 +64,7 @@ def live_units(run, group):
 
 
 def test_lines_are_means_over_live_units_and_the_settings_say_where_they_settle(made):
-    run = made(records=61)  # 60 records with a gradient: a point each
+    run = made(records=41)  # 40 records with a gradient: a point each
     above, below = equilibrium.draw([run]).axes[:2]
     groups = [group for group in recorded(run)["groups"] if group["symmetry"] == "scale"]
     assert len(groups) == 8
@@ -84,10 +84,10 @@ def test_lines_are_means_over_live_units_and_the_settings_say_where_they_settle(
 
 
 def test_many_records_are_meaned_over_stretches(made):
-    run = made(records=121)
+    run = made(records=81)
     above = equilibrium.draw([run]).axes[0]
     squares = live_units(run, "features.0")["angle"].to_numpy() ** 2
-    expected = np.sqrt(squares.reshape(60, 2, -1).mean(axis=(1, 2)))
+    expected = np.sqrt(squares.reshape(40, 2, -1).mean(axis=(1, 2)))
     np.testing.assert_allclose(lines(above)[0][:, 1], expected, rtol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_the_caption_counts_the_dead_and_the_relaxation_times(made):
     units = sum(group["units"] for group in recorded(run)["groups"] if group["symmetry"] == "scale")
     text = caption(figure)
     assert f"3 of {units} units are dead" in text
-    assert "4 relaxation times; over the last half, the angle of a layer is 1.00 to 1.00" in text
+    assert "4 relaxation times; angle over the last half 1.00 to 1.00 of the predicted" in text
     (mark,) = [line.get_xdata()[0] for line in figure.axes[0].lines]
     assert mark == pytest.approx(RELAXATION, rel=1e-6)
     brief = equilibrium.draw([made("brief", steps=200)])
