@@ -35,9 +35,14 @@ reproduce_cpu: venv  ## The same on a CPU at an eighth of the width, 20 epochs; 
 figures: venv  ## Every figure at quickstart scale, in outputs/figures; about 10 minutes on 2 cores
 	PATH="$(abspath $(BIN)):$$PATH" scripts/figures.sh $(OUT)
 
-study: venv  ## The tables of docs/laws.md and the figure of BatchNorm's eps; about 15 minutes
+study: venv  ## The tables of docs/laws.md, the figures of BatchNorm's eps and the equilibrium; 25 minutes
 	$(BIN)/python scripts/laws_study.py
 	$(BIN)/python scripts/constraints_against_eps.py --out $(OUT)
+	sgd=$$($(BIN)/symrun train experiment=equilibrium) && \
+	momentum=$$($(BIN)/symrun train experiment=equilibrium optim.momentum=0.9 optim.lr=0.02) && \
+	adamw=$$($(BIN)/symrun train experiment=equilibrium optim=adamw optim.lr=3e-3 \
+		optim.weight_decay=0.3) && \
+	$(BIN)/symrun plot equilibrium $$sgd $$momentum $$adamw --out $(OUT)
 
 test: venv  ## All tests that run without a GPU, two at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

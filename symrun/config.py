@@ -91,13 +91,15 @@ class TrackConfig:
     """`every`: steps between records. `parameters`: single parameters sampled in each layer.
 
     sums: auto takes the kernel where it can run and agrees with torch. families: classes of the
-    user's that name symmetries by hand.
+    user's that name symmetries by hand. dynamics: whether the tables also hold the columns
+    `effective_lr` and `angle` of units of scale.
     """
 
     every: int
     parameters: int
     sums: Sums
     families: tuple[str, ...] = ()
+    dynamics: bool = False
 
     def __post_init__(self) -> None:
         for name in self.families:

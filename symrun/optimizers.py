@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from symrun.laws.equilibrium import Equilibrium
 from symrun.laws.sgd import kinds_of_sgd, laws_of_sgd
 from symrun.typed import require
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from symrun.laws import Law
+    from symrun.laws.equilibrium import Array
 
 
 class Schedule(Enum):
@@ -59,6 +61,11 @@ class OptimConfig:
         """The weight decay of the gradient flow that the optimiser discretises; 0 if it does not,
         because its update is no sum of gradients."""
         return 0.0
+
+    def equilibrium(self, lr: "float | Array") -> Equilibrium | None:
+        """What units of scale settle at if the learning rate stays `lr`; None if they do not, or
+        nobody knows where."""
+        return None
 
     def __post_init__(self) -> None:
         require("optim.lr", self.lr > 0, "> 0", self.lr)
@@ -103,6 +110,13 @@ class SgdConfig(OptimConfig):
     def flow_decay(self) -> float:
         return self.weight_decay
 
+    def equilibrium(self, lr: "float | Array") -> Equilibrium | None:
+        if not self.weight_decay:
+            return None
+        return Equilibrium.of_sgd(
+            lr, self.weight_decay, self.momentum, self.dampening, self.nesterov
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         decay = self.weight_decay
@@ -129,6 +143,11 @@ class AdamConfig(OptimConfig):
     beta1: float
     beta2: float
     eps: float
+
+    def equilibrium(self, lr: "float | Array") -> Equilibrium | None:
+        if not self.weight_decay or self.name != "adamw":
+            return None
+        return Equilibrium.of_adamw(lr, self.weight_decay, self.beta1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from symrun.errors import UsageError, did_you_mean
 from symrun.figures import (
+    equilibrium,
     fig1,
     fig2,
     fig3,
@@ -55,6 +56,7 @@ FIGURES: dict[str, FigureModule] = {
     "seeds": seeds,
     "residual": residual,
     "units": units,
+    "equilibrium": equilibrium,
     "progress": progress,
 }
 

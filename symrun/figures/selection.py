@@ -39,12 +39,13 @@ class NoRuns:
 
 @dataclass(frozen=True)
 class AnyRuns:
-    """Whatever runs are given, in their order; without any the newest that is finished.
+    """Whatever runs are given, in their order; without any the newest that is finished and fits.
 
-    preset: what makes a run.
+    preset: what makes a run. fits: whether a run, by its run.json, can be drawn.
     """
 
     preset: str
+    fits: Callable[[RunInfo], bool] = lambda _: True
 
     def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
         seen = set()
@@ -53,7 +54,7 @@ class AnyRuns:
             if folder in seen:
                 raise UsageError(f"{figure} takes each run once; {run.path} is given twice")
             seen.add(folder)
-        runs = list(given) or _by_default()[:1]
+        runs = list(given) or [run for run in _by_default() if self.fits(run.info())][:1]
         if not runs:
             remedy = f"`symrun train experiment={self.preset}` makes one"
             raise UsageError(f"{figure} needs a run; there is none in {OUTPUTS}: {remedy}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from symrun.config import Sums
 from symrun.laws import Law
-from symrun.symmetry import Group
+from symrun.symmetry import Group, Symmetry
 from symrun.tracking.measure import GradientReductions, Measure, WeightReductions
 from symrun.tracking.momentum import Momentum
 
@@ -69,6 +69,11 @@ class PartMeasures:
         self.rule_of = self._ordered(rule_of)
         self.degree = self._joined([one.degree for one in self._measures])
         """The degree of each unit's quantity, float64 [units], on the parameters' device."""
+        of_scale = [group.symmetry is Symmetry.scale for group in groups]
+        self.of_scale = torch.tensor(of_scale, device=device).repeat_interleave(
+            torch.tensor(sizes, device=device)
+        )
+        """Which units have the symmetry of scale, bool [units]."""
 
     def weights(self) -> WeightReductions:
         found = [measure.weights() for measure in self._measures]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from symrun.laws import DiscreteLaw, Input, ObservedUpdate, Rule
+from symrun.tracking.dynamics import dynamics
 from symrun.tracking.parts import PartMeasures
 
 
@@ -15,12 +16,14 @@ class UpdateTerms:
         theta_{n+1} = s theta_n - eta u_n,   s = 1 - eta lambda with decoupled weight decay, else 1
         projection       B(theta_n, u_n), or the sum of u_n
         discretisation   eta^2 B(u_n, u_n), 0 for a linear quantity
+        effective_lr, angle   as in `dynamics`
 
-    Both follow from what the laws take in and from the change of Q, so nothing more is measured.
+    All follow from what the laws take in and from the change of Q, so nothing more is measured.
     """
 
     def __init__(self, measures: PartMeasures) -> None:
         self._rule_of, self._degree = measures.rule_of, measures.degree
+        self._of_scale = measures.of_scale
         self._quadratic = (measures.degree > 1).to(measures.degree)
         self._factors = measures.degree.new_zeros(len(measures.parts), 6)
         self._prepared: list[Rule] = []
@@ -51,6 +54,7 @@ class UpdateTerms:
         return {
             "projection": (along - shrunk * measured) / lr,
             "discretisation": self._quadratic * (size - 2 * shrunk * along + shrunk**2 * measured),
+            **dynamics(measured, along, size, lr, self._of_scale),
         }
 
 

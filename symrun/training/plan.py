@@ -10,7 +10,7 @@ from symrun.config import Config, Precision
 from symrun.errors import UsageError
 from symrun.laws import Law, ObservedUpdate
 from symrun.optimizers import OPTIMIZERS, laws_of
-from symrun.runs.tables import UPDATE
+from symrun.runs.tables import DYNAMICS, UPDATE
 from symrun.tasks import TASKS, Task
 from symrun.tracking.select import require_possible
 from symrun.training.device import select_device, set_determinism, set_precision
@@ -57,7 +57,8 @@ class Plan:
     def columns(self) -> tuple[str, ...]:
         """The columns that not every run records."""
         observed = any(isinstance(law, ObservedUpdate) for law in self.laws.values())
-        return UPDATE if observed else ()
+        dynamics = DYNAMICS if self.config.track.dynamics else ()
+        return (*(UPDATE if observed else ()), *dynamics)
 
     def steps(self, steps_per_epoch: int) -> int:
         train = self.config.train
