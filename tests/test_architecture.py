@@ -17,6 +17,7 @@ LAYERS = [
     "cli",
     "warned",
     "commands",
+    "integrations",
     "bench",
     "launch",
     "constraints",
