@@ -224,18 +224,22 @@ def _rmsprop(optim: RmspropConfig, parameters: Sequence["nn.Parameter"]) -> "tor
     )
 
 
-def _no_laws(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
+def _observed(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
+    from symrun.laws import ObservedUpdate
+
     reason = f"{optim.name} moves each parameter at a rate of its own, which breaks every symmetry"
-    return {}, dict.fromkeys(kinds_of_sgd(momentum=False), reason)
+    laws = {"exact": ObservedUpdate(optim.weight_decay if optim.name == "adamw" else 0.0)}
+    kinds = kinds_of_sgd(momentum=False)
+    return {**laws}, {name: reason for name, kind in kinds.items() if not kind.identity}
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(
         SgdConfig, "SGD", _sgd, lambda optim: int(optim.momentum > 0), _laws_of_sgd, capturable=True
     ),
-    "adam": Optimizer(AdamConfig, "Adam", _adam, lambda optim: 2, _no_laws),
-    "adamw": Optimizer(AdamConfig, "AdamW", _adam, lambda optim: 2, _no_laws),
+    "adam": Optimizer(AdamConfig, "Adam", _adam, lambda optim: 2, _observed),
+    "adamw": Optimizer(AdamConfig, "AdamW", _adam, lambda optim: 2, _observed),
     "rmsprop": Optimizer(
-        RmspropConfig, "RMSprop", _rmsprop, lambda optim: 1 + (optim.momentum > 0), _no_laws
+        RmspropConfig, "RMSprop", _rmsprop, lambda optim: 1 + (optim.momentum > 0), _observed
     ),
 }

@@ -10,7 +10,7 @@ from symrun.bench.steps import endless
 from symrun.bench.sums import CompiledSums, Making, checked, ways_to_sum
 from symrun.config import Config
 from symrun.data import load
-from symrun.laws import Propagation
+from symrun.laws import Propagation, Rule
 from symrun.runs.writer import Record
 from symrun.tracking import Tracker
 from symrun.tracking.measure import Measure
@@ -52,7 +52,7 @@ class Step:
         self.sums = type(sums).__name__
         self._measure = Measure(training.model, groups, self._momentum, config.track.sums)
         self._laws = Propagation(
-            training.plan.laws,
+            [training.plan.laws],
             self._measure.weights().measured,
             self._measure.degree,
             momentum=self._momentum is not None,
@@ -130,10 +130,10 @@ class Step:
 
     def _law_step(self) -> Work:
         inputs = self._measure.gradients().inputs
-        rates = self._training.learning_rates
+        rates, laws = self._training.learning_rates, self._training.plan.laws
 
         def call() -> None:
-            self._laws.prepare(rates[next(self._steps)], first=False)
+            self._laws.prepare([Rule(laws, rates[next(self._steps)], first=False)])
             self._laws.advance(inputs)
 
         return Work(call)

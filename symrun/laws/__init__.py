@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from symrun.laws.discrete import DiscreteLaw
     from symrun.laws.law import SGD, Input, Law
     from symrun.laws.modified_flow import ModifiedFlow
+    from symrun.laws.observed import ObservedUpdate
     from symrun.laws.oscillator import Oscillator
-    from symrun.laws.propagation import Propagation
+    from symrun.laws.propagation import Propagation, Rule
 
 __all__ = [
     "SGD",
@@ -20,8 +21,10 @@ __all__ = [
     "Kind",
     "Law",
     "ModifiedFlow",
+    "ObservedUpdate",
     "Oscillator",
     "Propagation",
+    "Rule",
     "gradient_flow",
     "kinds_of_sgd",
     "laws_of_sgd",
@@ -34,7 +37,8 @@ __getattr__ = imported_when_asked(
         "DiscreteLaw": "symrun.laws.discrete",
         **dict.fromkeys(("SGD", "Input", "Law"), "symrun.laws.law"),
         "ModifiedFlow": "symrun.laws.modified_flow",
+        "ObservedUpdate": "symrun.laws.observed",
         "Oscillator": "symrun.laws.oscillator",
-        "Propagation": "symrun.laws.propagation",
+        **dict.fromkeys(("Propagation", "Rule"), "symrun.laws.propagation"),
     },
 )

@@ -36,11 +36,11 @@ class DiscreteLaw:
     sgd: SGD
     with_defect: bool
 
-    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
+    def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
         """Rows Q and, with momentum, C."""
         if self.sgd.momentum == 0:
             return conserved[None].clone()
-        return torch.stack([conserved, torch.zeros_like(conserved)])
+        return torch.stack([conserved, torch.zeros_like(conserved) if carried is None else carried])
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
         require_forcing(degree)

@@ -60,8 +60,12 @@ class Law(Protocol):
     The state is float64 [rows, units]. Row 0 is the conserved quantity; a law may add more rows.
     """
 
-    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
-        """The state at step 0, from Q_0 and the degrees, both [units]."""
+    def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
+        """The state at step 0, from Q_0 and the degrees, both [units].
+
+        carried: B(theta_0, b_{-1}), or the sum of b_{-1}, of momentum from before step 0; None
+        where the optimiser makes its first update.
+        """
         ...
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:

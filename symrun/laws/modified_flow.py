@@ -32,7 +32,7 @@ class ModifiedFlow:
     weight_decay: float
     corrected: bool = False
 
-    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
+    def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
         return conserved[None].clone()
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:

@@ -41,11 +41,13 @@ class Oscillator:
     sgd: SGD
     corrected: bool = False
 
-    def start(self, conserved: Tensor, degree: Tensor) -> Tensor:
-        """Rows Q and Q'."""
+    def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
+        """Rows Q and Q', which momentum from before has as it moves theta: -k C / (1 - alpha)."""
+        sgd = self.sgd
+        if carried is not None:
+            return torch.stack([conserved, -degree * carried / (1 - sgd.dampening)])
         if not self.corrected:
             return torch.stack([conserved, torch.zeros_like(conserved)])
-        sgd = self.sgd
         share = (1 + sgd.dampening) / ((1 + sgd.momentum) * (1 - sgd.dampening))
         return torch.stack([conserved, -share * sgd.weight_decay * degree * conserved])
 

@@ -1,49 +1,93 @@
-"""All laws of a run at once: one update is one matrix for each degree."""
+"""All laws of a run at once: one update is one matrix for each kind of unit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from symrun.laws.law import Input, Law
 
+_MOST_DEGREES = 1000
+
+
+class Rule(NamedTuple):
+    """What moves some of the units at the next update.
+
+    laws: those that describe it, by column. first: whether the optimiser has not updated before.
+    """
+
+    laws: Mapping[str, Law]
+    lr: float
+    first: bool
+
 
 class Propagation:
     """Advances all laws of all units by one update in one matrix product.
 
-    conserved, degree: float64 [units], Q_0 and k. momentum: whether the optimiser has any, which
-    decides what inputs there are.
+    conserved, degree: float64 [units], Q_0 and k. laws: those of each rule that moves units, by
+    column; a rule may lack some, which then predict NaN. rule_of: the rule of each unit, int64
+    [units]; None: there is one. momentum: whether the optimiser has any, which decides what inputs
+    there are. carried: as in `Law.start`, NaN for units without.
 
     Assumes: finite states. One law's overflow makes all of that unit NaN, once a run has diverged.
     Error: rounding. From `prepare`, ValueError for a degree for which a law does not hold.
     Example:
         conserved, degree = torch.ones(3).double(), torch.tensor([1.0, 2.0, 2.0])
-        propagation = Propagation(laws, conserved, degree, momentum=False)
-        propagation.prepare(lr=0.1, first=True)
+        propagation = Propagation([laws], conserved, degree, momentum=False)
+        propagation.prepare([Rule(laws, lr=0.1, first=True)])
         propagation.advance(torch.zeros(2, 3).double())
         propagation.predicted["exact"]
     """
 
     def __init__(
-        self, laws: Mapping[str, Law], conserved: Tensor, degree: Tensor, momentum: bool
+        self,
+        laws: Sequence[Mapping[str, Law]],
+        conserved: Tensor,
+        degree: Tensor,
+        momentum: bool,
+        rule_of: Tensor | None = None,
+        carried: Sequence[Tensor | None] = (),
     ) -> None:
-        self._laws = laws
-        starts = [law.start(conserved, degree) for law in laws.values()]
-        self._state = torch.cat([*starts, conserved.new_empty(0, len(conserved))])
-        rows = 0
+        units = len(conserved)
+        rule_of = torch.zeros(units, dtype=torch.int64) if rule_of is None else rule_of
+        rule_of = rule_of.to(conserved.device)
+        starts: dict[str, list[Tensor | None]] = {
+            name: [
+                one[name].start(conserved, degree, before) if name in one else None
+                for one, before in zip(laws, carried or [None] * len(laws), strict=True)
+            ]
+            for name in dict.fromkeys(name for one in laws for name in one)
+        }
         self._rows: dict[str, slice] = {}
-        for name, start in zip(laws, starts, strict=True):
-            self._rows[name] = slice(rows, rows + len(start))
-            rows += len(start)
-        degrees, which = torch.unique(degree, return_inverse=True)
-        self._degrees = [int(k) for k in degrees.tolist()]
+        self._silent: dict[str, Tensor] = {}
+        """Of a law that some rules lack, where it predicts nothing, bool [units]."""
+        rows = 0
+        for name, found in starts.items():
+            height = max(len(start) for start in found if start is not None)
+            self._rows[name] = slice(rows, rows + height)
+            rows += height
+        self._state = conserved.new_zeros(rows, units)
+        for name, found in starts.items():
+            for rule, start in enumerate(found):
+                here = rule_of == rule
+                if start is None:
+                    silent = self._silent.setdefault(name, torch.zeros_like(here))
+                    silent |= here
+                else:
+                    place = self._state[self._rows[name]][: len(start)]
+                    place.copy_(torch.where(here, start, place))
+        key = rule_of * _MOST_DEGREES + degree.long()
+        kinds, which = torch.unique(key, return_inverse=True)
+        self._kinds = [divmod(kind, _MOST_DEGREES) for kind in kinds.tolist()]
+        """The rule and the degree of each kind of unit."""
         size = self._state.numel()
         places = torch.arange(size, device=which.device).view_as(self._state)
         self._chosen = (places + size * which).flatten()
-        """The index of each state entry in the flattened product for all degrees."""
+        """The index of each state entry in the flattened product for all kinds of unit."""
         columns = rows + Input.count(momentum)
-        self._matrices = conserved.new_zeros(len(self._degrees), rows, columns)
-        self._prepared: tuple[float, bool] | None = None
+        self._matrices = conserved.new_zeros(len(self._kinds), rows, columns)
+        self._prepared: list[Rule] = []
 
     @property
     def state(self) -> Tensor:
@@ -51,22 +95,33 @@ class Propagation:
         return self._state
 
     @property
+    def exact(self) -> Tensor:
+        """Q by the law `exact`, which every rule has, [units]: a view of the state."""
+        return self._state[self._rows["exact"].start]
+
+    @property
     def predicted(self) -> dict[str, Tensor]:
         """Q by law, each [units]: views of the state, which `advance` changes."""
-        return {name: self._state[rows.start] for name, rows in self._rows.items()}
+        found = {name: self._state[rows.start] for name, rows in self._rows.items()}
+        for name, silent in self._silent.items():
+            found[name] = found[name].masked_fill(silent, torch.nan)
+        return found
 
-    def prepare(self, lr: float, first: bool) -> None:
+    def prepare(self, rules: Sequence[Rule]) -> None:
         """Make the matrices of the next update and copy them to the device, without waiting."""
-        if (lr, first) == self._prepared:
+        if list(rules) == self._prepared:
             return
-        self._prepared = lr, first
+        self._prepared = list(rules)
         matrices = torch.zeros(self._matrices.shape, dtype=torch.float64)
-        for place, degree in zip(matrices, self._degrees, strict=True):
-            for name, rows in self._rows.items():
-                matrix = self._laws[name].matrix(degree, lr, first)
-                height = len(matrix)
-                place[rows, rows] = matrix[:, :height]
-                place[rows, len(self._state) :] = matrix[:, height:]
+        state = len(self._state)
+        for place, (number, degree) in zip(matrices, self._kinds, strict=True):
+            rule = rules[number]
+            for name, law in rule.laws.items():
+                matrix = law.matrix(degree, rule.lr, rule.first)
+                height, width = matrix.shape
+                first = self._rows[name].start
+                place[first : first + height, first : first + height] = matrix[:, :height]
+                place[first : first + height, state : state + width - height] = matrix[:, height:]
         if self._matrices.is_cuda:
             matrices = matrices.pin_memory()
         self._matrices.copy_(matrices, non_blocking=True)
@@ -76,5 +131,5 @@ class Propagation:
 
         inputs: float64 [2 or 4, units], in the order of `Input`.
         """
-        by_degree = self._matrices @ torch.cat([self._state, inputs])
-        torch.index_select(by_degree.flatten(), 0, self._chosen, out=self._state.view(-1))
+        by_kind = self._matrices @ torch.cat([self._state, inputs])
+        torch.index_select(by_kind.flatten(), 0, self._chosen, out=self._state.view(-1))

@@ -54,13 +54,15 @@ def parameters_schema(value: pa.DataType) -> pa.Schema:
     )
 
 
-def unpacked_bytes(records: int, units: int, parameters: int, value_bytes: int) -> int:
+def unpacked_bytes(
+    records: int, units: int, parameters: int, value_bytes: int, more: Sequence[str] = ()
+) -> int:
     """The size of the numbers in `records` records. Compressed on the disk they take less, unless
     a network is so small that the footers of the parts count.
 
     Example: unpacked_bytes(1956, 11521, 1600, 4) / 1e9   # 0.64, the paper's VGG16 with BN
     """
-    return records * (units * len(MEASUREMENTS) + parameters) * value_bytes
+    return records * (units * len((*MEASUREMENTS, *more)) + parameters) * value_bytes
 
 
 PROGRESS_SCHEMA = pa.schema(

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from symrun.config import Sums
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
-from symrun.tracking.reductions import Reductions
+from symrun.tracking.reductions import Reductions, Source
 from symrun.tracking.select import select_sums
+from symrun.tracking.torch_sums import TorchSums
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Measure:
 
     Nothing here waits for the device or changes the parameters.
 
-    momentum: reads the momentum buffers; None for SGD without momentum.
+    momentum: reads the momentum buffers; None for SGD without momentum. observed: the update is
+    found from the weights before and after it, so a parameter may lack a gradient.
     Error: UsageError if the kernel is asked for where it cannot run.
     """
 
@@ -51,9 +53,12 @@ class Measure:
         groups: Sequence[Group],
         momentum: Momentum | None = None,
         sums: Sums = Sums.auto,
+        observed: bool = False,
     ) -> None:
-        self._reductions = Reductions(model, groups)
+        self._reductions = Reductions(model, groups, lenient=observed)
         self._sums = select_sums(sums, self._reductions, momentum)
+        self._plain = TorchSums(self._reductions, None)
+        self._before: dict[nn.Parameter, Tensor] = {}
         self._momentum = momentum
         self.degree = self._reductions.degree
         """The degree of each unit's quantity, float64 [units], on the parameters' device."""
@@ -76,3 +81,48 @@ class Measure:
         return GradientReductions(
             grad_norm_sq, torch.stack([self._forced * force, defect, *carried])
         )
+
+    @torch.no_grad()
+    def carried(self) -> Tensor | None:
+        """B(theta_n, b_{n-1}), or the sum of b_{n-1}, float64 [units]; None without buffers."""
+        momentum = self._momentum
+        if momentum is None or momentum.first:
+            return None
+
+        def matrices(source: Source) -> list[Tensor]:
+            buffers = map(momentum.buffer, source.parameters.values())
+            return [source.weights(), source.matrix(buffers)]
+
+        carried: Tensor = self._reductions.signed(self._plain.sums(2, matrices, _along))[0]
+        return carried
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember theta_n until `step` is called, in memory that is taken once."""
+        if not self._before:
+            self._before = {one: torch.empty_like(one) for one in self._reductions.parameters}
+        torch._foreach_copy_(list(self._before.values()), list[Tensor](self._before))
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
+        for a linear quantity, and B(theta, w), or the sum of w; float64 [2, units]."""
+
+        def matrices(source: Source) -> list[Tensor]:
+            before = (self._before[one] for one in source.parameters.values())
+            return [source.matrix(before), source.weights()]
+
+        along, force = self._reductions.signed(self._plain.sums(2, matrices, _moved))
+        return torch.stack([self._forced * force, along])
+
+
+def _along(degree: int, theta: Tensor, vector: Tensor) -> Tensor:
+    vector = vector.double()
+    if degree == 1:
+        return torch.stack([vector, torch.zeros_like(vector)])
+    return torch.stack([theta.double() * vector, vector.square()])
+
+
+def _moved(degree: int, before: Tensor, after: Tensor) -> Tensor:
+    before = before.double()
+    return _along(degree, before, before - after)

@@ -11,24 +11,31 @@ class Momentum:
 
     It computes them before the update: afterwards theta_n is gone and, with Nesterov, torch may
     have overwritten the gradient.
+
+    group: which of the optimiser's groups of parameters it reads.
     """
 
-    def __init__(self, optimizer: torch.optim.SGD) -> None:
+    def __init__(self, optimizer: torch.optim.SGD, group: int = 0) -> None:
         self._optimizer = optimizer
+        self._group = group
 
     @property
     def first(self) -> bool:
         """Whether the next update is the first, which creates the buffers."""
-        return not any("momentum_buffer" in state for state in self._optimizer.state.values())
+        state = self._optimizer.state
+        return not any(
+            state.get(parameter, {}).get("momentum_buffer") is not None
+            for parameter in self._optimizer.param_groups[self._group]["params"]
+        )
 
     @property
     def nesterov(self) -> bool:
-        return bool(self._optimizer.param_groups[0]["nesterov"])
+        return bool(self._optimizer.param_groups[self._group]["nesterov"])
 
     @property
     def factors(self) -> tuple[float, float, float]:
         """Weight decay, momentum, and 1 - dampening, as they stand now."""
-        settings = self._optimizer.param_groups[0]  # the same for all groups: momentum_of checks it
+        settings = self._optimizer.param_groups[self._group]
         return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
 
     def buffer(self, parameter: nn.Parameter) -> Tensor:
@@ -56,8 +63,8 @@ class Momentum:
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
     """A reader of the momentum of `optimizer`; None unless it is SGD with momentum.
 
-    Error: UsageError for an SGD that the laws do not describe: groups of other settings, steps
-    uphill, or momentum from updates that were not tracked.
+    Error: UsageError for an SGD that one set of laws does not describe: groups of other settings,
+    or steps uphill.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return None
@@ -67,9 +74,4 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:
         raise UsageError("the laws need the same settings of SGD for all groups of parameters")
     if optimizer.param_groups[0]["maximize"]:
         raise UsageError("the laws are those of descent: SGD must have maximize=False")
-    if not optimizer.param_groups[0]["momentum"]:
-        return None
-    momentum = Momentum(optimizer)
-    if not momentum.first:
-        raise UsageError("SGD has momentum already: track it from its first update on")
-    return momentum
+    return Momentum(optimizer) if optimizer.param_groups[0]["momentum"] else None

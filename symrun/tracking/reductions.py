@@ -72,12 +72,18 @@ class Source:
     lines: the sums that units need. Their slots start at `first_slot`, in the order of the layouts
     in `passes`, rows before columns.
     parts: the fewest into which the parts of all lines can be cut. columns: those of one part.
+    lenient: whether a parameter may lack a gradient, which counts as 0 then.
     """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], lines: Iterable[Lines], first_slot: int
+        self,
+        parameters: dict[str, nn.Parameter],
+        lines: Iterable[Lines],
+        first_slot: int,
+        lenient: bool = False,
     ) -> None:
         self.parameters = parameters
+        self._lenient = lenient
         self.slots = 0
         self.first_slots: dict[Lines, int] = {}
         first = next(iter(parameters.values()))
@@ -123,9 +129,12 @@ class Source:
         """The gradient of each parameter. Error: RunError if one has none."""
         found = []
         for name, parameter in self.parameters.items():
-            if parameter.grad is None:
+            gradient = parameter.grad
+            if gradient is None and self._lenient:
+                gradient = torch.zeros_like(parameter)
+            if gradient is None:
                 raise RunError(f"{name} has no gradient: the loss does not depend on it")
-            found.append(parameter.grad)
+            found.append(gradient.to_dense() if gradient.is_sparse else gradient)
         return found
 
     def matrix(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -147,10 +156,11 @@ class Reductions:
     their sums, whatever their signs.
 
     Tensors of slots are float64 [planes, slots], those of units [planes, units]. A plane is one
-    summed quantity; the units of one group follow those of the group before.
+    summed quantity; the units of one group follow those of the group before. lenient: as in Source.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], lenient: bool = False) -> None:
+        self._lenient = lenient
         parameters = dict(model.named_parameters())
         self.device = next(iter(parameters.values())).device
         self.count = 0
@@ -222,9 +232,10 @@ class Reductions:
                 first_slots[name, Lines(0, tuple(range(vector.numel())), degree)] = slot
                 slot += vector.numel()
             whole = Lines(0, tuple(range(slot - self.count)), degree)
-            self._add(Source(vectors, [whole], self.count))
+            self._add(Source(vectors, [whole], self.count, self._lenient))
         for name, needed in matrices.items():
-            source = self._add(Source({name: parameters[name]}, needed, self.count))
+            matrix = {name: parameters[name]}
+            source = self._add(Source(matrix, needed, self.count, self._lenient))
             first_slots |= {(name, lines): slot for lines, slot in source.first_slots.items()}
         return first_slots
 

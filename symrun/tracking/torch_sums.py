@@ -54,7 +54,7 @@ class TorchSums:
 
     def weights(self) -> Tensor:
         """theta^2 twice, for degree 1 theta and |theta|: [2, slots]."""
-        return self._sums(2, lambda source: [source.weights()], _weight_products)
+        return self.sums(2, lambda source: [source.weights()], _weight_products)
 
     def gradients(self) -> Tensor:
         """theta g and g^2; with momentum also u^2 and u b: [2 or 4, slots].
@@ -63,7 +63,7 @@ class TorchSums:
 
         Error: RunError if a parameter has no gradient.
         """
-        sums = self._sums(self._planes, self._gradient_matrices, self._gradient_products)
+        sums = self.sums(self._planes, self._gradient_matrices, self._gradient_products)
         return torch.cat([sums, sums[2:]]) if self._planes == 3 else sums
 
     def _gradient_matrices(self, source: Source) -> list[Tensor]:
@@ -96,13 +96,13 @@ class TorchSums:
                 torch.mul(update, buffer, out=views.products[3])
         return views.products
 
-    def _sums(
+    def sums(
         self,
         planes: int,
         matrices: Callable[[Source], Sequence[Tensor]],
         products: Callable[..., Tensor],
     ) -> Tensor:
-        """[planes, slots]
+        """[planes, slots], of any products of matrices that have the shapes of the sources.
 
         products(degree, *blocks of the matrices): float64 [planes, *shape of a block].
         """

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from symrun.config import Sums
 from symrun.laws import Input, Law, Propagation
-from symrun.runs.tables import MEASUREMENTS, parameters_schema, units_schema
+from symrun.runs.tables import DYNAMICS, MEASUREMENTS, UPDATE, parameters_schema, units_schema
 from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
-from symrun.tracking.measure import Measure
-from symrun.tracking.momentum import momentum_of
+from symrun.tracking.movement import Movement, OneRule
+from symrun.tracking.parts import PartMeasures
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.staging import Staged
+from symrun.tracking.update_terms import UpdateTerms
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,13 @@ class Watcher(Protocol):
 class Tracker:
     """Measures a model's conserved quantities during training, and what the laws predict.
 
-    Call `before_update` between backward and the optimiser's step, and `finish` after the last
-    one. The tracker never changes weights, gradients, momentum buffers or random states: training
-    gives the same weights with and without it, bit for bit.
+    Call `before_update` between backward and the optimiser's step, `after_update` behind it (only
+    an update that no law foretells needs that), and `finish` after the last one. The tracker never
+    changes weights, gradients, momentum buffers or random states: training gives the same weights
+    with and without it, bit for bit.
 
+    laws: by column, for an optimiser that moves all groups by one rule; or a Movement, which tells
+    the groups apart. more: optional columns to record, of `runs.tables.OPTIONAL`.
     Error: UsageError for an SGD that the laws do not describe, as in `momentum_of`.
     Example:
         with TableWriter(run) as writer:
@@ -55,6 +59,7 @@ class Tracker:
                 torch.nn.functional.cross_entropy(model(images), labels).backward()
                 tracker.before_update(step, lr=0.1)
                 optimizer.step()
+                tracker.after_update()
             tracker.finish(step + 1)
     """
 
@@ -63,40 +68,66 @@ class Tracker:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         structure: Structure,
-        laws: Mapping[str, Law],
+        laws: Mapping[str, Law] | Movement,
         writer: RecordSink,
         every: int,
         sample: int,
         seed: int,
         sums: Sums = Sums.auto,
         watchers: Sequence[Watcher] = (),
+        more: Sequence[str] = (),
     ) -> None:
-        self._watchers = watchers
-        self._momentum = momentum_of(optimizer)
-        self._measure = Measure(model, structure.groups, self._momentum, sums)
-        self._writer = writer
+        groups = structure.groups
+        self._model, self._groups, self._sums = model, groups, sums
+        self._movement = OneRule(optimizer, groups, laws) if isinstance(laws, Mapping) else laws
+        self._writer, self._watchers, self._more = writer, watchers, tuple(more)
         self.every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
-        self._laws = Propagation(
-            laws,
-            self._measure.weights().measured,
-            self._measure.degree,
-            momentum=self._momentum is not None,
-        )
         weights_dtype = next(model.parameters()).dtype
         self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
-        self._unit_keys = _unit_keys(structure.groups)
+        self._unit_keys = _unit_keys(groups)
         self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
-        self._units_schema = units_schema(self._value_type)
+        self._units_schema = units_schema(self._value_type, self._more)
         self._parameters_schema = parameters_schema(self._value_type)
+        self._begun: tuple[int, Observation | None] | None = None
+        self._inputs = torch.empty(0)
+        self.divide()
+
+    def divide(self) -> None:
+        """Measure by the parts into which the movement divides the groups now, and start the laws
+        from the weights as they are."""
+        parts = self._movement.parts
+        self._measures = PartMeasures(self._model, self._groups, parts, self._sums)
+        self._laws = Propagation(
+            [part.laws for part in parts],
+            self._measures.weights().measured,
+            self._measures.degree,
+            self._measures.momentum,
+            self._measures.rule_of,
+            self._measures.carried(),
+        )
+        terms = set(self._more) & {*UPDATE, *DYNAMICS}
+        self._terms = UpdateTerms(self._measures) if terms else None
 
     def before_update(self, step: int, lr: float) -> None:
-        """Measure theta_n and g_n, record them if due, and advance the laws by update n.
+        """Measure theta_n and g_n before update n; advance the laws by it and record, if they
+        foretell it.
 
         lr: the learning rate of this update. It calls `prepare`, `observe` and `record`.
         """
         self.prepare(lr)
-        self.record(step, self.observe(self.due(step)))
+        observation = self.observe(self.due(step))
+        if self._measures.observed:
+            self._begun = step, observation
+        else:
+            self.record(step, observation)
+
+    def after_update(self) -> None:
+        """What is left to do of an update that no law foretells; else nothing."""
+        if self._begun is not None:
+            step, observation = self._begun
+            self._begun = None
+            self.record(step, self.complete(observation))
 
     def due(self, step: int) -> bool:
         """Whether `step` is recorded."""
@@ -104,22 +135,36 @@ class Tracker:
 
     def prepare(self, lr: float) -> None:
         """Copy the next update's settings to the device; call it at any time before `observe`."""
-        self._laws.prepare(lr, first=self._momentum is not None and self._momentum.first)
+        rules = self._movement.rules(lr)
+        self._laws.prepare(rules)
+        if self._terms is not None:
+            self._terms.prepare(rules)
 
     def observe(self, due: bool) -> Observation | None:
-        """Measure, and advance the laws by the next update. Returns the record if one is due.
+        """Measure, and advance the laws by the next update if they foretell it. Returns the record
+        if one is due.
 
         All of it runs on the device, so that a CUDA graph can capture it.
         """
-        gradients = self._measure.gradients()
+        gradients = self._measures.gradients()
         observation = None
         if due:
             defect = gradients.inputs[Input.defect]
             observation = self._observation(
                 {"grad_norm_sq": gradients.grad_norm_sq, "defect": defect}
             )
-        self._laws.advance(gradients.inputs)
+        if not self._measures.observed:
+            return self._advanced(gradients.inputs, observation)
+        self._measures.keep()
+        self._inputs = gradients.inputs
         return observation
+
+    def complete(self, observation: Observation | None) -> Observation | None:
+        """After the update: advance the laws by it, if they did not foretell it. Returns
+        `observation` with what was missing."""
+        if not self._measures.observed:
+            return observation
+        return self._advanced(self._measures.step(self._inputs), observation)
 
     def record(self, step: int, observation: Observation | None) -> None:
         """Pass `observation`, if any, to the writer, without waiting for the device."""
@@ -139,8 +184,21 @@ class Tracker:
         """Record the weights after the last update. They have no gradient: its columns are null."""
         self.record(step, self._observation({}))
 
+    def _advanced(self, inputs: Tensor, observation: Observation | None) -> Observation | None:
+        terms = self._terms if observation is not None else None
+        before = self._laws.exact.clone() if terms is not None else inputs
+        self._laws.advance(inputs)
+        if observation is None or terms is None:
+            return observation
+        measured = observation.units[observation.columns.index("measured")]
+        found = terms.columns(measured.double(), inputs, before - self._laws.exact)
+        units = torch.stack([found[name] for name in self._more if name in found])
+        columns = (*observation.columns, *(name for name in self._more if name in found))
+        units = torch.cat([observation.units, units.to(self._dtype)])
+        return Observation(columns, units, observation.parameters)
+
     def _observation(self, gradients: dict[str, Tensor]) -> Observation:
-        weights = self._measure.weights()
+        weights = self._measures.weights()
         columns = {
             "measured": weights.measured,
             "magnitude": weights.magnitude,
@@ -154,9 +212,9 @@ class Tracker:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
         for watcher in self._watchers:
             watcher.saw(step, values)
-        units = len(self._measure.degree)
+        units = len(self._measures.degree)
         arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
-        for column in MEASUREMENTS:
+        for column in (*MEASUREMENTS, *self._more):
             value = values.get(column)
             nulls = pa.nulls(units, self._value_type)
             arrays.append(nulls if value is None else pa.array(value, self._value_type))

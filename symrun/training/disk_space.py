@@ -18,7 +18,8 @@ def table_bytes(training: Training) -> int:
         training.model.get_parameter(f"{layer.name}.weight") for layer in training.structure.layers
     ]
     sample = sum(min(config.track.parameters, weight.numel()) for weight in weights)
-    return unpacked_bytes(records, units, sample, weights[0].dtype.itemsize)
+    value_bytes = weights[0].dtype.itemsize
+    return unpacked_bytes(records, units, sample, value_bytes, training.plan.columns)
 
 
 def checkpoint_bytes(training: Training) -> int:

@@ -82,6 +82,8 @@ class Update:
         loss.backward()
         observation = self._tracker.observe(due) if self._tracker is not None else None
         training.optimizer.step()
+        if self._tracker is not None:
+            observation = self._tracker.complete(observation)
         self._scores.add(outputs, labels, loss)
         return observation
 

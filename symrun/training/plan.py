@@ -8,9 +8,10 @@ import torch
 
 from symrun.config import Config, Precision
 from symrun.errors import UsageError
-from symrun.laws import Law
+from symrun.laws import Law, ObservedUpdate
 from symrun.loggers import require_installed
 from symrun.optimizers import OPTIMIZERS, laws_of
+from symrun.runs.tables import UPDATE
 from symrun.tasks import TASKS, Task
 from symrun.tracking.select import require_possible
 from symrun.training.device import select_device, set_determinism, set_precision
@@ -53,6 +54,12 @@ class Plan:
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return torch.float64 if self.config.precision is Precision.float64 else torch.float32
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that not every run records."""
+        observed = any(isinstance(law, ObservedUpdate) for law in self.laws.values())
+        return UPDATE if observed else ()
 
     def steps(self, steps_per_epoch: int) -> int:
         train = self.config.train

@@ -73,6 +73,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             for group in structure.groups
         ),
         unpredicted=plan.unpredicted,
+        columns=plan.columns,
     )
 
 

@@ -154,6 +154,7 @@ def make_tracker(
         sample=config.track.parameters,
         seed=config.seed,
         sums=config.track.sums,
+        more=training.plan.columns,
         watchers=watchers,
     )
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from symrun.laws import SGD, Propagation, laws_of_sgd
+from symrun.laws import SGD, Propagation, Rule, laws_of_sgd
 
 UNITS = 12
 SETTINGS = [
@@ -18,7 +18,7 @@ SETTINGS = [
 class Decay:
     """Of Q_k by e^{-k lr}, driven by the defect: of a degree that no law of SGD describes."""
 
-    def start(self, conserved, degree):
+    def start(self, conserved, degree, carried=None):
         return conserved[None].clone()
 
     def matrix(self, degree, lr, first):
@@ -34,12 +34,12 @@ def propagate(laws, degrees, momentum):
     """Ten updates under a learning rate that falls half-way, all at once and one by one."""
     degree = torch.tensor(degrees, dtype=torch.float64)
     conserved = torch.rand(UNITS, dtype=torch.float64) + 1
-    propagation = Propagation(laws, conserved, degree, momentum)
+    propagation = Propagation([laws], conserved, degree, momentum)
     states = {name: law.start(conserved, degree) for name, law in laws.items()}
     for step in range(10):
         lr, first = 0.1 if step < 5 else 0.01, step == 0
         found = inputs(momentum)
-        propagation.prepare(lr, first)
+        propagation.prepare([Rule(laws, lr, first)])
         propagation.advance(found)
         for name, law in laws.items():
             units = zip(degrees, torch.cat([states[name], found]).T, strict=True)
@@ -72,10 +72,12 @@ def test_degrees_may_be_any(degrees):
 def test_the_state_stays_where_it_is_so_that_a_graph_can_hold_it():
     laws, _ = laws_of_sgd(SGD(1e-2))
     degree = torch.full((UNITS,), 2.0, dtype=torch.float64)
-    propagation = Propagation(laws, torch.ones(UNITS, dtype=torch.float64), degree, momentum=False)
+    propagation = Propagation(
+        [laws], torch.ones(UNITS, dtype=torch.float64), degree, momentum=False
+    )
     before = {name: values.data_ptr() for name, values in propagation.predicted.items()}
     for lr in (0.1, 0.2):
-        propagation.prepare(lr, first=False)
+        propagation.prepare([Rule(laws, lr, first=False)])
         propagation.advance(inputs(momentum=False))
     assert {name: values.data_ptr() for name, values in propagation.predicted.items()} == before
 
@@ -83,7 +85,7 @@ def test_the_state_stays_where_it_is_so_that_a_graph_can_hold_it():
 @pytest.mark.parametrize("units", [0, UNITS])
 def test_no_laws_predict_nothing(units):
     degree = torch.ones(units, dtype=torch.float64)
-    propagation = Propagation({}, degree, degree, momentum=False)
-    propagation.prepare(0.1, first=False)
+    propagation = Propagation([{}], degree, degree, momentum=False)
+    propagation.prepare([Rule({}, 0.1, first=False)])
     propagation.advance(inputs(momentum=False)[:, :units])
     assert propagation.predicted == {}

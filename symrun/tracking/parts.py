@@ -1,0 +1,124 @@
+"""Measures a network whose optimiser moves some groups by one rule and some by another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from symrun.config import Sums
+from symrun.laws import Law
+from symrun.symmetry import Group
+from symrun.tracking.measure import GradientReductions, Measure, WeightReductions
+from symrun.tracking.momentum import Momentum
+
+
+@dataclass(frozen=True)
+class Part:
+    """Groups that are moved by one rule.
+
+    groups: their places among all groups. laws: by column, at the start. momentum: the reader of
+    the buffers that move them. observed: whether the update is known only once it is made.
+    """
+
+    groups: tuple[int, ...]
+    laws: Mapping[str, Law]
+    momentum: Momentum | None = None
+    observed: bool = False
+
+
+class PartMeasures:
+    """Reduces a model's parameters to the units of its groups, each part by a Measure of its own.
+
+    rule_of: the place of each unit's part, int64 [units]. inputs: how many there are, 2 or 4.
+    Error: as in Measure.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Group], parts: Sequence[Part], sums: Sums
+    ) -> None:
+        self.parts = parts
+        self._measures = [
+            Measure(
+                model, [groups[place] for place in part.groups], part.momentum, sums, part.observed
+            )
+            for part in parts
+        ]
+        self.momentum = any(part.momentum is not None for part in parts)
+        self.observed = any(part.observed for part in parts)
+        sizes = [group.units for group in groups]
+        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        placed = [
+            torch.arange(ends[place], ends[place + 1]) for part in parts for place in part.groups
+        ]
+        device = next(model.parameters()).device
+        nothing = torch.empty(0, dtype=torch.int64)
+        order = torch.cat([nothing, *placed])
+        self._places = [
+            torch.cat(
+                [nothing, *(torch.arange(ends[one], ends[one + 1]) for one in part.groups)]
+            ).to(device)
+            for part in parts
+        ]
+        self._order: Tensor | None = None
+        """The place of each unit among those of the parts, one after the other."""
+        if not torch.equal(order, torch.arange(len(order))):
+            self._order = order.argsort().to(device)
+        rules = [torch.full((one.degree.numel(),), n) for n, one in enumerate(self._measures)]
+        rule_of = torch.cat([nothing, *rules]).to(device)
+        self.rule_of = self._ordered(rule_of)
+        self.degree = self._joined([one.degree for one in self._measures])
+        """The degree of each unit's quantity, float64 [units], on the parameters' device."""
+
+    def weights(self) -> WeightReductions:
+        found = [measure.weights() for measure in self._measures]
+        return WeightReductions(
+            self._joined([one.measured for one in found]),
+            self._joined([one.magnitude for one in found]),
+        )
+
+    def gradients(self) -> GradientReductions:
+        """Error: RunError if a parameter whose update is not observed has no gradient."""
+        found = [measure.gradients() for measure in self._measures]
+        return GradientReductions(
+            self._joined([one.grad_norm_sq for one in found]),
+            self._joined([self._padded(one.inputs) for one in found]),
+        )
+
+    def carried(self) -> list[Tensor | None]:
+        """As `Measure.carried` for each part, over all units."""
+        found = []
+        for place, measure in zip(self._places, self._measures, strict=True):
+            carried = measure.carried()
+            if carried is not None:
+                everywhere = self.degree.new_zeros(len(self.degree))
+                carried = everywhere.index_copy_(0, place, carried)
+            found.append(carried)
+        return found
+
+    def keep(self) -> None:
+        """Remember the weights of the parts whose update is observed."""
+        for part, measure in zip(self.parts, self._measures, strict=True):
+            if part.observed:
+                measure.keep()
+
+    def step(self, inputs: Tensor) -> Tensor:
+        """`inputs` with those of the update that was made since `keep` where it is observed."""
+        found = inputs.clone()
+        for part, place, measure in zip(self.parts, self._places, self._measures, strict=True):
+            if part.observed:
+                found.index_copy_(1, place, self._padded(measure.step()))
+        return found
+
+    def _padded(self, inputs: Tensor) -> Tensor:
+        """Two inputs as four, where another part needs them."""
+        if not self.momentum or len(inputs) == 4:
+            return inputs
+        return torch.cat([inputs, torch.zeros_like(inputs)])
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        """[..., units of a part] of each part as [..., units], in the order of the groups."""
+        return self._ordered(values[0] if len(values) == 1 else torch.cat(list(values), -1))
+
+    def _ordered(self, values: Tensor) -> Tensor:
+        return values if self._order is None else values.index_select(-1, self._order)
