@@ -1,7 +1,7 @@
 """A notebook: what is conserved in torchvision's ResNet-18 while a loop of one's own trains it.
 
-Open it with `marimo edit docs/notebook/any_network.py`, or run it: `python docs/notebook/any_network.py`.
-It needs marimo, takes half a minute on two cores, downloads nothing, and leaves `runs/resnet18`.
+Open it with `marimo edit docs/notebook/any_network.py`, or run it as a program. It needs marimo,
+takes half a minute on two cores, downloads nothing, and leaves `runs/resnet18`.
 """
 
 import marimo
