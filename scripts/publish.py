@@ -24,7 +24,7 @@ from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import circumstances, draw, section
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import info_from
+from symrun.runs.run_json import info_from
 
 LARGEST_BYTES = 2_000_000
 """Of a file that goes into git."""
@@ -125,7 +125,7 @@ def expected(path: Path, told: list[Evidence]) -> Table:
         found = f"**missing**, of {plan['epochs']} epochs"
         if name in there:
             setup = there[name].setup
-            epochs = setup.last_step / setup.steps_per_epoch
+            epochs = setup.epochs(setup.last_step) or 0.0
             short = "" if epochs >= plan["epochs"] else f" of {plan['epochs']}: **shorter**"
             found = f"{epochs:.3g} epochs{short}; {setup.precision.value} on {setup.device}"
         rows.append([f"`{name}`", what, found])

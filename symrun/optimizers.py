@@ -45,6 +45,11 @@ class OptimConfig:
     warmup: float | None
 
     @property
+    def title(self) -> str:
+        """Its name in figures."""
+        return OPTIMIZERS[self.name].title
+
+    @property
     def flow_rate(self) -> float:
         """How much faster than the sum of learning rates the time of gradient flow passes."""
         return 1.0

@@ -25,6 +25,34 @@ def require(setting: str, holds: bool, constraint: str, value: object) -> None:
         raise UsageError(f"{setting} must be {constraint}, got {value}")
 
 
+def require_lines(record: object, *names: str, shown: bool = True) -> None:
+    """Error: UsageError unless the named fields hold a line, lines, or named lines, or are None.
+
+    shown: whether figures show them, which read $ as mathematics.
+    """
+    constraint = "one printable line"
+    constraint += " without $, which figures read as mathematics" if shown else ""
+    for name in names:
+        value = getattr(record, name)
+        texts = {name: value or ""}
+        if isinstance(value, Mapping):
+            texts = {f"{name}.{key}": text for key, text in value.items()}
+        elif isinstance(value, tuple):
+            texts = {f"{name}[{place}]": text for place, text in enumerate(value)}
+        for whole_name, text in texts.items():
+            allowed = len(text) <= 500 and "$" not in text if shown else True
+            holds = text.isprintable() and allowed
+            require(whole_name, holds, constraint, repr(text))
+
+
+def require_within(record: object, least: int, most: int, *names: str) -> None:
+    """Error: UsageError unless the named fields hold integers from `least` to `most`, or None."""
+    for name in names:
+        value = getattr(record, name)
+        holds = value is None or least <= value <= most
+        require(name, holds, f"an integer in [{least}, {most}]", value)
+
+
 def build(
     kind: type[Settings], values: Mapping[str, Any], prefix: str, recorded: bool = False
 ) -> Settings:

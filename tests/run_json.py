@@ -4,7 +4,8 @@ import copy
 import json
 
 from symrun.launch import compose
-from symrun.runs.info import SCHEMA, info_from
+from symrun.runs.info import SCHEMA
+from symrun.runs.run_json import info_from
 
 
 def recorded(run):

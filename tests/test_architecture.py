@@ -140,7 +140,7 @@ def test_figures_never_train():
                     "open_run"]),
         ("symrun.analysis", ["Agreement", "Comparison", "agreement", "as_json", "as_table",
                              "comparisons", "is_identity", "is_null", "judge", "shortcomings",
-                             "skipped"]),
+                             "silences", "skipped"]),
         ("symrun.bench", ["Report", "as_json", "as_text", "measure"]),
         ("symrun.constraints", ["GradientConstraint", "HessianConstraint", "Report", "as_json",
                                 "as_table", "check_model", "check_run", "gradient_constraints",

@@ -2,7 +2,7 @@
 
 from symrun.analysis.agreement import Agreement, agreement, is_identity, is_null, judge
 from symrun.analysis.comparison import Comparison, comparisons
-from symrun.analysis.report import as_json, as_table, shortcomings, skipped
+from symrun.analysis.report import as_json, as_table, shortcomings, silences, skipped
 
 __all__ = [
     "Agreement",
@@ -15,5 +15,6 @@ __all__ = [
     "is_null",
     "judge",
     "shortcomings",
+    "silences",
     "skipped",
 ]

@@ -20,9 +20,10 @@ Array = NDArray[np.float64]
 class Agreement:
     """One law in one group over the whole run, or in all groups of a symmetry.
 
-    law: a column of the tables, or the name of a null law, which is wrong on purpose. moved: how
-    many units moved; `excluded` are the others, which no R^2 can judge. residual: the largest
-    relative error; None if the law makes no prediction in this run, and for null laws. motion: the
+    law: a column of the tables, or the name of a null law, which is wrong on purpose. units: of
+    all groups, those that the law predicts, or all if it predicts none. moved: how many units
+    moved; `excluded` are the others, which no R^2 can judge. residual: the largest relative error;
+    None if the law makes no prediction here, and for null laws. motion: the
     largest of any unit, relative to its magnitude; drift: the same among the excluded units, None
     if there are none. diverged: a group stops being finite, and was compared up to its last finite
     record.
@@ -87,7 +88,9 @@ def judge(run: RunDirectory) -> tuple[list[Agreement], list[Agreement]]:
     for alike in of_symmetry.values():
         moving = [part for part in alike if part.moved.size]
         nulls = dict.fromkeys(law for part in moving for law in part.unexplained if is_null(law))
-        symmetries += [_row(law, ALL_GROUPS, alike) for law in (*LAWS, *nulls)]
+        for law in (*LAWS, *nulls):
+            told = [part for part in alike if part.has(law)]
+            symmetries.append(_row(law, ALL_GROUPS, told or alike))
     return groups, symmetries
 
 
@@ -117,6 +120,12 @@ class _Part:
     unexplained: dict[str, Array]
     residual: dict[str, float]
     diverged: bool
+
+    def has(self, law: str) -> bool:
+        """Whether `law` predicts this group; null laws do where another prediction is there."""
+        if is_null(law):
+            return not all(map(is_identity, self.residual))
+        return law in self.residual
 
 
 def _part(group: Comparison) -> _Part:

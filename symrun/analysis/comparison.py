@@ -9,16 +9,17 @@
 Q is measured, P predicted; Q(0) e^{-k lambda t} is gradient flow with weight decay, which momentum
 beta and dampening alpha let run faster: t = sum of lr (1 - alpha) / (1 - beta). While momentum
 builds up, SGD is behind that flow, and with weight decay this lag counts as broken conservation.
-For optimisers other than SGD there is no such flow, and the baseline is Q(0). A unit that stayed
-within CONSERVED of its baseline did not move: there `explained` would compare rounding with
-rounding.
+For optimisers other than SGD there is no such flow, and the baseline is Q(0). A run in a loop of
+the user's own has its baseline in the tables, since no settings tell its learning rates. A unit
+that stayed within CONSERVED of its baseline did not move: there `explained` would compare rounding
+with rounding.
 
 An R^2 near 1 says little by itself, since a wrong law can reach 0.99 too. So each group is also
 held against null laws, which are wrong on purpose (`null_laws`).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +29,8 @@ from numpy.typing import NDArray
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow, kinds_of_sgd, steady_forcing
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo
-from symrun.runs.tables import LAWS, unit_curves
+from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.tables import BASELINE, LAWS, Curves, unit_curves
 from symrun.schedule import learning_rates, times
 from symrun.symmetry import Symmetry
 
@@ -45,9 +46,9 @@ CONSERVED = 100 * 2.0**-24
 class Comparison:
     """steps [records]; measured, magnitude, baseline and predicted[law] [records, units].
 
-    predicted: the laws that make a prediction in this run. steady: the motion that gradients of a
-    constant norm would cause, up to a factor, [records]. diverged: the group stops being finite,
-    and is compared up to its last finite record.
+    predicted: the laws that make a prediction of this group. steady: the motion that gradients of
+    a constant norm would cause, up to a factor, [records, units], or one for all units [records,
+    1]. diverged: the group stops being finite, and is compared up to its last finite record.
     """
 
     symmetry: str
@@ -121,8 +122,9 @@ class Comparison:
         motion = self.predicted[law] - self.baseline
         yield "null: 1 % too large", self.baseline + 1.01 * motion
         if Symmetry(self.symmetry).degree == 2:
-            steady = (self.steady / self.steady[-1])[:, None]
-            yield "null: constant gradient norm", self.baseline + steady * motion[-1]
+            end, share = self.steady[-1], np.zeros_like(self.steady)
+            np.divide(self.steady, end, out=share, where=end != 0)  # 0: nothing was ever trained
+            yield "null: constant gradient norm", self.baseline + share * motion[-1]
         if motion.shape[1] > 1:
             yield "null: another unit's", self.baseline + np.roll(motion, 1, axis=1)
 
@@ -144,54 +146,96 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
     Example: worst = max(one.residual("exact").max() for one in comparisons(run))
     """
     info = run.info()
-    optim = info.config.optim
-    flow_times = optim.flow_rate * times(optim, info.planned_steps)
-    rates = learning_rates(optim, info.planned_steps)
-    steady = steady_forcing(rates, optim.flow_rate * rates, 2 * optim.flow_decay)
-    laws = _laws_of(info)
+    planned = _Planned.of(info)
+    recorded = BASELINE if {*BASELINE} <= {*info.columns} else ()
     warned = False
     for group in info.groups:
-        columns = ["measured", "magnitude", *laws]
+        laws = [law for law in LAWS if law not in info.silent(group)]
+        columns = ["measured", "magnitude", *laws, *recorded]
         curves = unit_curves(run, group.symmetry.value, group.group, columns)
-        if len(curves.steps) < 2:
-            raise UsageError(f"{run.path} has a single record so far: nothing can have moved")
-        finite = np.isfinite(curves.values["measured"]).min(axis=1)
-        records = finite.size if finite.all() else int(np.argmin(finite))
-        diverged = records < finite.size
-        if records < 2:
-            raise UsageError(f"{run.path} diverged before its second record: nothing to compare")
+        records = _finite_records(run, curves)
+        diverged = records < len(curves.steps)
         if diverged and not warned:
             warned = True
             where = f"{group.group} is not finite after step {curves.steps[records - 1]}"
             _log.warning("%s diverged: %s; compared up to there", run.path, where)
         values = {name: curves.values[name][:records] for name in columns}
         steps, measured = curves.steps[:records], values["measured"]
-        recorded = at_steps(flow_times, steps, run)
+        baseline, steady = (
+            _recorded_baseline(values)
+            if planned is None or recorded
+            else planned.baseline(run, group, steps, measured[0])
+        )
         yield Comparison(
             group.symmetry.value,
             group.group,
             steps,
             measured,
             values["magnitude"],
-            gradient_flow(measured[0], recorded, group.symmetry.degree, optim.flow_decay),
+            baseline,
             {law: values[law] for law in laws},
-            steady[steps],
+            steady,
             diverged,
         )
-        del curves, values, measured  # the next group's would lie beside them
+        del curves, values, measured, baseline, steady  # the next group's would lie beside them
+
+
+def _finite_records(run: RunDirectory, curves: Curves) -> int:
+    """How many records there are until one is not finite. Error: UsageError if fewer than two."""
+    if len(curves.steps) < 2:
+        raise UsageError(f"{run.path} has a single record so far: nothing can have moved")
+    finite = np.isfinite(curves.values["measured"]).min(axis=1)
+    records = finite.size if finite.all() else int(np.argmin(finite))
+    if records < 2:
+        raise UsageError(f"{run.path} diverged before its second record: nothing to compare")
+    return records
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The settings of a run, as they bear on its baseline at each update: times and steady motion
+    [planned steps + 1], and the weight decay of its flow."""
+
+    flow_times: Array
+    steady: Array
+    decay: float
+
+    @classmethod
+    def of(cls, info: RunInfo) -> "_Planned | None":
+        """None if the settings do not tell the learning rates."""
+        optim = info.planned_optim
+        if optim is None:
+            return None
+        rates = learning_rates(optim, info.planned_steps)
+        steady = steady_forcing(rates, optim.flow_rate * rates, 2 * optim.flow_decay)
+        flow_times = optim.flow_rate * times(optim, info.planned_steps)
+        return cls(flow_times, steady, optim.flow_decay)
+
+    def baseline(
+        self, run: RunDirectory, group: GroupInfo, steps: NDArray[np.int64], initial: Array
+    ) -> tuple[Array, Array]:
+        """Baseline and steady motion at `steps`, as in Comparison. Error: as in `at_steps`."""
+        recorded = at_steps(self.flow_times, steps, run)
+        flow = gradient_flow(initial, recorded, group.symmetry.degree, self.decay)
+        return flow, self.steady[steps][:, None]
+
+
+def _recorded_baseline(values: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Baseline and steady motion of the tables; where they have none, as of a group that no law
+    predicts, the quantity at the start and no motion."""
+    measured = values["measured"]
+    if "baseline" not in values or np.isnan(values["baseline"]).all():
+        return np.broadcast_to(measured[0], measured.shape), np.zeros_like(measured)
+    return values["baseline"], values["steady"]
 
 
 def predicting_laws(run: RunDirectory) -> list[str]:
     """The laws that make a prediction in this run. Error: UsageError if none does."""
     info = run.info()
-    laws = _laws_of(info)
+    laws = [law for law in LAWS if info.predicts(law)]
     if not laws:
-        raise UsageError(f"{run.path}: no law predicts it: {info.unpredicted[LAWS[0]]}")
+        raise UsageError(f"{run.path}: no law predicts it: {next(iter(info.unpredicted.values()))}")
     return laws
-
-
-def _laws_of(info: RunInfo) -> list[str]:
-    return [law for law in LAWS if law not in info.unpredicted]
 
 
 def at_steps(flow_times: Array, steps: NDArray[np.int64], run: RunDirectory) -> Array:

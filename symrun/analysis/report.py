@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from symrun.analysis.agreement import FEW, Agreement, is_identity, is_null
+from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS
 from symrun.symmetry import Symmetry
 
@@ -21,12 +22,44 @@ def as_json(rows: Sequence[Agreement], symmetries: Sequence[Agreement]) -> str:
     return json.dumps(values, indent=1, allow_nan=False)
 
 
-def as_table(rows: Sequence[Agreement], symmetries: Sequence[Agreement]) -> str:
-    """A line a group, the laws side by side; then a line for each law in each symmetry."""
-    tables = [_table_of_groups(rows), _table_of_symmetries(symmetries), LEGEND]
+def as_table(
+    rows: Sequence[Agreement], symmetries: Sequence[Agreement], silent: Sequence[str] = ()
+) -> str:
+    """A line a group, the laws side by side; then a line for each law in each symmetry.
+
+    silent: lines of `silences`, which follow.
+    """
+    tables = [_table_of_groups(rows), _table_of_symmetries(symmetries)]
+    tables += ["\n".join(silent), LEGEND] if silent else [LEGEND]
     few = any(0 < row.moved < FEW for row in rows)
     return "\n\n".join(tables) + (f"\n*: judged by fewer than {FEW} units." if few else "")
 
+
+def silences(info: RunInfo) -> list[str]:
+    """A line for each reason why laws make no prediction: of the run, then of single groups.
+
+    Example: silences(run.info())   # ["flow predicts nothing here: the paper's oscillator ..."]
+    """
+    laws_of: dict[str, list[str]] = {}
+    for law, reason in info.unpredicted.items():
+        laws_of.setdefault(reason, []).append(law)
+    lines = [
+        f"{', '.join(laws)} predict{'s' * (len(laws) == 1)} nothing here: {why}"
+        for why, laws in laws_of.items()
+    ]
+    groups_of: dict[str, list[str]] = {}
+    for group in info.groups:
+        if group.unpredicted is not None:
+            groups_of.setdefault(group.unpredicted, []).append(group.group)
+    for why, groups in groups_of.items():
+        more = f" and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""
+        names = ", ".join(groups[:_NAMED]) + more
+        lines.append(f"no law but an identity predicts {names}: {why}")
+    return lines
+
+
+_NAMED = 3
+"""Groups that a line of `silences` names."""
 
 LEGEND = (
     "R^2 is the share of the broken conservation that a law explains, over the units that moved:\n"

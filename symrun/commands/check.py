@@ -71,9 +71,20 @@ def _run(options: argparse.Namespace) -> int:
     _say_if_thinned(run)
     run.warn_unless_finished()
     rows, symmetries = analysis.judge(run)
-    print((analysis.as_json if options.json else analysis.as_table)(rows, symmetries))
+    silent = analysis.silences(run.info())
+    if options.json:
+        print(analysis.as_json(rows, symmetries))
+    else:
+        print(analysis.as_table(rows, symmetries, silent))
     if explained is not None and (line := analysis.skipped(symmetries)):
         print(f"symrun: {line} (--min-moved sets a bar for that)", file=sys.stderr)
+    if explained is not None and options.json:  # the table says so itself
+        print(
+            *(f"symrun: {line}" for line in silent),
+            sep="\n",
+            end="\n" * bool(silent),
+            file=sys.stderr,
+        )
     if explained is residual is options.min_moved is None:
         return 0
     return _print_shortcomings(analysis.shortcomings(rows, explained, residual, options.min_moved))

@@ -112,7 +112,9 @@ def subject_of(target: str, overrides: list[str]) -> "Subject":
 
     named = run_or_overrides(target, overrides, _usual_data(target, overrides), "symmetries")
     if not isinstance(named, list):
-        info, config = named.info().dataset, named.config()
+        config = named.config("call symrun.find_structure there")
+        info = named.info().dataset
+        assert info is not None  # of symrun's own loop
         if not torch.cuda.is_available():  # a run recorded on a GPU
             config = replace(config, device=Device.cpu)
         shape = (info.length,) if info.length else (info.channels, *[info.image_size or 0] * 2)

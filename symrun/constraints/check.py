@@ -1,6 +1,7 @@
 """`symrun check --constraints`: the constraints of a run, or of a model at its initialisation."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from symrun.models import MODELS, entry_of
 from symrun.overrides import GROUPS, NAMED_MODELS, names, read
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
 from symrun.training.device import device_title, memory_in_one_line
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
 from symrun.training.provenance import describe_dataset
 from symrun.training.setup import prepare
 from symrun.typed import require
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
@@ -68,20 +72,25 @@ def run_or_overrides(
 
 def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
     """The gradient's constraints over the run's records; then the Hessian's, at the initialisation
-    and at the weights saved last, if any were.
+    and at the weights saved last, if any were. Of a loop of the user's own, the gradient's alone.
 
     batch: images for the Hessian, as in `check_model`.
 
     Error: UsageError if a file of the run or its data cannot be used; RunError if the memory is
     too small.
     """
-    info, saved = run.info(), latest_weights(run)
-    config = run.config()
+    info = run.info()
+    if info.loop is not None:
+        remedy = "left out: the Hessian needs the network, and symrun cannot build that of this run"
+        require("--batch", batch is None, remedy, batch)
+        _log.warning("%s: without the Hessian, for which symrun cannot build the network", run.path)
+        yield _gradient(run, info)
+        return
+    saved, config = latest_weights(run), run.config()
+    assert info.dataset is not None  # of symrun's own loop
     if info.dataset.train_images:  # an older run does not say
         _batch_size(batch, info.dataset.train_images)  # before anything is shown
-    precision, device = config.precision.value, info.device
-    title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
-    yield Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
+    yield _gradient(run, info)
 
     # A run recorded on a GPU can be checked without one: the report names the device.
     device_now = config.device if torch.cuda.is_available() else Device.cpu
@@ -101,6 +110,12 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
             where = run.checkpoint(step)
             raise UsageError(f"{where} does not fit the network of {run.run_json}") from None
         yield network.report(step, f"after step {step}")
+
+
+def _gradient(run: RunDirectory, info: RunInfo) -> Report:
+    precision, device = info.precision.value, info.device
+    title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
+    return Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
 
 
 def check_model(config: Config, batch: int | None) -> Iterator[Report]:

@@ -9,7 +9,7 @@ from symrun.data.registry import Augment
 from symrun.errors import in_one_line
 from symrun.laws import kinds_of_sgd
 from symrun.models.registry import BN_EPS
-from symrun.optimizers import OPTIMIZERS, Schedule, SgdConfig
+from symrun.optimizers import Schedule, SgdConfig
 from symrun.runs.info import RunInfo, Status
 
 NOT_THE_PAPERS = ": not the paper's setting"
@@ -39,20 +39,23 @@ def settings(infos: Iterable[RunInfo]) -> str:
 
 def _setting(info: RunInfo) -> str:
     data, width = info.dataset, info.model.width
-    part = "" if _is_whole(info) else f"{data.classes} classes of "
     at_width = "" if width in (None, 1) else f" at {width_label(info)}"
-    return f"{part}{data.title}, {info.model.family}{at_width}"
+    network = f"{info.model.family}{at_width}"
+    if data is None:
+        return network
+    part = "" if _is_whole(info) else f"{data.classes} classes of "
+    return f"{part}{data.title}, {network}"
 
 
 def _is_whole(info: RunInfo) -> bool:
     """Whether a run had all classes of its data set; yes for one that this symrun does not know."""
-    entry = DATA_SETS.get(str(info.config.by_name.get("data.name")))
-    return entry is None or entry.classes in (None, info.dataset.classes)
+    entry, data = DATA_SETS.get(str(info.config.by_name.get("data.name"))), info.dataset
+    return entry is None or data is None or entry.classes in (None, data.classes)
 
 
 def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
     """Whether a run has the paper's settings; precision and seed may differ."""
-    model, config, optim = info.model, info.config, info.config.optim
+    model, config, optim = info.model, info.config, info.planned_optim
     return (
         config.by_name.get("data.name") == "tiny_imagenet"
         and config.by_name.get("data.augment") == Augment.flip_crop
@@ -63,8 +66,9 @@ def _is_the_papers(info: RunInfo, weight_decay: float) -> bool:
         and isinstance(optim, SgdConfig)
         and (optim.lr, optim.weight_decay, optim.momentum) == (0.1, weight_decay, 0)
         and optim.schedule is Schedule.constant
+        and config.train is not None
         and config.train.batch_size == 256
-        and info.planned_steps >= 100 * info.steps_per_epoch
+        and (info.epochs(info.planned_steps) or 0) >= 100
     )
 
 
@@ -100,7 +104,7 @@ def _joined(parts: Iterable[str]) -> str:
 def _network(info: RunInfo) -> list[str]:
     data, eps = info.dataset, info.config.model.eps
     return [
-        f"{data.title} ({data.contents})",
+        "" if data is None else f"{data.title} ({data.contents})",
         ", ".join(filter(None, [_MODEL, width_label(info)])),
         "" if eps == BN_EPS else f"BN eps {power(eps)}",
     ]
@@ -113,15 +117,11 @@ def _reached(info: RunInfo, last_step: int) -> int:
 
 
 def _length(info: RunInfo, last_step: int) -> list[str]:
-    planned = info.planned_steps
-    length = f"{last_step:,}" if last_step == planned else f"{last_step:,} of {planned:,}"
-    epochs = last_step / info.steps_per_epoch
-    epoch = f"{epochs:.2g}" if epochs < 1 else f"{round(epochs, 1):,g}"
-    return [
-        f"batch {info.config.train.batch_size}",
-        f"{length} steps (epoch {epoch})",
-        info.precision.value,
-    ]
+    of_planned = "" if last_step == info.planned_steps else info.of_planned_steps
+    epochs, epoch = info.epochs(last_step), ""
+    if epochs is not None:
+        epoch = f" (epoch {f'{epochs:.2g}' if epochs < 1 else f'{round(epochs, 1):,g}'})"
+    return [info.batch, f"{last_step:,}{of_planned} steps{epoch}", info.precision.value]
 
 
 def _thinning(infos: Sequence[RunInfo]) -> list[str]:
@@ -133,15 +133,17 @@ def _thinning(infos: Sequence[RunInfo]) -> list[str]:
 
 def optimiser(info: RunInfo) -> list[str]:
     """The optimiser of a run, its learning rate, its weight decay, then its options in use."""
-    optim = info.config.optim
+    optim, planned = info.config.optim, info.planned_optim
     momentum, dampening = (getattr(optim, name, 0) for name in ("momentum", "dampening"))
+    schedule = Schedule.constant if planned is None else planned.schedule
     switches = [
-        "" if optim.schedule is Schedule.constant else f"{optim.schedule.value} schedule",
+        "" if schedule is Schedule.constant else f"{schedule.value} schedule",
         f"momentum {momentum:g}" if momentum else "",
         f"dampening α = {dampening:g}" if dampening else "",
         "Nesterov" if getattr(optim, "nesterov", False) else "",
     ]
-    words = [OPTIMIZERS[optim.name].title, f"η = {optim.lr:g}", f"λ = {optim.weight_decay:g}"]
+    rate = f"η = {optim.lr:g}" + (" at the start" if planned is None else "")
+    words = [optim.title, rate, f"λ = {optim.weight_decay:g}"]
     return [*words, *(switch.replace("_", " ") for switch in switches if switch)]
 
 
@@ -170,16 +172,16 @@ def _folder(path: Path | str) -> str:
 
 
 _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
-    lambda info, _: info.dataset.title,
+    lambda info, _: info.dataset.title if info.dataset else "",
     lambda info, _: width_label(info),
     lambda info, _: f"BN eps {power(info.config.model.eps)}",
-    lambda info, _: info.loss.title,
+    lambda info, _: info.loss.title if info.loss else "",
     lambda info, _: optimiser(info)[0],
     lambda info, _: optimiser(info)[1],
     lambda info, _: ", ".join(optimiser(info)[3:]),
-    lambda info, _: f"batch {info.config.train.batch_size}",
+    lambda info, _: info.batch,
     lambda info, _: info.precision.value,
-    lambda info, _: f"seed {info.config.seed}",
+    lambda info, _: "" if info.config.seed is None else f"seed {info.config.seed}",
     lambda _, path: _folder(path.name),
     lambda _, path: _folder(path),
 )
@@ -191,7 +193,7 @@ def law_label(infos: Iterable[RunInfo]) -> str:
     laws = [
         kinds_of_sgd(getattr(info.config.optim, "momentum", 0) > 0)["flow"].label
         for info in infos
-        if "flow" not in info.unpredicted
+        if info.predicts("flow")
     ]
     return f"predicted ({'; '.join(sorted(set(laws)))})" if laws else ""
 
@@ -201,8 +203,8 @@ def step_label(info: RunInfo) -> str:
 
     That is the time of the laws, in which dampening is a factor of the learning rate.
     """
-    optim = info.config.optim
-    if optim.schedule is Schedule.constant:
+    optim = info.planned_optim
+    if optim is not None and optim.schedule is Schedule.constant:
         rate = "η(1 - α)" if getattr(optim, "dampening", 0) else "η"
         return f"Step $n$  (time $t = {rate}n$, $η$ = {optim.lr:g})"
     return "Step $n$"

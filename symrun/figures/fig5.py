@@ -83,9 +83,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     grid = grid_of(panels, 1, len(PANELS))
     for column, (panel, shown) in enumerate(zip(PANELS, curves, strict=True)):
         info = info_of[panel.role]
-        axes = draw_units(panels, grid, 0, column, info, shown)
         group = _group(info, panel.symmetry)
         assert group is not None
+        axes = draw_units(panels, (grid, 0, column), info, group, shown)
         count = f"{shown.values['measured'].shape[1]} of {group.units:,} {panel.units}"
         axes.set_title(f"{panel.symmetry.capitalize()}\n{count}")
         axes.set_ylabel(panel.quantity)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from symrun.figures.captions import law_label, step_label
 from symrun.figures.style import PREDICTED, add_lines, label_steps, unit_colours
-from symrun.runs.info import RunInfo
+from symrun.runs.info import GroupInfo, RunInfo
 from symrun.runs.tables import Curves
 
 _WIDTH, _STRIP_WIDTH = 1.8, 0.8
@@ -25,20 +25,25 @@ def grid_of(panels: SubFigure, rows: int, columns: int) -> GridSpec:
 
 
 def draw_units(
-    panels: SubFigure, grid: GridSpec, row: int, column: int, info: RunInfo, curves: Curves
+    panels: SubFigure,
+    place: tuple[GridSpec, int, int],
+    info: RunInfo,
+    group: GroupInfo,
+    curves: Curves,
 ) -> Axes:
-    """A panel with the columns `measured` and `flow` of `curves`, a line a unit, and below it a
-    strip of their difference. Returns the axes of the panel.
+    """A panel with the columns `measured` and `flow` of `curves`, a line a unit of `group`, and
+    below it a strip of their difference. Returns the axes of the panel.
 
-    grid: of `grid_of`. Where the law is silent, its reason stands in place of dashed lines and
-    strip.
+    place: a grid of `grid_of`, the row and the column. Where the law is silent, its reason stands
+    in place of dashed lines and strip.
     """
-    silent = "flow" in info.unpredicted
-    high = slice(2 * row, 2 * row + 2) if silent else 2 * row
+    grid, row, column = place
+    reason = info.silent(group).get("flow")
+    high = 2 * row if reason is None else slice(2 * row, 2 * row + 2)
     above = lowest = panels.add_subplot(grid[high, column])
     _draw_lines(above, curves.steps, curves.values["measured"], _WIDTH)
-    if silent:
-        _say_why(above, info.unpredicted["flow"])
+    if reason is not None:
+        _say_why(above, reason)
     else:
         add_lines(above, curves.steps, curves.values["flow"], **PREDICTED)
         lowest = panels.add_subplot(grid[2 * row + 1, column], sharex=above)
@@ -59,19 +64,25 @@ def draw_legend(panels: SubFigure, infos: Collection[RunInfo]) -> None:
 def notes(infos: Collection[RunInfo]) -> list[str]:
     """What colours and strips are, and what a law can show in such runs."""
     colours = "Colours: rank of the final value, dark: lowest"
-    if all("flow" in info.unpredicted for info in infos):
+    if not any(info.predicts("flow") for info in infos):
         return [f"{colours}."]
     lines = [
         f"{colours}. Strips: measured − predicted, each on its own scale. Scale and rescale are "
         "predicted from measured gradient norms: their laws explain a run, they do not forecast it."
     ]
-    optims = [info.config.optim for info in infos]
-    if not any(optim.weight_decay or getattr(optim, "momentum", 0) for optim in optims):
+    if not any(_has_a_limit(info) for info in infos):
         lines.append(
             "At λ = 0 without momentum, the laws flow and discrete are the same: "
             "the figure tests the symmetries, not the limit of continuous time."
         )
     return lines
+
+
+def _has_a_limit(info: RunInfo) -> bool:
+    """Whether flow may be another law than discrete, its limit; in a loop of the user's own other
+    parameters may have another weight decay."""
+    optim = info.planned_optim
+    return optim is None or bool(optim.weight_decay or getattr(optim, "momentum", 0))
 
 
 def evenly_by_rank(final: NDArray[np.float64], most: int) -> NDArray[np.intp]:

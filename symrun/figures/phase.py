@@ -51,7 +51,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
     The velocity is the change between records over the time between them, t = sum of lr. On the
     fixed line dQ/dt = 0 a quantity is at rest. The dotted line is the velocity of weight decay
-    alone; finite steps lift the curves above it. A dot marks the end.
+    alone; finite steps lift the curves above it. A dot marks the end. Where no settings tell the
+    learning rates, in a loop of the user's own, the velocity is that per update.
 
     Error: UsageError if the run has fewer than two records.
     """
@@ -67,6 +68,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     drawn = Curves(curves.steps, {name: value[:, units] for name, value in curves.values.items()})
     heading = f"Phase portrait of {symmetry} on {settings([info])}"
     caption = captions([(info, int(curves.steps[-1]))])
+    velocity = "$dQ/dn$" if info.planned_optim is None else "$dQ/dt$"
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)
     _draw_panel(left, run, means, depth_colours(len(groups)))
@@ -75,11 +77,11 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     right.set_title(f"{shortened(middle, _NAME)}: {len(units)} of {count:,} units")
     for axes in (left, right):
         axes.set_xlabel(f"{Symmetry(symmetry).label} $Q$")
-        axes.set_ylabel("Velocity $dQ/dt$")
+        axes.set_ylabel(f"Velocity {velocity}")
     handles = depth_handles(groups, linewidth=_WIDTH)
     if label := law_label([info]):
         handles.append(Line2D([], [], label=label, **_DASHES))
-    handles.append(Line2D([], [], label="fixed line, $dQ/dt$ = 0", **_FIXED))
+    handles.append(Line2D([], [], label=f"fixed line, {velocity} = 0", **_FIXED))
     handles.append(Line2D([], [], color="0.4", label="end", **_END))
     if _decay_rate(info):
         handles.append(Line2D([], [], label="weight decay alone", **_DECAY))
@@ -88,15 +90,26 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 
 
 def _decay_rate(info: RunInfo) -> float:
-    """The rate at which weight decay alone shrinks a quantity of degree 2, per unit of time."""
-    return 2 * info.config.optim.flow_decay * info.config.optim.flow_rate
+    """The rate at which weight decay alone shrinks a quantity of degree 2, per unit of time; 0 if
+    nobody knows the time."""
+    optim = info.planned_optim
+    return 0.0 if optim is None else 2 * optim.flow_decay * optim.flow_rate
+
+
+def _times(run: RunDirectory, steps: NDArray[np.int64]) -> Array:
+    """The time of each record, or the number of updates if nobody knows it."""
+    info = run.info()
+    optim = info.planned_optim
+    if optim is None:
+        return steps.astype(np.float64)
+    return at_steps(times(optim, info.planned_steps), steps, run)
 
 
 def _draw_panel(axes: Axes, run: RunDirectory, curves: Curves, colours: Array) -> None:
     """colours [lines, 4]: a colour for each line of `curves`."""
     info = run.info()
     measured, flow = curves.values["measured"], curves.values["flow"]
-    recorded = at_steps(times(info.config.optim, info.planned_steps), curves.steps, run)
+    recorded = _times(run, curves.steps)
     # Evenly apart in time: as lr goes to 0, a difference would be the rounding of the table
     part = np.floor(recorded / recorded[-1] * _MOST_POINTS)
     _, kept = np.unique(part, return_index=True)

@@ -53,6 +53,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
         for axes in (above, below):
             axes.set_yscale("log")  # first: limits around a single value depend on it
         for group, look in zip(groups, _looks(groups), strict=True):
+            if law not in group.predicted:
+                continue
             _draw(above, group, group.residual(law), look)
             if group.moved.any():
                 _draw(below, group, group.unexplained(law), look)

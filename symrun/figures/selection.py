@@ -93,7 +93,8 @@ class Roles:
 
 @dataclass(frozen=True)
 class Family:
-    """Runs that differ in nothing but `varied`; where two have equal settings, the newest.
+    """Runs that differ in nothing but `varied`; where two have equal settings, the newest. Those of
+    loops of the user's own are left out, since nobody knows all of their settings.
 
     If no runs are given, the newest family whose members also share their run.name.
 
@@ -128,7 +129,7 @@ class Family:
         families: list[tuple[RunInfo, dict[str, RunDirectory]]] = []
         for run in runs:
             info = run.info()
-            if not self.fits(info):
+            if info.loop is not None or not self.fits(info):
                 continue
             value = repr(flat({self.varied: info.config.settings[self.varied]}))
             for first, members in families:
@@ -147,12 +148,19 @@ class Family:
         first, drawn = given[0].info(), [run for family in families for run in family.values()]
         for run in given:
             if run not in drawn:
-                fits = self.fits(run.info())
-                reason = f"repeats the {self.varied} of another" if fits else "lacks the symmetry"
-                raise UsageError(f"{figure} cannot draw {run.path}: it {reason}")
+                raise UsageError(f"{figure} cannot draw {run.path}: it {self._misfit(run.info())}")
             if other := self._difference(first, run.info()):
                 alike = f"{figure} needs runs that differ in {self.varied} alone"
                 raise UsageError(f"{alike}; {run.path} differs in {other}")
+
+    def _misfit(self, info: RunInfo) -> str:
+        """Why a run that the user gave is in no family."""
+        if info.loop is not None:
+            unknown = (
+                "was made in a loop of one's own, so nobody knows in what it differs from others"
+            )
+            return f"{unknown}: residual and symmetries draw it alone"
+        return f"repeats the {self.varied} of another" if self.fits(info) else "lacks the symmetry"
 
     def _difference(self, one: RunInfo, other: RunInfo) -> str | None:
         """The first setting in which two runs differ although a family must agree in it."""
@@ -161,7 +169,7 @@ class Family:
             free = name.split(".")[0] == self.varied or name.startswith(_FREE)
             if not free and settings.get(name) != others.get(name):
                 return name
-        if not one.dataset.has_images_of(other.dataset):
+        if not one.has_images_of(other):
             return "the images of its data set"
         for part, what in _ALIKE.items():
             if getattr(one, part) != getattr(other, part):

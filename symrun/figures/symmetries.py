@@ -37,9 +37,7 @@ class _Shown:
     that counts as none.
     """
 
-    symmetry: Symmetry
-    group: str
-    units: int
+    group: GroupInfo
     rank: tuple[float, int]
     curves: Curves
     rounding: float
@@ -69,7 +67,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     figure, panels = frame((max(2.35 * columns, 5), 3.1 * rows + 1.5), heading, lines)
     grid = grid_of(panels, rows, columns)
     for place, one in enumerate(shown):
-        axes = draw_units(panels, grid, *divmod(place, columns), info, one.curves)
+        axes = draw_units(panels, (grid, *divmod(place, columns)), info, one.group, one.curves)
         _describe(axes, one)
     draw_legend(panels, [info])
     return figure
@@ -84,7 +82,7 @@ def _chosen(run: RunDirectory, info: RunInfo) -> list[_Shown]:
             best[kind] = one
     chosen = []
     for symmetry in sorted(Symmetry, key=lambda symmetry: -symmetry.degree):
-        family = [one for one in best.values() if one.symmetry is symmetry]
+        family = [one for one in best.values() if one.group.symmetry is symmetry]
         chosen += sorted(family, key=lambda one: one.rank, reverse=True)[:_MOST_KINDS]
     return chosen
 
@@ -99,7 +97,7 @@ def _shown(run: RunDirectory, group: GroupInfo, compared: Comparison) -> _Shown:
     moved = float(np.median(compared.motion)) if compared.moved.any() else 0.0
     rounding = CONSERVED * float(compared.magnitude[:, drawn].max())
     rank = moved, group.units
-    return _Shown(group.symmetry, group.group, group.units, rank, drawable(run, curves), rounding)
+    return _Shown(group, rank, drawable(run, curves), rounding)
 
 
 def _kind(info: RunInfo, group: GroupInfo) -> _Kind:
@@ -109,10 +107,10 @@ def _kind(info: RunInfo, group: GroupInfo) -> _Kind:
 
 
 def _describe(axes: Axes, one: _Shown) -> None:
-    count = one.curves.values["measured"].shape[1]
-    heading = f"{one.symmetry.title}: {count} of {one.units:,} unit{'s' * (one.units > 1)}"
-    axes.set_title(f"{heading}\n{shortened(one.group, _NAME)}")
-    axes.set_ylabel(f"{one.symmetry.label},\nchange since the start")
+    count, group = one.curves.values["measured"].shape[1], one.group
+    heading = f"{group.symmetry.title}: {count} of {group.units:,} unit{'s' * (group.units > 1)}"
+    axes.set_title(f"{heading}\n{shortened(group.group, _NAME)}")
+    axes.set_ylabel(f"{group.symmetry.label},\nchange since the start")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -one.rounding), max(high, one.rounding))
 

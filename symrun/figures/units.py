@@ -40,9 +40,10 @@ RUNS = Roles({"with a symmetry": "fig1"}, lambda info, _: bool(info.groups))
 def draw(runs: Sequence[RunDirectory]) -> Figure:
     """A panel for each symmetry, a curve for each law: the distribution of the unexplained share.
 
-    It counts all units that moved, whatever their group. The further left a curve rises, the better
-    its law; a curve below 100 % has units for which the law is not finite. A unit without any
-    error, which a logarithmic axis cannot show, counts from the left edge on.
+    It counts all units that moved and that the law predicts, whatever their group. The further left
+    a curve rises, the better its law; a curve below 100 % has units for which the law is not
+    finite. A unit without any error, which a logarithmic axis cannot show, counts from the left
+    edge on.
 
     Error: UsageError if the run has fewer than two records, no law predicts it, or no unit moved.
     """
@@ -53,13 +54,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))
         counts[group.symmetry] = counts.get(group.symmetry, 0) + group.moved.size
-        if group.moved.any():
+        if group.moved.any() and group.predicted:
             found.setdefault(group.symmetry, []).append(_unexplained(group))
     if not found:
         nothing = "no unit moved: nothing was broken that a law could explain"
         raise UsageError(f"{run.path}: {nothing}")
     unexplained = {
-        symmetry: {law: _pooled(found[symmetry], law) for law in laws}
+        symmetry: {law: shares for law in laws if (shares := _pooled(found[symmetry], law)).size}
         for symmetry in counts
         if symmetry in found
     }
@@ -70,7 +71,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     limits = _limits([shares for by_law in unexplained.values() for shares in by_law.values()])
     for axes, (symmetry, by_law) in zip(places, unexplained.items(), strict=True):
         _draw_panel(axes, by_law, limits)
-        moved = by_law[laws[0]].size
+        moved = max(shares.size for shares in by_law.values())
         title = f"{Symmetry(symmetry).title}: {moved:,} of {counts[symmetry]:,} units moved"
         axes.set_title(title, pad=15)
         axes.set_xlabel("1 − explained (1 − R²), at most")
@@ -86,8 +87,9 @@ def _unexplained(group: Comparison) -> dict[str, Array]:
 
 
 def _pooled(groups: Sequence[dict[str, Array]], law: str) -> Array:
-    """The shares of all groups under one law, rising; NaN last."""
-    return np.sort(np.concatenate([by_law[law] for by_law in groups]))
+    """The shares of all groups that the law predicts, rising; NaN last."""
+    none = np.empty(0)
+    return np.sort(np.concatenate([none, *(by_law.get(law, none) for by_law in groups)]))
 
 
 def _limits(shares: Sequence[Array]) -> tuple[float, float]:

@@ -95,6 +95,17 @@ class Propagation:
         return self._state
 
     @property
+    def by_law(self) -> dict[str, Tensor]:
+        """The rows of the state that belong to each law."""
+        return {name: self._state[rows] for name, rows in self._rows.items()}
+
+    def continue_from(self, by_law: Mapping[str, Tensor]) -> None:
+        """Go on from `by_law` of the same units, as far as their laws are the same."""
+        for name, place in self.by_law.items():
+            rows = by_law.get(name, place)[: len(place)]
+            place[: len(rows)].copy_(rows)
+
+    @property
     def exact(self) -> Tensor:
         """Q by the law `exact`, which every rule has, [units]: a view of the state."""
         return self._state[self._rows["exact"].start]

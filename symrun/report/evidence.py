@@ -14,7 +14,8 @@ from symrun.analysis.report import json_values
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo, read_info
+from symrun.runs.info import RunInfo
+from symrun.runs.run_json import read_info
 from symrun.runs.tables import progress_curves
 
 _SETUP, _CHECK, _SUMMARY, _PROGRESS = "setup.json", "check.json", "summary.csv", "progress.csv"
@@ -81,8 +82,12 @@ def _progress(run: RunDirectory) -> list[dict[str, Any]]:
         values = np.hstack([curves.steps[:, None], *(curves.values[name] for name in columns)])
         for numbers in values.tolist():
             named = zip(("step", *columns), numbers, strict=True)
-            row = {name: None if number != number else number for name, number in named}
-            rows.append(row | {"step": int(numbers[0]), "epoch": int(numbers[1]), "split": split})
+            row: dict[str, Any] = {
+                name: number if number == number else None for name, number in named
+            }
+            for name in ("step", "epoch"):
+                row[name] = None if row[name] is None else int(row[name])
+            rows.append(row | {"split": split})
     return sorted(rows, key=lambda row: row["step"])
 
 

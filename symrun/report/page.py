@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from symrun.analysis import Agreement, is_identity
+from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import moved_units
 from symrun.errors import UsageError, refusal
@@ -98,7 +98,7 @@ def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Itera
     yield from pictures
     yield Paragraph(f"{_laws()}. {_NUMBERS}")
     yield laws_table(evidences)
-    yield from filter(None, (bars_table(evidences), audit(evidences)))
+    yield from filter(None, (silent(evidences), bars_table(evidences), audit(evidences)))
 
 
 def draw(
@@ -176,17 +176,17 @@ def _run_row(one: Evidence) -> list[str]:
     validation = [row for row in one.progress if row["split"] == "val"]
     # only a run that has ended has its last step in run.json
     last = max([setup.last_step, *(row["step"] for row in one.progress)])
-    speeds = [row["images_per_second"] for row in training]
+    speeds = [speed for row in training if (speed := row["images_per_second"]) is not None]
     speed = statistics.median(speeds) if speeds else None
     return [
         f"`{one.name}`",
         _network(setup),
-        ", ".join(optimiser(setup)) + f", batch {setup.config.train.batch_size}",
-        f"{last / setup.steps_per_epoch:.3g}",
+        ", ".join([*optimiser(setup), setup.batch]),
+        _shown(setup.epochs(last), ".3g"),
         _updates(setup, last),
         _shown(training[-1]["loss"] if training else None, ".3f"),
         *(_shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
-        _chance(training, setup.loss.chance),
+        "-" if setup.loss is None else _chance(training, setup.loss.chance),
         _time(setup.seconds),
         _shown(speed, ",.0f"),
     ]
@@ -201,7 +201,7 @@ def _updates(setup: RunInfo, last: int) -> str:
     """How many updates a run made, and whether it broke off, diverged or was resumed."""
     words = [f"{last:,}"]
     if setup.status is not Status.finished:
-        words = [f"{last:,} of {setup.planned_steps:,}", setup.status]
+        words = [f"{last:,}{setup.of_planned_steps}", setup.status]
     if setup.diverged:
         words.append(f"not finite from {setup.diverged.step:,}")
     if setup.resumed:
@@ -241,18 +241,18 @@ def machine(evidences: Sequence[Evidence]) -> Paragraph:
 
 
 def circumstances(setup: RunInfo) -> str:
-    """A run's data, precision, hardware, versions, seed and spacing of records, in one line."""
-    data, versions = setup.dataset, setup.versions
+    """A run's data, precision, hardware, versions, seed and spacing of records, in one line; in
+    place of the data whose loop it was if it was not symrun's."""
+    data, versions, seed = setup.dataset, setup.versions, setup.config.seed
+    what = [setup.loop or "", "" if data is None else f"{data.title}, {data.counted}"]
     processor = setup.hardware.processor if setup.hardware else "CPU"
     cpu = f"{processor}, {setup.threads or '?'} threads"
     where = cpu if setup.device == "cpu" else f"{setup.device} ({cpu})"
     named = [f"{name} {versions[name]}" for name in _VERSIONS if name in versions]
     named += [f"revision {setup.revision}"] if setup.revision else []
-    return (
-        f"{data.title}, {data.counted}; "
-        f"{setup.precision.value} on {where}; {', '.join(named)}, "
-        f"seed {setup.config.seed}; {', '.join(setup.spacing())}."
-    )
+    named += [] if seed is None else [f"seed {seed}"]
+    what += [f"{setup.precision.value} on {where}", ", ".join(named), ", ".join(setup.spacing())]
+    return f"{'; '.join(filter(None, what))}."
 
 
 def _laws() -> str:
@@ -273,6 +273,13 @@ def laws_table(evidences: Sequence[Evidence]) -> Table:
     head = ["run", "symmetry", "law", "moved", "excluded", "residual", "motion"]
     head += ["1 − R²", "RMS", "99 in 100 units", "worst layer", "worst unit", "its name"]
     return Table(head, [_law_row(one.name, row) for one in evidences for row in one.summary])
+
+
+def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
+    """Which laws make no prediction of which run, and why; None if every law predicts each."""
+    lines = [f"`{one.name}`: {'; '.join(found)}." for one in evidences
+             if (found := silences(one.setup))]  # fmt: skip
+    return Paragraph(" ".join(lines)) if lines else None
 
 
 def _law_row(name: str, row: Agreement) -> list[str]:

@@ -15,7 +15,8 @@ from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, locked, sweep_drafts
 from symrun.models.registry import MODELS
-from symrun.runs.info import MOST_BYTES, RunInfo, Status, read_info
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
@@ -53,8 +54,10 @@ class RunDirectory:
         return self.checkpoints / f"step-{step}.pt"
 
     @classmethod
-    def create(cls, path: Path | None, name: str) -> "RunDirectory":
+    def create(cls, path: Path | None, name: str, setting: str = "run.dir") -> "RunDirectory":
         """Claim a new folder: `path`, or outputs/<name>/<date and time> where it is None.
+
+        setting: what the user calls `path`.
 
         Error: UsageError if there is something in `path` (a run is never overwritten, never mixed)
         or it cannot be made. `mkdir` is the claim, so two runs started in the same second get two
@@ -74,13 +77,13 @@ class RunDirectory:
                     return run
             except OSError as error:
                 run.discard()
-                made = f"run.dir={run.path} cannot be made"
+                made = f"{setting}={run.path} cannot be made"
                 raise UsageError(f"{made}: {refusal(error)}") from None
             if path is not None:
-                remedy = "a run is never overwritten: choose another run.dir"
+                remedy = f"a run is never overwritten: choose another {setting}"
                 if run.run_json.exists():
                     remedy += f", or go on with it: symrun resume {shlex.quote(str(path))}"
-                raise UsageError(f"run.dir={path} exists already; {remedy}")
+                raise UsageError(f"{setting}={path} exists already; {remedy}")
 
     def _is_abandoned(self) -> bool:
         """Whether this is an empty run folder, left by a process killed before its run started."""
@@ -173,17 +176,22 @@ class RunDirectory:
         if info.status is Status.running:
             _log.warning("%s is running, or was killed: this is what it has so far", self.path)
         elif info.status is not Status.finished:
-            steps = f"at step {info.last_step:,} of {info.planned_steps:,}"
+            steps = f"at step {info.last_step:,}{info.of_planned_steps}"
             _log.warning("%s is %s %s", self.path, info.status.value, steps)
 
-    def config(self) -> Config:
+    def config(self, elsewhere: str = "resume it there") -> Config:
         """The recorded settings, as `symrun train` takes them.
 
-        Error: UsageError, naming the file, if this symrun cannot run them: an unknown model, say.
+        elsewhere: what to do in the loop of a run that symrun did not train, and cannot build.
+
+        Error: UsageError for such a run; or, naming the file, if this symrun cannot run the
+        settings: an unknown model, say.
         """
-        settings = self.info().config.settings
+        info = self.info()
+        if info.loop is not None:
+            raise UsageError(f"{self.path} was made in a loop of one's own: {elsewhere}")
         try:
-            return Config.from_mapping(settings)
+            return Config.from_mapping(info.config.settings)
         except UsageError as error:
             reason = f"has settings that this symrun cannot run: {error}"
             raise UsageError(f"{self.run_json} {reason}") from None

@@ -1,58 +1,25 @@
-"""run.json, typed: it is checked once, here, and its readers can rely on it.
+"""What run.json says of a run, typed: it is checked once, here, and its readers can rely on it.
 
-A run may come from another version, a damaged disk or another program. So nothing here depends on
-which models, data sets or losses this symrun has, and unknown fields are ignored.
+Nothing here depends on which models, data sets or losses this symrun has.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from operator import attrgetter
 
 from symrun.config import Precision
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import UsageError
+from symrun.laws import kinds_of_sgd
+from symrun.optimizers import OptimConfig
 from symrun.runs.settings import MOST_STEPS, RecordedConfig
 from symrun.symmetry import Symmetry
-from symrun.typed import build, plain, require
+from symrun.typed import plain, require, require_lines, require_within
 
 SCHEMA = 3
 """Version of run.json and of the tables."""
-
-MOST_BYTES = 2**22
-"""The largest run.json that is read; the one of VGG19 is a hundred times smaller."""
-
-_DEEPEST = 16
-"""How deep values may be nested, so that no recursion over them overflows the stack."""
-
-
-def _require_lines(record: object, *names: str, shown: bool = True) -> None:
-    """Error: UsageError unless the named fields hold a line, lines, or named lines, or are None.
-
-    shown: whether figures show them, which read $ as mathematics.
-    """
-    constraint = "one printable line"
-    constraint += " without $, which figures read as mathematics" if shown else ""
-    for name in names:
-        value = getattr(record, name)
-        texts = {name: value or ""}
-        if isinstance(value, Mapping):
-            texts = {f"{name}.{key}": text for key, text in value.items()}
-        elif isinstance(value, tuple):
-            texts = {f"{name}[{place}]": text for place, text in enumerate(value)}
-        for whole_name, text in texts.items():
-            allowed = len(text) <= 500 and "$" not in text if shown else True
-            holds = text.isprintable() and allowed
-            require(whole_name, holds, constraint, repr(text))
-
-
-def _require_within(record: object, least: int, most: int, *names: str) -> None:
-    for name in names:
-        value = getattr(record, name)
-        holds = value is None or least <= value <= most
-        require(name, holds, f"an integer in [{least}, {most}]", value)
 
 
 class Status(StrEnum):
@@ -85,11 +52,11 @@ class DatasetInfo:
     digest: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        _require_lines(self, "title", "digest")
-        _require_within(self, 1, 10**9, "classes", "image_size", "channels", "length")
+        require_lines(self, "title", "digest")
+        require_within(self, 1, 10**9, "classes", "image_size", "channels", "length")
         given = self.image_size is not None or self.length is not None
         require("image_size", given, "an integer where there is no length", "null")
-        _require_within(self, 0, 10**12, "train_images", "val_images")
+        require_within(self, 0, 10**12, "train_images", "val_images")
 
     @property
     def contents(self) -> str:
@@ -130,10 +97,10 @@ class ModelInfo:
     parameters: int | None = None
 
     def __post_init__(self) -> None:
-        _require_lines(self, "name", "title", "family")
+        require_lines(self, "name", "title", "family")
         allowed = self.width is None or 0 < self.width <= 1000
         require("width", allowed, "a number in (0, 1000]", self.width)
-        _require_within(self, 0, 2**63 - 1, "parameters")
+        require_within(self, 0, 2**63 - 1, "parameters")
 
 
 @dataclass(frozen=True)
@@ -145,10 +112,10 @@ class LayerInfo:
     block: int | None
 
     def __post_init__(self) -> None:
-        _require_lines(self, "layer", "kind")
+        require_lines(self, "layer", "kind")
         if self.block is None:
             require("block", not self.is_convolution, "an integer in a convolution", "null")
-        _require_within(self, 0, 1000, "block")
+        require_within(self, 0, 1000, "block")
 
     @property
     def is_convolution(self) -> bool:
@@ -170,10 +137,10 @@ class GroupInfo:
     unpredicted: str | None = None
 
     def __post_init__(self) -> None:
-        _require_lines(self, "group", "layers", "unpredicted")
+        require_lines(self, "group", "layers", "unpredicted")
         require("layers", bool(self.layers), "a list with an entry", [])
-        _require_within(self, 1, 10**9, "units")
-        _require_within(self, 1, 2**63 - 1, "entries")
+        require_within(self, 1, 10**9, "units")
+        require_within(self, 1, 2**63 - 1, "entries")
 
 
 @dataclass(frozen=True)
@@ -185,7 +152,7 @@ class LossInfo:
     chance_label: str
 
     def __post_init__(self) -> None:
-        _require_lines(self, "title", "chance_label")
+        require_lines(self, "title", "chance_label")
         require("chance", 0 <= self.chance < math.inf, "a number >= 0", self.chance)
 
 
@@ -202,8 +169,8 @@ class DivergenceInfo:
     layers: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _require_within(self, 0, MOST_STEPS, "step")
-        _require_lines(self, "layers")
+        require_within(self, 0, MOST_STEPS, "step")
+        require_lines(self, "layers")
 
     def __str__(self) -> str:
         others = len(self.layers) - 1
@@ -218,7 +185,7 @@ class HardwareInfo:
     processor: str
 
     def __post_init__(self) -> None:
-        _require_lines(self, "processor")
+        require_lines(self, "processor")
 
 
 @dataclass(frozen=True)
@@ -236,8 +203,8 @@ class ResumptionInfo:
     changed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_within(self, 0, MOST_STEPS, "step")
-        _require_lines(self, "at", "device", "revision", "changed", shown=False)
+        require_within(self, 0, MOST_STEPS, "step")
+        require_lines(self, "at", "device", "revision", "changed", shown=False)
 
 
 @dataclass(frozen=True)
@@ -249,30 +216,37 @@ class ThinningInfo:
     of: int
 
     def __post_init__(self) -> None:
-        _require_within(self, 1, MOST_STEPS, "every")
-        _require_within(self, 1, 10**9, "records", "of")
+        require_within(self, 1, MOST_STEPS, "every")
+        require_within(self, 1, 10**9, "records", "of")
 
 
-@dataclass(frozen=True)
+_OWN_LOOPS_LACK = ("steps_per_epoch", "dataset", "loss", "config.train", "config.seed")
+"""What is known of symrun's own loop, and may be None of any other."""
+
+_PREDICTIONS = [name for name, kind in kinds_of_sgd(momentum=False).items() if not kind.identity]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunInfo:
     """What a run is: its settings, what it ran on, its network, its groups, how it ended.
 
     unpredicted: for each law that makes no prediction in this run, the reason.
     source: digest of the code that computed it. seconds: of training and validation.
     loop: whose training loop it was, in words; None for symrun's own. columns: those of the table
-    `units` that not every run has, of `runs.tables.OPTIONAL`.
+    `units` that not every run has, of `runs.tables.OPTIONAL`. Nobody may know the data set, the
+    loss and the length of an epoch of a loop of the user's own.
     """
 
     status: Status
     created: str
     last_step: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None = None
     config: RecordedConfig
     device: str
     precision: Precision
-    dataset: DatasetInfo
+    dataset: DatasetInfo | None = None
     model: ModelInfo
-    loss: LossInfo
+    loss: LossInfo | None = None
     layers: tuple[LayerInfo, ...]
     groups: tuple[GroupInfo, ...]
     unpredicted: Mapping[str, str]
@@ -290,21 +264,80 @@ class RunInfo:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_lines(self, "created", "device", "source", "unpredicted", "loop", "columns")
-        _require_lines(self, "revision", "versions", shown=False)
-        _require_within(self, 0, MOST_STEPS, "last_step")
-        _require_within(self, 1, MOST_STEPS, "steps_per_epoch")
-        _require_within(self, 1, 4096, "threads")
+        require_lines(self, "created", "device", "source", "unpredicted", "loop", "columns")
+        require_lines(self, "revision", "versions", shown=False)
+        require_within(self, 0, MOST_STEPS, "last_step")
+        require_within(self, 1, MOST_STEPS, "steps_per_epoch")
+        require_within(self, 1, 4096, "threads")
         seconds = 0 if self.seconds is None else self.seconds
         require("seconds", 0 <= seconds <= 1e10, "a number in [0, 1e10]", seconds)
+        (self._require_own_loop if self.loop is None else self._require_baseline)()
         steps = self.planned_steps
         require("the number of steps", steps <= MOST_STEPS, f"<= {MOST_STEPS}", steps)
 
+    def _require_own_loop(self) -> None:
+        """Error: UsageError unless all is there that symrun's own loop knows."""
+        for name in _OWN_LOOPS_LACK:
+            if attrgetter(name)(self) is None:
+                raise UsageError(f"{name} is missing")
+        optim = self.config.optim
+        known = "an optimiser of symrun's where loop is null"
+        require("config.optim.name", isinstance(optim, OptimConfig), known, repr(optim.name))
+
+    def _require_baseline(self) -> None:
+        """Error: UsageError if a law predicts a run whose tables lack what its motion starts from,
+        which no settings tell either."""
+        there = {"baseline", "steady"} <= {*self.columns}
+        needed = "a list with baseline and steady where flow or discrete predicts"
+        holds = there or not any(map(self.predicts, _PREDICTIONS))
+        require("columns", holds, needed, list(self.columns))
+
     @property
     def planned_steps(self) -> int:
-        """The number of updates that the settings ask for."""
+        """The number of updates that the settings ask for; those made in a loop without them."""
+        if self.loop is not None:
+            return self.last_step
+        train, steps_per_epoch = self.config.train, self.steps_per_epoch
+        assert train is not None and steps_per_epoch is not None  # of symrun's own loop
+        return train.steps or train.epochs * steps_per_epoch
+
+    @property
+    def of_planned_steps(self) -> str:
+        """ " of 39,100", to follow a number of updates; empty where nothing was planned."""
+        return f" of {self.planned_steps:,}" if self.loop is None else ""
+
+    @property
+    def planned_optim(self) -> OptimConfig | None:
+        """The optimiser if its settings tell the learning rate of every update, else None."""
+        optim = self.config.optim
+        return optim if self.loop is None and isinstance(optim, OptimConfig) else None
+
+    @property
+    def batch(self) -> str:
+        """ "batch 256"; "own loop" where symrun made no batches."""
         train = self.config.train
-        return train.steps or train.epochs * self.steps_per_epoch
+        return "own loop" if self.loop or train is None else f"batch {train.batch_size}"
+
+    def epochs(self, step: int) -> float | None:
+        """How many epochs `step` updates are; None where nobody knows how long one is."""
+        return None if self.steps_per_epoch is None else step / self.steps_per_epoch
+
+    def silent(self, group: GroupInfo) -> dict[str, str]:
+        """For each law that makes no prediction of the units of `group`, the reason."""
+        reason = group.unpredicted
+        others = {} if reason is None else dict.fromkeys(_PREDICTIONS, reason)
+        return {**others, **self.unpredicted}
+
+    def predicts(self, law: str) -> bool:
+        """Whether `law` makes a prediction of any group; of a run without groups, of any at all."""
+        if not self.groups:
+            return law not in self.unpredicted
+        return any(law not in self.silent(group) for group in self.groups)
+
+    def has_images_of(self, other: "RunInfo") -> bool:
+        """Whether both have the same images, as far as they were recorded."""
+        one, two = self.dataset, other.dataset
+        return one is not None and two is not None and one.has_images_of(two)
 
     @property
     def updates_between_records(self) -> int:
@@ -338,64 +371,3 @@ class RunInfo:
     def to_json(self) -> dict[str, object]:
         """The content of run.json, which `read_info` reads back."""
         return {"schema": SCHEMA, **plain(self), "config": self.config.settings}
-
-
-def read_info(content: bytes) -> RunInfo:
-    """What is in a run.json.
-
-    Error: UsageError, in one line that goes on from the name of the file.
-    Example: read_info(Path("outputs/mine/run.json").read_bytes()).model.title
-    """
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"has more than {MOST_BYTES} bytes: it does not describe a run")
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except RecursionError:
-        values = None
-    except ValueError as error:
-        remedy = "restore it from a copy of the run"
-        raise UsageError(f"cannot be read: {in_one_line(error)}: {remedy}") from None
-    return info_from(values)
-
-
-def info_from(values: Any) -> RunInfo:
-    """As `read_info`, from the values that the JSON held."""
-    if not isinstance(values, dict) or _is_deep(values):
-        raise UsageError("does not describe a run")
-    if "schema" not in values:
-        raise UsageError("does not describe a run: schema is missing")
-    require_schema(values["schema"])
-    try:
-        typed: dict[str, Any] = {}
-        if "config" in values:
-            typed["config"] = RecordedConfig.of(values["config"])
-        model = values.get("model")
-        if isinstance(model, dict) and isinstance(name := model.get("name"), str):
-            # Runs from before it was recorded are all of VGG: vgg16_bn
-            typed["model"] = {"family": name.removesuffix("_bn").upper(), **model}
-        if isinstance(values.get("dataset"), dict) and "loss" not in values:
-            # Runs from before it was recorded are all of cross-entropy
-            classes = build(DatasetInfo, values["dataset"], "dataset.", recorded=True).classes
-            typed["loss"] = LossInfo("softmax cross-entropy", math.log(classes), f"ln {classes}")
-        return build(RunInfo, values | typed, "", recorded=True)
-    except UsageError as error:
-        raise UsageError(f"does not describe a run: {in_one_line(error)}") from None
-
-
-def require_schema(found: object) -> None:
-    """Refuse what another version wrote. Error: as in `read_info`."""
-    if type(found) is not int:
-        raise UsageError(f"has schema {found!r:.80}; this symrun reads {SCHEMA}")
-    age, remedy = ("newer", "; update symrun") if found > SCHEMA else ("older", "")
-    if found != SCHEMA:
-        writer = f"written by {'a' if age == 'newer' else 'an'} {age} symrun"
-        raise UsageError(f"has schema {found!r:.80}, {writer}: this one reads {SCHEMA}{remedy}")
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
-        inner = [item.values() if isinstance(item, dict) else item for item in level
-                 if isinstance(item, dict | list)]  # fmt: skip
-        level = [item for items in inner for item in items]
-    return bool(level)

@@ -14,10 +14,13 @@ from symrun.data.registry import DATA_SETS
 from symrun.models.registry import BN_EPS, MODELS, entry_of
 from symrun.optimizers import OptimConfig
 from symrun.tasks import task_config
-from symrun.typed import Entry, build, require
+from symrun.typed import Entry, build, require, require_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+OWN = "own"
+"""The name of any optimiser that symrun did not make."""
 
 MOST_STEPS = 10**7
 """The most updates a run may plan: readers compute the time of each."""
@@ -68,6 +71,26 @@ class RunSettings:
     name: str | None = None
 
 
+@dataclass(frozen=True)
+class OwnOptim:
+    """An optimiser of the user's own: its first group of parameters, as it was at the start.
+
+    Nobody knows how its learning rate goes on from there.
+    """
+
+    name: str
+    title: str
+    lr: float
+    weight_decay: float
+    momentum: float
+
+    def __post_init__(self) -> None:
+        require_lines(self, "title")
+        for setting in ("lr", "weight_decay", "momentum"):
+            value = getattr(self, setting)
+            require(setting, 0 <= value < math.inf, "a finite number >= 0", value)
+
+
 _REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {"model": MODELS, "data": DATA_SETS}
 
 
@@ -79,18 +102,22 @@ def _defaults(kind: type["DataclassInstance"]) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class RecordedConfig:
-    """settings: everything that was recorded, as JSON values."""
+    """settings: everything that was recorded, as JSON values.
+
+    train, seed: None where nobody knows them, in a loop of the user's own.
+    """
 
     settings: Mapping[str, object]
-    optim: OptimConfig
-    train: TrainSettings
+    optim: OptimConfig | OwnOptim
     track: TrackSettings
-    seed: int
+    train: TrainSettings | None = None
+    seed: int | None = None
     model: ModelSettings = ModelSettings()
     run: RunSettings = RunSettings()
 
     def __post_init__(self) -> None:
-        require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
+        seed = 0 if self.seed is None else self.seed
+        require("seed", 0 <= seed < 2**63, "in [0, 2^63)", seed)
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> "RecordedConfig":
@@ -99,6 +126,11 @@ class RecordedConfig:
         for name, value in flat(settings).items():
             small = type(value) is not int or abs(value) < 2**63
             require(f"config.{name}", small, "less than 2^63", value)
+        optim = settings.get("optim")
+        if isinstance(optim, Mapping) and optim.get("name") == OWN:
+            typed = {"settings": settings, "optim": build(OwnOptim, optim, "optim.", recorded=True)}
+            known = {name: value for name, value in settings.items() if value is not None}
+            return build(cls, known | typed, "", recorded=True)
         settings = dict(settings)
         for group, registry in _REGISTRIES.items():
             if isinstance(values := settings.get(group), Mapping):

@@ -25,8 +25,11 @@ from symrun.symmetry.guards import guard_of, leads_to_division
 from symrun.symmetry.search import passes_differ
 from symrun.symmetry.stand_ins import (
     Criterion,
+    each_tensor,
     first_line,
+    passed,
     seed_all,
+    shapes_of,
     stand_ins,
     standing_in,
     untouched,
@@ -62,7 +65,7 @@ class Proof:
 def prove(
     model: nn.Module,
     groups: Sequence[Group],
-    inputs: Tensor,
+    inputs: Any,
     criterion: Criterion,
     varies: bool | None = None,
     seed: int = 0,
@@ -72,8 +75,8 @@ def prove(
     All groups are transformed at once; only if the loss changes are they divided, to find which do
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
-    inputs: a batch, of at least two. criterion: from what the model returns to the loss. varies: as
-    in `Structure`; None finds it out.
+    inputs: a batch, of at least two, as in `find_structure`. criterion: from what the model returns
+    to the loss. varies: as in `Structure`; None finds it out.
     Error: UsageError if the model fails in float64.
     Example:
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
@@ -85,7 +88,7 @@ def prove(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
-        failed = f"{type(model).__name__} fails on float64 inputs of shape {list(inputs.shape)}"
+        failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its symmetries cannot be proven: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
 
@@ -95,13 +98,15 @@ class _Prover:
         self,
         model: nn.Module,
         groups: Sequence[Group],
-        inputs: Tensor,
+        inputs: Any,
         criterion: Criterion,
         varies: bool | None,
         seed: int,
     ) -> None:
         self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
-        self._inputs = inputs.double() if inputs.is_floating_point() else inputs
+        self._inputs = each_tensor(
+            inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
+        )
         seed_all(seed)
         self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
         self._guards, self._felt = True, False
@@ -159,7 +164,7 @@ class _Prover:
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
                 with standing_in(self._model, tensors), _exactly(self._guards) as mode:
-                    loss = self._criterion(self._model(self._inputs))
+                    loss = self._criterion(passed(self._model, self._inputs))
                     self._felt |= mode.felt
                     if with_gradients:
                         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)

@@ -22,9 +22,13 @@ from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
 from symrun.symmetry.stand_ins import (
     Criterion,
+    all_tensors,
+    each_tensor,
     first_line,
+    passed,
     random_numbers,
     seed_all,
+    shapes_of,
     stand_ins,
     standing_in,
     untouched,
@@ -66,7 +70,7 @@ def cross_entropy(outputs: Any) -> Tensor:
 
 def find_structure(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Any,
     criterion: Criterion = cross_entropy,
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
@@ -75,6 +79,7 @@ def find_structure(
     of its own, on the device "meta", or with copies if it cannot. Normalisation and dropout act as
     the modules' `training` flags stand now.
 
+    example_input: a batch; a tuple of several arguments, or a mapping of named ones.
     criterion: from what the model returns to the loss, on its device.
 
     A parameter that is frozen, unused or shares memory with another belongs to no group, nor does
@@ -88,20 +93,20 @@ def find_structure(
     try:
         return _found(model, example_input, criterion, "meta")
     except Exception:  # a forward that reads values, or tensors that are no parameters
-        device = next((p.device for p in model.parameters()), example_input.device)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         return _found(model, example_input, criterion, device)
     except Exception as error:  # a user's forward can raise anything
         raise UsageError(
-            f"{type(model).__name__} fails on inputs of shape {list(example_input.shape)}, so its "
+            f"{type(model).__name__} fails on inputs of shape {shapes_of(example_input)}, so its "
             f"symmetries cannot be found: {first_line(error)}"
         ) from error
 
 
 def _found(
-    model: nn.Module, example: Tensor, criterion: Criterion, device: torch.device | str
+    model: nn.Module, example: Any, criterion: Criterion, device: torch.device | str
 ) -> Structure:
-    example = example.to(device)
+    example = each_tensor(example, lambda tensor: tensor.to(device))
     tensors = stand_ins(model, lambda tensor: tensor.to(device, copy=True))
     system = LinearSystem()
     exponents = Exponents(system)
@@ -126,7 +131,7 @@ def _found(
                 trace.set_state(tensors[name], known.state() if known else State(parameter=name))
             with standing_in(model, tensors):
                 with trace:
-                    loss = criterion(model(example))
+                    loss = criterion(passed(model, example))
                     trace.exponents.pin(trace.state_of(loss))
                 trained |= _with_gradient(tensors, loss)
             uses += trace.uses
@@ -147,7 +152,7 @@ def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:
 
 
 def passes_differ(
-    model: nn.Module, example: Tensor, criterion: Criterion, dtype: torch.dtype | None = None
+    model: nn.Module, example: Any, criterion: Criterion, dtype: torch.dtype | None = None
 ) -> bool:
     """Whether one forward pass may make other operations than the next: it draws random numbers on
     the host, or counts its calls. Those that dropout draws on the device make no difference.
@@ -156,17 +161,20 @@ def passes_differ(
     Assumes: the model and the criterion run on the device of the example, if not on "meta".
     """
     try:
-        return _differ(model, example.to("meta"), criterion, dtype)
+        on_meta = each_tensor(example, lambda tensor: tensor.to("meta"))
+        return _differ(model, on_meta, criterion, dtype)
     except Exception:  # as in find_structure
         return _differ(model, example, criterion, dtype)
 
 
 def _differ(
-    model: nn.Module, example: Tensor, criterion: Criterion, dtype: torch.dtype | None = None
+    model: nn.Module, example: Any, criterion: Criterion, dtype: torch.dtype | None = None
 ) -> bool:
+    (device, *_) = (tensor.device for tensor in all_tensors(example))
+
     def made(tensor: Tensor) -> Tensor:
         kind = dtype if tensor.is_floating_point() else None
-        return tensor.to(example.device, kind, copy=True)
+        return tensor.to(device, kind, copy=True)
 
     tensors = stand_ins(model, made)
     seen = set()
@@ -175,7 +183,7 @@ def _differ(
             seed_all(number)
             before = random_numbers()
             with standing_in(model, tensors), _Operations() as operations:
-                criterion(model(example))
+                criterion(passed(model, example))
             seen.add(tuple(operations.made))
             if random_numbers() != before:
                 return True

@@ -19,6 +19,42 @@ Criterion = Callable[[Any], Tensor]
 """From what a model returns to the loss."""
 
 
+def each_tensor(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """`inputs` with `function` of each tensor in place of it, in tuples, lists and mappings too."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: each_tensor(value, function) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(each_tensor(value, function) for value in inputs)
+    return inputs
+
+
+def passed(model: nn.Module, inputs: Any) -> Any:
+    """What `model` returns: for several inputs as arguments if they are a tuple, by name if they
+    are a mapping."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def all_tensors(inputs: Any) -> list[Tensor]:
+    """In nested tuples, lists and mappings, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    each_tensor(inputs, note)
+    return found
+
+
+def shapes_of(inputs: Any) -> str:
+    """Of all tensors, such as "[2, 3, 32, 32]"."""
+    return ", ".join(str(list(tensor.shape)) for tensor in all_tensors(inputs))
+
+
 def stand_ins(model: nn.Module, made: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """A tensor for each parameter and buffer of `model`, with the hooks on its gradient.
 

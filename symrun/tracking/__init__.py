@@ -1,5 +1,5 @@
 """Measuring a network while it trains, without changing it."""
 
-from symrun.tracking.tracker import Observation, Tracker
+from symrun.tracking.tracker import Observation, Tracker, Watcher
 
-__all__ = ["Observation", "Tracker"]
+__all__ = ["Observation", "Tracker", "Watcher"]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from symrun.errors import UsageError
+from symrun.laws import SGD
 
 
 class Momentum:
@@ -12,12 +13,14 @@ class Momentum:
     It computes them before the update: afterwards theta_n is gone and, with Nesterov, torch may
     have overwritten the gradient.
 
-    group: which of the optimiser's groups of parameters it reads.
+    group: which of the optimiser's groups of parameters it reads. said: settings in place of those
+    that the optimiser has.
     """
 
-    def __init__(self, optimizer: torch.optim.SGD, group: int = 0) -> None:
-        self._optimizer = optimizer
-        self._group = group
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, group: int = 0, said: SGD | None = None
+    ) -> None:
+        self._optimizer, self._group, self._said = optimizer, group, said
 
     @property
     def first(self) -> bool:
@@ -30,11 +33,16 @@ class Momentum:
 
     @property
     def nesterov(self) -> bool:
-        return bool(self._optimizer.param_groups[self._group]["nesterov"])
+        said = self._said
+        return bool(
+            said.nesterov if said else self._optimizer.param_groups[self._group]["nesterov"]
+        )
 
     @property
     def factors(self) -> tuple[float, float, float]:
         """Weight decay, momentum, and 1 - dampening, as they stand now."""
+        if self._said is not None:
+            return self._said.weight_decay, self._said.momentum, 1 - self._said.dampening
         settings = self._optimizer.param_groups[self._group]
         return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
 

@@ -89,13 +89,17 @@ class Tracker:
         self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
         self._units_schema = units_schema(self._value_type, self._more)
         self._parameters_schema = parameters_schema(self._value_type)
+        self.scale: Tensor | None = None
+        """What gradients are multiplied by until within the update, where that is so."""
         self._begun: tuple[int, Observation | None] | None = None
         self._inputs = torch.empty(0)
         self.divide()
 
-    def divide(self) -> None:
-        """Measure by the parts into which the movement divides the groups now, and start the laws
-        from the weights as they are."""
+    def divide(self, by_law: Mapping[str, Tensor] | None = None) -> None:
+        """Measure by the parts into which the movement divides the groups now.
+
+        by_law: what the laws predict so far; None: they start from the weights as they are.
+        """
         parts = self._movement.parts
         self._measures = PartMeasures(self._model, self._groups, parts, self._sums)
         self._laws = Propagation(
@@ -108,6 +112,8 @@ class Tracker:
         )
         terms = set(self._more) & {*UPDATE, *DYNAMICS}
         self._terms = UpdateTerms(self._measures) if terms else None
+        if by_law is not None:
+            self._laws.continue_from(by_law)
 
     def before_update(self, step: int, lr: float) -> None:
         """Measure theta_n and g_n before update n; advance the laws by it and record, if they
@@ -149,10 +155,10 @@ class Tracker:
         gradients = self._measures.gradients()
         observation = None
         if due:
-            defect = gradients.inputs[Input.defect]
-            observation = self._observation(
-                {"grad_norm_sq": gradients.grad_norm_sq, "defect": defect}
-            )
+            norm_sq, defect = gradients.grad_norm_sq, gradients.inputs[Input.defect]
+            if self.scale is not None:
+                norm_sq, defect = norm_sq / self.scale**2, defect / self.scale
+            observation = self._observation({"grad_norm_sq": norm_sq, "defect": defect})
         if not self._measures.observed:
             return self._advanced(gradients.inputs, observation)
         self._measures.keep()
@@ -179,6 +185,11 @@ class Tracker:
     def state(self) -> Tensor:
         """The laws' state, float64 [rows, units]: the tracker's only state. Set it in place."""
         return self._laws.state
+
+    @property
+    def by_law(self) -> dict[str, Tensor]:
+        """The rows of `state` of each law, which `divide` takes."""
+        return self._laws.by_law
 
     def finish(self, step: int) -> None:
         """Record the weights after the last update. They have no gradient: its columns are null."""

@@ -168,7 +168,7 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     for name in ("dataset", "model", "groups"):
         if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
-    if not described.dataset.has_images_of(info.dataset):
+    if not described.has_images_of(info):
         reasons.append("its data set has other images now")
         _refuse_or_say(run, reasons[-1:], anyway)
     require_space(run, training)

@@ -21,7 +21,7 @@ from symrun.report import Evidence, evidence, report
 from symrun.report.document import Heading, Paragraph, Picture, Table, as_html, as_markdown
 from symrun.report.page import audit, bars_table, draw, laws_table, runs_table
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import info_from
+from symrun.runs.run_json import info_from
 from symrun.training.lifecycle import train
 
 LR, DECAY = 0.1, 1e-3

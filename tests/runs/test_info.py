@@ -20,7 +20,8 @@ from symrun.errors import UsageError
 from symrun.figures import FIGURES, captions, select_runs
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory, newest_first
-from symrun.runs.info import MOST_BYTES, SCHEMA, RunInfo, info_from
+from symrun.runs.info import SCHEMA, RunInfo
+from symrun.runs.run_json import MOST_BYTES, info_from
 
 SMALL = [*MADE_SMALL, "train.steps=20", "track.every=4"]
 FIGURES_OF_RUNS = {
@@ -114,7 +115,8 @@ OPTIONAL = {
     field.name
     for field in dataclasses.fields(RunInfo)
     if not field.default is field.default_factory is dataclasses.MISSING
-}
+} - {"dataset", "loss", "steps_per_epoch"}
+"""Loops of the user's own lack those as well."""
 REQUIRED = {field.name for field in dataclasses.fields(RunInfo)} - OPTIONAL - {"loss"}
 """But the loss, which runs lack that were recorded before it was."""
 
@@ -174,7 +176,7 @@ NOT_INTEGER = "groups[0].units must be an integer, got "
         ("config optim betas", [0.9], "there is no setting optim.betas"),
         ("config seed", -1, "seed must be in [0, 2^63), got -1"),
         ("config run name", 7, "run.name must be text, got 7"),
-        ("config seed", None, "seed must be an integer, got None"),
+        ("config seed", None, "config.seed is missing"),
         ("model name", "vgg\n", r"got 'vgg\n'"),
         ("model width", 10**400, "model.width must be < 2^63, got 1000"),
         ("seconds", float("nan"), "seconds must be a number in [0, 1e10], got nan"),

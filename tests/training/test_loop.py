@@ -18,7 +18,7 @@ from symrun.launch import compose
 from symrun.optimizers import laws_of
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import info_from
+from symrun.runs.run_json import info_from
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.training import lifecycle

@@ -1,0 +1,102 @@
+"""The network of a loop of the user's own: within its wrappers, and what it conserves."""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symrun.errors import UsageError
+from symrun.symmetry import Structure, find_structure
+from symrun.symmetry.proof import prove
+from symrun.symmetry.search import cross_entropy
+from symrun.symmetry.stand_ins import all_tensors, each_tensor
+from symrun.tasks import output_of
+
+_LOG = logging.getLogger(__name__)
+_PROVEN_ON = 4
+"""Examples on which symmetries are proven, where the batch can be cut."""
+
+Loss = Callable[..., Tensor]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that DataParallel, DistributedDataParallel or torch.compile was given.
+
+    Error: UsageError for parameters that are spread over processes.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            break
+    tensor = sys.modules.get("torch.distributed.tensor")
+    sharded = getattr(tensor, "DTensor", ())
+    if any(isinstance(one, sharded) for one in model.parameters()):
+        raise UsageError(
+            "the model's parameters are spread over processes, as FSDP does, so no process can sum "
+            "over a unit: use DistributedDataParallel"
+        )
+    return model
+
+
+def proven_structure(
+    model: nn.Module, example_input: Any, loss: Loss | None, target: Any
+) -> Structure:
+    """The layers of `model`, and its symmetry groups that are proven with this loss.
+
+    One that fails the proof is left out, with a warning.
+    Error: UsageError if the model or the loss fails on the example, or nothing is conserved.
+    """
+    tensors = all_tensors(example_input)
+    if not tensors:
+        raise UsageError("example_input holds no tensor: give a batch such as the loop's")
+    if loss is None or target is not None:
+        example_input, target = _cut(example_input), _cut(target)
+
+    def criterion(outputs: Any) -> Tensor:
+        scored = _scored(outputs) if loss is None or target is not None else outputs
+        if loss is None:
+            return cross_entropy(scored)
+        if target is None:
+            return loss(outputs)
+        device = scored.device
+
+        def fitting(tensor: Tensor) -> Tensor:
+            floats = tensor.is_floating_point() and scored.is_floating_point()
+            return tensor.to(device, scored.dtype if floats else tensor.dtype)
+
+        return loss(scored, each_tensor(target, fitting))
+
+    with torch.compiler.set_stance("force_eager"):
+        structure = find_structure(model, example_input, criterion)
+        device = next(model.parameters()).device
+        inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
+        proofs = prove(model, structure.groups, inputs, criterion, structure.varies)
+    for proof in proofs:
+        if proof.reason is not None:
+            kind, name = proof.group.symmetry.value, proof.group.name
+            _LOG.warning("%s of %s is left out: %s", kind, name, proof.reason)
+    return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
+
+
+def _scored(outputs: Any) -> Tensor:
+    return output_of(outputs, None)
+
+
+def _cut(values: Any) -> Any:
+    """The first examples of a batch."""
+    return each_tensor(values, lambda one: one[:_PROVEN_ON] if one.dim() else one)
+
+
+def _varied(tensor: Tensor) -> Tensor:
+    """`tensor`, or random numbers if it is floats that are all the same."""
+    if not tensor.is_floating_point() or bool((tensor != tensor.flatten()[:1]).any()):
+        return tensor.detach()
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(tensor.shape, generator=draws, dtype=tensor.dtype)

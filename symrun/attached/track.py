@@ -1,0 +1,77 @@
+"""`symrun.track`: one line in a training loop of the user's own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symrun.attached.subject import proven_structure, unwrapped
+from symrun.attached.tracked import TrackedRun
+from symrun.errors import UsageError
+from symrun.laws import SGD
+from symrun.runs.directory import RunDirectory
+from symrun.tracking import Watcher
+from symrun.typed import require
+
+
+def track(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    example_input: Any,
+    path: str | Path | None = None,
+    *,
+    loss: Callable[..., Tensor] | None = None,
+    target: Any = None,
+    every: int = 20,
+    parameters: int = 100,
+    audit: str = "warn",
+    sgd: SGD | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> TrackedRun:
+    """Track `model` from the next step of `optimizer` on; the loop stays as it is.
+
+    It finds and proves the symmetries, hooks the optimiser's step, and writes a run that `symrun
+    check`, `plot` and `report` take. Weights, gradients and random numbers stay as they are without
+    it, bit for bit.
+
+    example_input: a batch as the model takes it, of at least two examples; a tuple of several
+    arguments, or a mapping of named ones. path: the run's folder; None: a new one in outputs/own.
+    With the folder of an earlier run, call `load_state_dict` before the first step.
+    loss: from what the model returns to the loss, or with `target`, from that and the target;
+    None: softmax cross-entropy. every: updates between records. parameters: sampled in each layer.
+    audit: "warn", "error" or "off" where what happens is not what the laws describe.
+    sgd: the settings of an optimiser of your own that is SGD by another name.
+    Of a distributed run the first process tracks; in the others this does nothing.
+
+    Error: UsageError if nothing is conserved, or the model or the loss fails on the example.
+    Example:
+        tracker = symrun.track(model, optimizer, images, "runs/mine")
+        train(model, optimizer)
+        tracker.close()
+    """
+    require("every", isinstance(every, int) and every >= 1, "an integer >= 1", every)
+    require("parameters", parameters >= 0, ">= 0", parameters)
+    require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
+    inner = unwrapped(model)
+    structure = proven_structure(inner, example_input, loss, target)
+    if not structure.groups:
+        raise UsageError(
+            f"{type(inner).__name__} has no symmetry that symrun knows with this loss: there is "
+            "nothing to track"
+        )
+    run, goes_on = _folder(None if path is None else Path(path))
+    return TrackedRun(
+        inner, optimizer, structure, run, every, parameters, audit, sgd, watchers, goes_on
+    )
+
+
+def _folder(path: Path | None) -> tuple[RunDirectory, bool]:
+    """The folder of the run, and whether there is an earlier one in it."""
+    if path is not None and (path / "run.json").exists():
+        run = RunDirectory.open(path)
+        if run.info().loop is None:
+            raise UsageError(f"path={path} is a run of symrun train: choose another path")
+        return run, True
+    return RunDirectory.create(path, "own", "path"), False

@@ -1,0 +1,114 @@
+"""Holds each record against the identity `exact`, and the gradient against its constraint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from symrun.symmetry import Group
+
+_ROUNDINGS = 16
+"""Of a unit's magnitude that an update may cause: two for each of theta, the step, the buffer, the
+gradient, doubled since Q is quadratic. The step counts as if it were as large as theta."""
+
+_BROKEN = 0.05
+"""Of |B(theta, g)| / (|theta| |g|), in the median unit of a group: far above what bfloat16 does."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What was said is not what happened, between the records of two steps.
+
+    group: its place among the groups. unit: the worst. size: relative to the unit's magnitude, and
+    `bound`, what rounding explains at most. of_gradient: the gradient breaks its constraint; else
+    the identity `exact` missed.
+    """
+
+    before: int
+    step: int
+    group: int
+    unit: int
+    size: float
+    bound: float
+    of_gradient: bool = False
+
+
+class Audit:
+    """A Watcher that notices the first violation of each kind.
+
+    Between two records, `exact` may depart from the measurement by rounding alone: 16 roundings of
+    the weights' type an update, relative to the magnitude, and those of the table's type.
+
+    weights: their type. values: that of the tables.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        weights: torch.dtype,
+        values: torch.dtype,
+    ) -> None:
+        self._groups = groups
+        self._rounding = torch.finfo(weights).eps / 2
+        self._recorded = torch.finfo(values).eps / 2
+        sizes = [group.units for group in groups]
+        self._ends = np.cumsum([0, *sizes])
+        self._entries = np.repeat([group.entries for group in groups], sizes)
+        self._linear = np.repeat([group.symmetry.degree == 1 for group in groups], sizes)
+        self._last: tuple[int, NDArray[Any], NDArray[Any]] | None = None
+        self.missed: Violation | None = None
+        self.broken: Violation | None = None
+
+    def saw(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+        with np.errstate(all="ignore"):  # a diverged run holds what is not finite
+            measured, magnitude = (
+                values[name].astype(np.float64) for name in ("measured", "magnitude")
+            )
+            error = measured - values["exact"].astype(np.float64)
+            if self._last is not None and self.missed is None:
+                self._compare(step, error, magnitude, *self._last)
+            self._last = step, error, magnitude
+            if self.broken is None and "defect" in values:
+                self._hold_gradient(step, values, magnitude)
+
+    def _compare(
+        self,
+        step: int,
+        error: NDArray[Any],
+        magnitude: NDArray[Any],
+        before: int,
+        error_before: NDArray[Any],
+        magnitude_before: NDArray[Any],
+    ) -> None:
+        bound = _ROUNDINGS * (step - before) * self._rounding + 4 * self._recorded
+        largest = np.maximum(magnitude, magnitude_before)
+        excess = np.abs(error - error_before) / np.where(largest > 0, largest, np.inf)
+        excess = np.where(np.isfinite(excess), excess, 0)
+        if excess.size and excess.max() > bound:
+            self.missed = self._violation(before, step, excess, bound)
+
+    def _hold_gradient(
+        self, step: int, values: Mapping[str, NDArray[Any]], magnitude: NDArray[Any]
+    ) -> None:
+        norm_sq = values["grad_norm_sq"].astype(np.float64)
+        size = np.sqrt(norm_sq * np.where(self._linear, self._entries, magnitude))
+        share = np.abs(values["defect"].astype(np.float64)) / size
+        for first, end in zip(self._ends, self._ends[1:], strict=False):
+            here = share[first:end]
+            here = here[np.isfinite(here)]
+            if here.size and np.median(here) > _BROKEN:
+                found = np.zeros_like(share)
+                found[first:end] = np.nan_to_num(share[first:end], nan=0, posinf=0)
+                self.broken = self._violation(step, step, found, _BROKEN, of_gradient=True)
+                return
+
+    def _violation(
+        self, before: int, step: int, sizes: NDArray[Any], bound: float, of_gradient: bool = False
+    ) -> Violation:
+        worst = int(np.argmax(sizes))
+        group = int(np.searchsorted(self._ends, worst, side="right")) - 1
+        unit = worst - int(self._ends[group])
+        return Violation(before, step, group, unit, float(sizes[worst]), bound, of_gradient)

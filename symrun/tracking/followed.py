@@ -1,0 +1,234 @@
+"""Reads off an optimiser how it moves each group of a network, update by update."""
+
+import copy
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from symrun.laws import SGD, Law, ObservedUpdate, Rule, laws_of_sgd
+from symrun.laws.baseline import DecayAlone, SteadyForcing
+from symrun.symmetry import Group
+from symrun.tracking.momentum import Momentum
+from symrun.tracking.parts import Part
+
+
+class Settings(NamedTuple):
+    """Those of a group of parameters that laws depend on; 0 where an optimiser has none."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    dampening: float
+    nesterov: bool
+    maximize: bool
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> "Settings":
+        """As they stand now. A learning rate in a GPU's memory is waited for."""
+        numbers = ("lr", "weight_decay", "momentum", "dampening")
+        lr, weight_decay, momentum, dampening = (float(group.get(name) or 0.0) for name in numbers)
+        nesterov, maximize = (bool(group.get(name, False)) for name in ("nesterov", "maximize"))
+        return cls(lr, weight_decay, momentum, dampening, nesterov, maximize)
+
+    def differences(self, other: "Settings") -> list[str]:
+        """Such as "weight_decay 0.0005 and 0.0"."""
+        pairs = zip(self._fields, self, other, strict=True)
+        return [f"{name} {one} and {two}" for name, one, two in pairs if one != two]
+
+
+class FollowedOptimizer:
+    """A Movement that is what the optimiser's own settings say, as they stand at each update.
+
+    Units all of whose parameters `torch.optim.SGD` moves with the same settings have its laws. The
+    update of all others is observed, for a reason that `reasons` holds: then `exact` is an identity
+    and no law predicts. What is observed once stays so.
+
+    said: the settings of an optimiser of the user's own that is SGD by another name; its laws are
+    used then, whatever the optimiser does. reasons: of each group; None for one that laws predict.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        groups: Sequence[Group],
+        said: SGD | None = None,
+    ) -> None:
+        self._optimizer, self._groups, self._said = optimizer, groups, said
+        self._parameters = dict(model.named_parameters())
+        self._is_sgd = said is not None or type(optimizer).step is torch.optim.SGD.step
+        self._decays_alone = decays_alone(optimizer)
+        self.reasons: list[str | None] = [None] * len(groups)
+        self.divide()
+
+    def divide(self) -> None:
+        """Settle the parts anew, from the optimiser as it is."""
+        self._settings = self._read()
+        self._members = [len(group["params"]) for group in self._optimizer.param_groups]
+        place = {
+            parameter: number
+            for number, group in enumerate(self._optimizer.param_groups)
+            for parameter in group["params"]
+        }
+        self._used: list[list[int]] = []
+        """Of each part, the optimiser's groups of parameters that move it."""
+        divided: dict[tuple[bool, int | None], list[int]] = {}
+        used: dict[tuple[bool, int | None], set[int]] = defaultdict(set)
+        for number, group in enumerate(self._groups):
+            names = [members.parameter for members in group.members]
+            self.reasons[number] = self.reasons[number] or self._reason(names, place)
+            places = {place.get(self._parameters[name]) for name in names}
+            found = [one for one in places if one is not None]
+            alike = len(found) == len(places) and len({self._settings[one] for one in found}) == 1
+            observed = self.reasons[number] is not None
+            key = observed, min(found) if alike else None
+            divided.setdefault(key, []).append(number)
+            used[key].update(found)
+        self.parts: list[Part] = []
+        self._moving: list[int | None] = []
+        for (observed, moving), numbers in divided.items():
+            momentum = None
+            if not observed and moving is not None and self._settings[moving].momentum:
+                momentum = Momentum(self._optimizer, moving, self._said)
+            laws = self._laws(observed, moving)
+            self.parts.append(Part(tuple(numbers), laws, momentum, observed))
+            self._moving.append(moving)
+            self._used.append(sorted(used[observed, moving]))
+        self._foretold = [
+            (name, self._parameters[name], number)
+            for number, group in enumerate(self._groups)
+            if self.reasons[number] is None
+            for name in dict.fromkeys(members.parameter for members in group.members)
+        ]
+
+    def rules(self, lr: float = math.nan) -> list[Rule]:
+        found = []
+        for part, moving in zip(self.parts, self._moving, strict=True):
+            settings = self._settings[moving or 0]
+            first = part.momentum is not None and part.momentum.first
+            found.append(Rule(self._laws(part.observed, moving), settings.lr, first))
+        return found
+
+    def follow(self, step: int) -> bool:
+        """Read the settings of the next update. Returns whether `divide` has to be called, since
+        the laws of some groups do not hold any more."""
+        before, self._settings = self._settings, self._read()
+        members = [len(group["params"]) for group in self._optimizer.param_groups]
+        ended = {
+            number: f"{name} had no gradient at update {step}"
+            for name, parameter, number in self._foretold
+            if parameter.grad is None
+        }
+        if getattr(self._optimizer, "grad_scale", None) is not None and self._foretold:
+            reason = "the gradient is unscaled within the update"
+            ended |= {number: reason for _, _, number in self._foretold}
+        if before != self._settings:
+            for part, used in zip(self.parts, self._used, strict=True):
+                changed = None if part.observed else self._changed(part, used)
+                if changed is not None:
+                    ended |= dict.fromkeys(part.groups, changed)
+        for number, reason in ended.items():
+            self.reasons[number] = self.reasons[number] or reason
+        return bool(ended) or members != self._members
+
+    def _changed(self, part: Part, used: list[int]) -> str | None:
+        """Why one set of laws does not describe a part any more; None if it does."""
+        first, *others = (self._settings[one] for one in used)
+        for other in others:
+            if first != other:
+                return f"its parameters have {first.differences(other)[0]} now"
+        if first.maximize:
+            return "the optimizer maximises now"
+        if first.momentum and part.momentum is None:
+            return "the optimizer has momentum now"
+        return None
+
+    def _reason(self, names: Sequence[str], place: Mapping[nn.Parameter, int]) -> str | None:
+        if not self._is_sgd:
+            name = type(self._optimizer).__name__
+            return f"no law predicts {name}: its update is observed"
+        found = {}
+        for name in names:
+            parameter = self._parameters[name]
+            if parameter not in place:
+                return f"{name} is not in the optimizer"
+            if parameter.dtype not in (torch.float32, torch.float64):
+                kind = str(parameter.dtype).removeprefix("torch.")
+                return f"{name} is {kind}, which rounds most of an update away"
+            found[name] = self._settings[place[parameter]]
+        first = found[names[0]]
+        for name, settings in found.items():
+            if settings != first:
+                return f"{names[0]} and {name} have {first.differences(settings)[0]}"
+        return "the optimizer maximises" if first.maximize else None
+
+    def _laws(self, observed: bool, moving: int | None) -> Mapping[str, Law]:
+        settings = None if moving is None else self._settings[moving]
+        if not observed:
+            assert settings is not None
+            return _laws_of_sgd(settings._replace(lr=0.0))
+        decays = settings is not None and self._decays_alone
+        return _laws_observed(settings.weight_decay if settings is not None and decays else 0.0)
+
+    def _read(self) -> list[Settings]:
+        found = [Settings.of(group) for group in self._optimizer.param_groups]
+        said = self._said
+        if said is None:
+            return found
+        settings = (said.weight_decay, said.momentum, said.dampening, said.nesterov, False)
+        return [Settings(one.lr, *settings) for one in found]
+
+
+@lru_cache(1024)
+def _laws_of_sgd(settings: Settings) -> Mapping[str, Law]:
+    momentum = settings.momentum
+    dampening = settings.dampening if momentum else 0.0
+    sgd = SGD(settings.weight_decay, momentum, dampening, settings.nesterov)
+    rate = (1 - dampening) / (1 - momentum)
+    return {
+        **laws_of_sgd(sgd)[0],
+        "baseline": DecayAlone(settings.weight_decay, rate),
+        "steady": SteadyForcing(settings.weight_decay, rate),
+    }
+
+
+@lru_cache(1024)
+def _laws_observed(decay: float) -> Mapping[str, Law]:
+    return {"exact": ObservedUpdate(decay), "baseline": DecayAlone(decay, stepwise=True)}
+
+
+@torch.no_grad()
+def decays_alone(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether weight decay acts beside the update, as in AdamW: without a gradient it multiplies
+    the weights by 1 - eta lambda at each of three updates.
+
+    Tried on one number, with a copy of the optimiser that shares nothing which an update changes;
+    one that cannot be copied so does not.
+    """
+    given = optimizer.param_groups[0]
+    if "weight_decay" not in given or "lr" not in given or isinstance(optimizer, torch.optim.SGD):
+        return False
+    number = torch.ones(1, 1, dtype=torch.float64)  # a matrix, which some optimisers ask for
+    number.requires_grad_()
+    try:
+        trial = copy.copy(optimizer)
+        trial.state = defaultdict(dict)
+        settings = {**given, "params": [number], "lr": 0.125, "weight_decay": 0.25}
+        trial.param_groups = [{**settings, "fused": False, "capturable": False}]
+        trial._optimizer_step_pre_hooks = OrderedDict()
+        trial._optimizer_step_post_hooks = OrderedDict()
+        expected = 1.0
+        for _ in range(3):
+            number.grad = torch.zeros_like(number)
+            type(optimizer).step(trial)
+            expected *= 1 - 0.125 * 0.25
+            if abs(float(number) - expected) > 1e-12:
+                return False
+    except Exception:  # an optimiser of the user's can raise anything
+        return False
+    return True
