@@ -19,7 +19,7 @@ def blocks():
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other libraries
-@pytest.mark.parametrize("code", blocks())
+@pytest.mark.parametrize("code", list(blocks()))
 def test_a_block_runs_and_leaves_a_run_that_check_reads(code, tmp_path, monkeypatch):
     for name in NEEDED:
         if name in code and importlib.util.find_spec(name) is None:

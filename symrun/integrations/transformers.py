@@ -1,9 +1,12 @@
 """Tracks a network while a Trainer of Hugging Face's transformers trains it."""
 
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import symrun
@@ -16,14 +19,21 @@ class SymrunCallback(TrainerCallback):
     that is resumed from one goes on being tracked. The Trainer says nothing to a callback when it
     fails: used as a context manager around `train`, this one closes the run then as well.
 
-    path: the run's folder. example_input: the first argument of the model's forward. options: as
-    of `symrun.track`.
+    path: the run's folder. example_input: a batch, as the model takes it. loss: as of
+    `symrun.track`; the model's own, which the Trainer minimises, unless it is given. options: the
+    others of `symrun.track`.
     """
 
-    def __init__(self, path: str | Path, example_input: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        example_input: Any,
+        loss: Callable[..., Tensor] = itemgetter("loss"),
+        **options: Any,
+    ) -> None:
         self.tracker: symrun.TrackedRun | None = None
         self._example_input = example_input
-        self._options = {"path": path, **options}
+        self._options = {"path": path, "loss": loss, **options}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -52,6 +52,7 @@ def test_it_tracks_the_optimiser_inside_the_wrapper_to_the_end(tracked, tmp_path
     network = training(tmp_path, callback, epochs=2)
     (one,) = tracked
     assert one.model is network and one.example_input is example
+    assert one.options.pop("loss")({"loss": 1.5}) == 1.5
     assert one.options == {"path": "runs/mine", "every": 5}
     assert (one.step, one.closed, callback.tracker) == (8, 1, None)
 
