@@ -1,6 +1,5 @@
 """Tracks a network while a Trainer of Lightning fits it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class SymrunCallback(Callback):
         self._example_input = example_input
         self._network = network
         self._options = {"path": path, **options}
-        self._restored: Mapping[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -44,12 +43,12 @@ class SymrunCallback(Callback):
             self.tracker.load_state_dict(self._restored)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
+        self._close(None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._close()
+        self._close(exception)
 
     def state_dict(self) -> dict[str, Any]:
         return self.tracker.state_dict() if self.tracker is not None else {}
@@ -57,7 +56,7 @@ class SymrunCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict  # there is no optimiser yet
 
-    def _close(self) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
-            self.tracker = None
+    def _close(self, error: BaseException | None) -> None:
+        tracker, self.tracker = self.tracker, None
+        if tracker is not None:
+            tracker.__exit__(type(error) if error is not None else None)

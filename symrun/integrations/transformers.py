@@ -57,18 +57,15 @@ class SymrunCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
-            self.tracker = None
+        self.__exit__(None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *details: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        tracker, self.tracker = self.tracker, None
+        if tracker is not None:
+            tracker.__exit__(kind)
 
 
 def _state_file(args: TrainingArguments, state: TrainerState) -> Path:

@@ -14,10 +14,13 @@ from symrun.analysis.comparison import CONSERVED, Comparison
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import GroupInfo, RunInfo
-from symrun.runs.tables import unit_curves
+from symrun.runs.tables import BASELINE, unit_curves
 from symrun.schedule import times
 
 Array = NDArray[np.float64]
+
+_SHOWN = ("flow", "exact")
+"""The first of them that predicts a group is held against it."""
 
 
 class Scalars:
@@ -34,16 +37,19 @@ class Scalars:
     """
 
     def __init__(self, info: RunInfo) -> None:
-        self._times: Array | None = None
-        if "baseline" not in info.columns:
-            self._times = info.config.optim.flow_rate * times(info.config.optim, info.planned_steps)
+        optim = info.planned_optim
+        self._decayed: Array | None = None
+        if optim is not None:
+            passed = times(optim, info.planned_steps)
+            self._decayed = optim.flow_rate * optim.flow_decay * passed
+        self._recorded = BASELINE[:1] if {*BASELINE} <= {*info.columns} else ()
         self._groups: list[tuple[slice, _Group]] = []
         start = 0
         for group in info.groups:
             units = slice(start, start := start + group.units)
-            law = _law_of(group, info)
+            law = next((law for law in _SHOWN if law not in info.silent(group)), None)
             if law is not None:
-                self._groups.append((units, _Group(group, law, info.config.optim.flow_decay)))
+                self._groups.append((units, _Group(group, law)))
 
     @property
     def curves(self) -> list[tuple[str, str]]:
@@ -52,15 +58,13 @@ class Scalars:
 
     def after(self, step: int, values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """The numbers of this record, the next one. values: as a `Watcher` sees them."""
-        time = self._time(step)
         for units, group in self._groups:
-            group.add(time, {name: column[units] for name, column in values.items()})
+            self._add(group, step, {name: column[units] for name, column in values.items()})
         scalars: dict[str, float] = {}
         for symmetry, law in self.curves:
             alike = [one for _, one in self._groups if (one.symmetry, one.law) == (symmetry, law)]
-            scalars[f"symrun/residual/{symmetry}/{law}"] = float(
-                np.max([one.residual for one in alike])  # max() can pass over NaN
-            )
+            largest = np.max([one.residual for one in alike])  # max() can pass over NaN
+            scalars[f"symrun/residual/{symmetry}/{law}"] = float(largest)
             shares = np.concatenate([one.unexplained() for one in alike])
             if shares.size:
                 scalars[f"symrun/unexplained/{symmetry}/{law}"] = float(np.median(shares))
@@ -69,55 +73,57 @@ class Scalars:
     def catch_up(self, run: RunDirectory) -> None:
         """Count in the records that `run` has already: those before it was resumed."""
         for _, group in self._groups:
-            columns = ["measured", "magnitude", group.law]
-            columns += ["baseline"] if self._times is None else []
+            columns = ["measured", "magnitude", group.law, *self._recorded]
             curves = unit_curves(run, group.symmetry, group.name, columns)
             for record, step in enumerate(curves.steps.tolist()):
-                values = {name: column[record] for name, column in curves.values.items()}
-                group.add(self._time(step), values)
+                row = {name: column[record] for name, column in curves.values.items()}
+                self._add(group, step, row)
 
-    def _time(self, step: int) -> float:
-        """What has passed of the time of the baseline; NaN where the run records the baseline."""
-        return np.nan if self._times is None else float(self._times[step])
+    def _add(self, group: "_Group", step: int, row: Mapping[str, NDArray[Any]]) -> None:
+        """row: of one group, [units]."""
+        measured, magnitude, predicted = (
+            row[name].astype(np.float64) for name in ("measured", "magnitude", group.law)
+        )
+        decayed = 0.0 if self._decayed is None else float(self._decayed[step])
+        baseline = group.conserved(measured, decayed)
+        for name in self._recorded:
+            known = row[name].astype(np.float64)
+            baseline = baseline if np.isnan(known).all() else known
+        group.add(measured, magnitude, predicted, baseline)
 
 
 class _Group:
     """The sums of one group over the records so far. Once a record is not finite, it changes no
     more."""
 
-    def __init__(self, group: GroupInfo, law: str, decay: float) -> None:
+    def __init__(self, group: GroupInfo, law: str) -> None:
         self.symmetry, self.name, self.law = group.symmetry.value, group.group, law
         self.residual = 0.0
-        self._degree, self._decay = group.symmetry.degree, decay
+        self._degree = group.symmetry.degree
         self._initial: Array | None = None
         self._finite = True
         self._motion, self._broken, self._missed = np.zeros((3, group.units))
 
-    def add(self, time: float, values: Mapping[str, NDArray[Any]]) -> None:
-        """values: the columns of the next record, [units]."""
-        record = {
-            name: values[name].astype(np.float64)
-            for name in ("measured", "magnitude", self.law, "baseline")
-            if name in values
-        }
-        measured, predicted = record["measured"], record[self.law]
+    def conserved(self, measured: Array, decayed: float) -> Array:
+        """The quantity under gradient flow. decayed: weight decay by the time that has passed."""
+        self._initial = measured if self._initial is None else self._initial
+        (flow,) = gradient_flow(self._initial, np.array([decayed]), self._degree, weight_decay=1.0)
+        return np.asarray(flow)
+
+    def add(self, measured: Array, magnitude: Array, predicted: Array, baseline: Array) -> None:
+        """The next record, [units] each."""
         self._finite = self._finite and bool(np.isfinite(measured).all())
         if not self._finite:
             return
-        baseline = record.get("baseline")
-        if baseline is None:
-            self._initial = measured if self._initial is None else self._initial
-            passed = np.array([time])
-            baseline = gradient_flow(self._initial, passed, self._degree, self._decay)[0]
         one = Comparison(
             self.symmetry,
             self.name,
             np.zeros(1, np.int64),
             measured[None],
-            record["magnitude"][None],
+            magnitude[None],
             baseline[None],
             {self.law: predicted[None]},
-            np.zeros(1),
+            np.zeros_like(baseline[None]),
             diverged=False,
         )
         self.residual = float(one.residual(self.law)[0])
@@ -130,10 +136,3 @@ class _Group:
         moved = self._motion > CONSERVED
         share: Array = self._missed[moved] / self._broken[moved]
         return share
-
-
-def _law_of(group: GroupInfo, info: RunInfo) -> str | None:
-    """The law that is shown of this group; None if none says anything of it."""
-    if "flow" not in info.unpredicted and group.unpredicted is None:
-        return "flow"
-    return None if "exact" in info.unpredicted else "exact"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from tracked import require_whole
 
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
@@ -31,7 +32,7 @@ def fitting(package, folder, callback, epochs, fails_at=None, resumed=None):
             return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+            return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
     checkpoints = importlib.import_module(f"{package}.callbacks").ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="{step}", save_top_k=-1
@@ -60,7 +61,7 @@ def test_it_tracks_the_named_network_to_the_end(package, tracked, tmp_path):
     assert one.model is module.network and one.optimizer is trainer.optimizers[0]
     assert one.example_input is module.example_input_array
     assert one.options == {"path": "runs/mine", "every": 5}
-    assert (one.step, one.closed, callback.tracker) == (8, 1, None)
+    assert (one.step, one.closed, callback.tracker) == (8, [None], None)
 
 
 def test_it_closes_the_run_if_the_fit_fails(tracked, tmp_path):
@@ -69,13 +70,17 @@ def test_it_closes_the_run_if_the_fit_fails(tracked, tmp_path):
     with pytest.raises(Failure):
         fitting("lightning.pytorch", tmp_path, SymrunCallback("runs/mine"), 2, fails_at=3)
     (one,) = tracked
-    assert (one.step, one.closed) == (3, 1)
+    assert (one.step, one.closed) == (3, [Failure])
 
 
-def test_its_state_travels_with_lightnings_checkpoints(tracked, tmp_path):
+def test_a_fit_goes_on_with_its_run_from_a_checkpoint(tmp_path):
+    """The weights, the optimiser and the laws go on together, or `exact` would miss."""
     from symrun.integrations.lightning import SymrunCallback
 
-    fitting("lightning.pytorch", tmp_path, SymrunCallback("runs/one"), 2)
+    def callback():
+        return SymrunCallback(tmp_path / "run", network="network", every=3, audit="error")
+
+    fitting("lightning.pytorch", tmp_path, callback(), 2)
     saved = tmp_path / "checkpoints" / "step=4.ckpt"
-    fitting("lightning.pytorch", tmp_path, SymrunCallback("runs/two"), 3, resumed=saved)
-    assert [one.step for one in tracked] == [8, 4 + 8]
+    fitting("lightning.pytorch", tmp_path, callback(), 3, resumed=saved)
+    require_whole(tmp_path / "run", steps=[0, 3, 6, 9, 12])

@@ -1,6 +1,9 @@
-"""What stands in for `symrun.track` where a test is about who calls it, and when."""
+"""What stands in for `symrun.track` where a test is about who calls it, and when; and what is
+asked of a run where it is called in earnest."""
 
-import torch
+import symrun
+from symrun.analysis import agreement
+from symrun.runs.directory import RunDirectory
 
 
 class Tracked:
@@ -10,17 +13,23 @@ class Tracked:
         assert type(optimizer).__module__.startswith("torch.optim")
         self.model, self.optimizer, self.options = model, optimizer, options
         self.example_input = example_input
-        self.step, self.closed = 0, 0
+        self.step, self.closed = 0, []
         optimizer.register_step_post_hook(self._updated)
 
     def _updated(self, *_):
         self.step += not self.closed
 
-    def close(self):
-        self.closed += 1
-
     def state_dict(self):
-        return {"state": torch.full((2,), self.step)}
+        return {"step": self.step}
 
-    def load_state_dict(self, state):
-        self.step = int(state["state"][0])
+    def __exit__(self, kind, *details):
+        self.closed.append(kind)
+
+
+def require_whole(path, steps):
+    """A finished run with these records, over which `exact` holds: an identity, up to rounding."""
+    run = symrun.open_run(path)
+    assert run.info.status == "finished"
+    assert sorted(set(run.units().step)) == steps
+    rows = [row for row in agreement(RunDirectory.open(path)) if row.law == "exact"]
+    assert rows and max(row.residual for row in rows) < 1e-6  # a float32 rounding an update

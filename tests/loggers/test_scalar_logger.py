@@ -3,6 +3,7 @@
 import importlib.util
 import struct
 import sys
+import time
 import types
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from killing import same, tables
 from run_json import described
+from torch import nn
 
+import symrun
 from symrun.analysis import judge
 from symrun.cli import main
 from symrun.errors import Stopped, UsageError
@@ -90,6 +93,26 @@ def test_its_curves_end_where_check_does(kept, tmp_path, settings):
     assert (kept.first, kept.closed) == (0, 1)
     assert any("unexplained" in name for name in kept.rows[-1][1])
     require_what_check_says(kept.rows, run)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_in_a_loop_of_ones_own_as_well(kept, kind, tmp_path):
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    optimizer = kind(network.parameters(), lr=0.01, weight_decay=0.1)
+    inputs, labels = torch.randn(16, 8), torch.randint(4, (16,))
+    path = tmp_path / "run"
+    with (
+        ScalarLogger("tensorboard", path) as logger,
+        symrun.track(network, optimizer, inputs, path, every=3, watchers=[logger]),
+    ):
+        for _ in range(13):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs), labels).backward()
+            optimizer.step()
+    assert [step for step, _ in kept.rows] == [0, 3, 6, 9, 12, 13]
+    law = "flow" if kind is torch.optim.SGD else "exact"
+    assert f"symrun/unexplained/rescale/{law}" in kept.rows[-1][1]
+    require_what_check_says(kept.rows, RunDirectory.open(path))
 
 
 def test_a_law_that_flow_does_not_replace_is_named(kept, tmp_path):
@@ -206,7 +229,17 @@ def read_mlflow(run):
 
 
 def read_wandb(run):
-    """Of an offline run there is only the log that would be sent: a LevelDB log of messages."""
+    """Of an offline run there is only the log that would be sent: a LevelDB log of messages.
+    Another process writes it, which may be later than it says that the run is finished."""
+    for _ in range(100):
+        curves = read_wandb_now(run)
+        if any(step == 14 for curve in curves.values() for step, _ in curve):
+            break
+        time.sleep(0.1)
+    return curves
+
+
+def read_wandb_now(run):
     from wandb.proto import wandb_internal_pb2
 
     (path,) = run.path.glob("wandb/offline-run-*/*.wandb")
