@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from symrun.lazy import imported_when_asked
 
 if TYPE_CHECKING:
+    from symrun.attached import TrackedRun, track
     from symrun.errors import SymrunError, UsageError
     from symrun.runs.info import RunInfo
     from symrun.runs.opened import open_run
@@ -12,12 +13,22 @@ if TYPE_CHECKING:
     from symrun.tracking import Tracker
 
 __version__ = "0.1.0"
-__all__ = ["RunInfo", "SymrunError", "Tracker", "UsageError", "find_structure", "open_run"]
+__all__ = [
+    "RunInfo",
+    "SymrunError",
+    "TrackedRun",
+    "Tracker",
+    "UsageError",
+    "find_structure",
+    "open_run",
+    "track",
+]
 
 __getattr__ = imported_when_asked(
     __name__,
     {
         **dict.fromkeys(("SymrunError", "UsageError"), "symrun.errors"),
+        **dict.fromkeys(("TrackedRun", "track"), "symrun.attached"),
         "RunInfo": "symrun.runs.info",
         "Tracker": "symrun.tracking",
         "find_structure": "symrun.symmetry",

@@ -63,7 +63,7 @@ class Inquiry:
                     "something beside this optimizer writes to it, such as a clamp, a copy or "
                     "another optimizer"
                 )
-        return self._found or "the last update shows no cause"
+        return self._found or "the update after that was as it should be: weights set once, say"
 
     def _within(self, name: str) -> str | None:
         """What the update of a parameter was made of, if not of what was said."""

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
@@ -170,9 +170,12 @@ class TrackedRun:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """With a closure, gradients are there once it was called for the first time."""
+        """With a closure, gradients are there once it was called for the first time.
+
+        args: of the step, the optimiser itself before all others.
+        """
         self._begun = False
-        closure = args[0] if args else kwargs.get("closure")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._measure()
             return None
@@ -183,7 +186,7 @@ class TrackedRun:
                 self._measure()
             return loss
 
-        return ((measured, *args[1:]), kwargs) if args else (args, {**kwargs, "closure": measured})
+        return (args[0], measured, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _measure(self) -> None:
         if not self._open:
@@ -194,8 +197,8 @@ class TrackedRun:
         with self._surviving():
             assert self._tracker is not None
             self._report()
-            if self._followed.follow(self.step):
-                self._divide()
+            if (reasons := self._followed.follow(self.step)) is not None:
+                self._divide(reasons)
             self._tracker.scale = getattr(self._optimizer, "grad_scale", None)
             self._tracker.before_update(self.step, lr=0.0)
 
@@ -220,11 +223,12 @@ class TrackedRun:
                 f"{self.path} holds a run already: load_state_dict goes on with it, or choose "
                 "another path"
             )
-        model, structure, state = self._model, self._structure, self._state
+        model, state = self._model, self._state
+        structure = self._structure = self._of_the_optimizer()
         self._followed = FollowedOptimizer(model, self._optimizer, structure.groups, self._said)
         if state is not None:
             self._followed.reasons = list(state["reasons"])
-        if self._followed.follow(self.step) or state is not None:
+        if self._followed.follow(self.step) is not None or state is not None:
             self._followed.divide()
         columns = columns_of(self._followed)
         settings: dict[str, object] = {
@@ -244,7 +248,7 @@ class TrackedRun:
         self._writer = TableWriter(self._run, parts)
         weights = next(model.parameters()).dtype
         values = torch.float64 if weights is torch.float64 else torch.float32
-        self._audit = Audit(structure.groups, weights, values)
+        self._audit = Audit(structure.groups, weights, values, self._followed.incomplete)
         audits = () if self._on_violation == "off" else (self._audit,)
         self._tracker = Tracker(
             model,
@@ -261,17 +265,40 @@ class TrackedRun:
         if state is not None:
             self._tracker.divide(state["laws"])
 
-    def _divide(self) -> None:
+    def _of_the_optimizer(self) -> Structure:
+        """The structure without groups of which the optimiser moves no parameter.
+
+        Error: UsageError if nothing is left.
+        """
+        moved = {id(one) for group in self._optimizer.param_groups for one in group["params"]}
+        parameters = dict(self._model.named_parameters())
+        kept = tuple(
+            group
+            for group in self._structure.groups
+            if any(id(parameters[members.parameter]) in moved for members in group.members)
+        )
+        if not kept:
+            self._abandon()
+            raise UsageError(
+                f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "
+                "act on: give the optimizer that trains this model"
+            )
+        return dataclasses.replace(self._structure, groups=kept)
+
+    def _divide(self, reasons: Iterable[str]) -> None:
         """The optimiser moves some groups by another rule from now on."""
-        before = list(self._followed.reasons)
         assert self._tracker is not None
         by_law = {name: rows.clone() for name, rows in self._tracker.by_law.items()}
         self._followed.divide()
         self._tracker.divide(by_law if self.step else None)
-        for group, reason in zip(self._structure.groups, self._followed.reasons, strict=True):
-            if reason is not None and reason not in before:
-                before.append(reason)
-                _LOG.warning("%s: not predicted from step %d: %s", group.name, self.step, reason)
+        for reason in sorted(reasons):
+            names = [
+                group.name
+                for group, one in zip(self._structure.groups, self._followed.reasons, strict=True)
+                if one == reason
+            ]
+            which = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            _LOG.warning("not predicted from step %d on: %s: %s", self.step, which, reason)
         self._info = dataclasses.replace(
             self._info,
             groups=describe_groups(self._structure, self._followed),

@@ -30,6 +30,10 @@ class Oscillator:
         for theta goes on with (1 - beta) h^2 / 6 times its third derivative, whose projection on
         the symmetry shifts B(theta', theta') by this much; without it the law lags behind.
 
+    Where momentum changes between updates, that of update n acts from the middle of the update
+    before it to the middle of its own. `momentum_before`, that of the update before, makes up for
+    the half in which the equation had it instead.
+
     Assumes: a perfect symmetry; theta' smooth over an update, which Nesterov's look-ahead is not.
     Error: against SGD at fixed t, relative to Q, where a = eta lambda / (1 - beta) is the decay of
     theta in an update: k a / 2 without dampening, `corrected` O(a^2). Under steady forcing the lag
@@ -40,6 +44,7 @@ class Oscillator:
 
     sgd: SGD
     corrected: bool = False
+    momentum_before: float | None = None
 
     def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
         """Rows Q and Q', which momentum from before has as it moves theta: -k C / (1 - alpha)."""
@@ -57,15 +62,20 @@ class Oscillator:
         h = lr * undamped
         conserved, velocity, _, _, update_sq, _ = unit_rows(2, momentum=True)
         force = 2 * update_sq / undamped**2
+        if self.momentum_before is not None:
+            spring, friction = self._pull(degree, h, self.sgd.momentum)
+            spring_before, friction_before = self._pull(degree, h, self.momentum_before)
+            late = (spring - spring_before) / h * conserved + (
+                friction - friction_before
+            ) * velocity
+            velocity = velocity - late / 2
         scaled = torch.stack([conserved, h * velocity, h**2 * force])
         conserved, velocity = self._propagator(degree, h) @ scaled
         return torch.stack([conserved, velocity / h])
 
     def _propagator(self, degree: int, h: float) -> Tensor:
         """(Q, h Q') one step of length h later from (Q, h Q', h^2 F), F the constant forcing."""
-        sgd = self.sgd
-        spring = 2 * degree * sgd.weight_decay * h / (1 + sgd.momentum)  # (omega h)^2
-        friction = 2 * (1 - sgd.momentum) / (1 + sgd.momentum)  # 2 gamma h
+        spring, friction = self._pull(degree, h, self.sgd.momentum)
         rows = [[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]]
         generator = torch.tensor(rows, dtype=torch.float64)
         propagator = torch.matrix_exp(generator)[:2]
@@ -74,3 +84,8 @@ class Oscillator:
             earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
             propagator[:, 2:] = earlier @ propagator[:, 2:]
         return propagator
+
+    def _pull(self, degree: int, h: float, momentum: float) -> tuple[float, float]:
+        """(omega h)^2 and 2 gamma h."""
+        spring = 2 * degree * self.sgd.weight_decay * h / (1 + momentum)
+        return spring, 2 * (1 - momentum) / (1 + momentum)

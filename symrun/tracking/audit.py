@@ -1,6 +1,7 @@
 """Holds each record against the identity `exact`, and the gradient against its constraint."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ class Audit:
     Between two records, `exact` may depart from the measurement by rounding alone: 16 roundings of
     the weights' type an update, relative to the magnitude, and those of the table's type.
 
-    weights: their type. values: that of the tables.
+    weights: their type. values: that of the tables. incomplete: the places of groups whose gradient
+    is not that of the update; the set may grow.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class Audit:
         groups: Sequence[Group],
         weights: torch.dtype,
         values: torch.dtype,
+        incomplete: Set[int] = frozenset(),
     ) -> None:
-        self._groups = groups
+        self._incomplete = incomplete
         self._rounding = torch.finfo(weights).eps / 2
         self._recorded = torch.finfo(values).eps / 2
         sizes = [group.units for group in groups]
@@ -96,7 +99,9 @@ class Audit:
         norm_sq = values["grad_norm_sq"].astype(np.float64)
         size = np.sqrt(norm_sq * np.where(self._linear, self._entries, magnitude))
         share = np.abs(values["defect"].astype(np.float64)) / size
-        for first, end in zip(self._ends, self._ends[1:], strict=False):
+        for group, (first, end) in enumerate(itertools.pairwise(self._ends)):
+            if group in self._incomplete:
+                continue
             here = share[first:end]
             here = here[np.isfinite(here)]
             if here.size and np.median(here) > _BROKEN:

@@ -1,6 +1,7 @@
 """Reads off an optimiser how it moves each group of a network, update by update."""
 
 import copy
+import dataclasses
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from symrun.laws import SGD, Law, ObservedUpdate, Rule, laws_of_sgd
+from symrun.laws import SGD, Law, ObservedUpdate, Oscillator, Rule, laws_of_sgd
 from symrun.laws.baseline import DecayAlone, SteadyForcing
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
@@ -49,7 +50,10 @@ class FollowedOptimizer:
     and no law predicts. What is observed once stays so.
 
     said: the settings of an optimiser of the user's own that is SGD by another name; its laws are
-    used then, whatever the optimiser does. reasons: of each group; None for one that laws predict.
+    used then, whatever the optimiser does.
+
+    reasons: of each group; None for one that laws predict. incomplete: the groups some of whose
+    parameters have no gradient of their update, or are not in the optimiser.
     """
 
     def __init__(
@@ -64,11 +68,12 @@ class FollowedOptimizer:
         self._is_sgd = said is not None or type(optimizer).step is torch.optim.SGD.step
         self._decays_alone = decays_alone(optimizer)
         self.reasons: list[str | None] = [None] * len(groups)
+        self.incomplete: set[int] = set()
         self.divide()
 
     def divide(self) -> None:
         """Settle the parts anew, from the optimiser as it is."""
-        self._settings = self._read()
+        self._before = self._settings = self._read()
         self._members = [len(group["params"]) for group in self._optimizer.param_groups]
         place = {
             parameter: number
@@ -84,6 +89,8 @@ class FollowedOptimizer:
             self.reasons[number] = self.reasons[number] or self._reason(names, place)
             places = {place.get(self._parameters[name]) for name in names}
             found = [one for one in places if one is not None]
+            if len(found) < len(places):
+                self.incomplete.add(number)
             alike = len(found) == len(places) and len({self._settings[one] for one in found}) == 1
             observed = self.reasons[number] is not None
             key = observed, min(found) if alike else None
@@ -111,19 +118,25 @@ class FollowedOptimizer:
         for part, moving in zip(self.parts, self._moving, strict=True):
             settings = self._settings[moving or 0]
             first = part.momentum is not None and part.momentum.first
-            found.append(Rule(self._laws(part.observed, moving), settings.lr, first))
+            laws = self._laws(part.observed, moving)
+            momentum_before = self._before[moving or 0].momentum
+            if part.momentum is not None and momentum_before != settings.momentum:
+                laws = _after_another(laws, momentum_before)
+            found.append(Rule(laws, settings.lr, first))
         return found
 
-    def follow(self, step: int) -> bool:
-        """Read the settings of the next update. Returns whether `divide` has to be called, since
-        the laws of some groups do not hold any more."""
+    def follow(self, step: int) -> set[str] | None:
+        """Read the settings of the next update. Returns None, or that `divide` has to be called:
+        the reasons why the laws of some groups do not hold any more."""
         before, self._settings = self._settings, self._read()
+        self._before = before if len(before) == len(self._settings) else self._settings
         members = [len(group["params"]) for group in self._optimizer.param_groups]
         ended = {
             number: f"{name} had no gradient at update {step}"
             for name, parameter, number in self._foretold
             if parameter.grad is None
         }
+        self.incomplete.update(ended)
         if getattr(self._optimizer, "grad_scale", None) is not None and self._foretold:
             reason = "the gradient is unscaled within the update"
             ended |= {number: reason for _, _, number in self._foretold}
@@ -134,7 +147,7 @@ class FollowedOptimizer:
                     ended |= dict.fromkeys(part.groups, changed)
         for number, reason in ended.items():
             self.reasons[number] = self.reasons[number] or reason
-        return bool(ended) or members != self._members
+        return set(ended.values()) if ended or members != self._members else None
 
     def _changed(self, part: Part, used: list[int]) -> str | None:
         """Why one set of laws does not describe a part any more; None if it does."""
@@ -195,6 +208,14 @@ def _laws_of_sgd(settings: Settings) -> Mapping[str, Law]:
         "baseline": DecayAlone(settings.weight_decay, rate),
         "steady": SteadyForcing(settings.weight_decay, rate),
     }
+
+
+def _after_another(laws: Mapping[str, Law], momentum: float) -> Mapping[str, Law]:
+    """The laws of an update, where the one before it had another momentum."""
+    flow = laws.get("flow")
+    if isinstance(flow, Oscillator):
+        return {**laws, "flow": dataclasses.replace(flow, momentum_before=momentum)}
+    return laws
 
 
 @lru_cache(1024)
