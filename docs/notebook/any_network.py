@@ -60,7 +60,7 @@ def _(Path, batch, nn, resnet18, shutil, symrun, torch):
     network = resnet18(num_classes=8)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     losses = []
-    with symrun.track(network, optimizer, batch(2)[0], path=path, every=1):
+    with symrun.track(network, optimizer, batch()[0], path=path, every=1):
         for _ in range(24):
             images, labels = batch()
             optimizer.zero_grad()

@@ -18,8 +18,7 @@ from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
-from symrun.tracking import Tracker
-from symrun.tracking.tracker import Watcher
+from symrun.tracking import Tracker, Watcher
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32, takes_channels_last
 from symrun.training.plan import Plan
