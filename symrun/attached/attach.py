@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from symrun.attached.subject import proven_structure, unwrapped
-from symrun.attached.tracked import TrackedRun
+from symrun.attached.tracked import TrackedRun, Untracked
 from symrun.errors import UsageError
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
@@ -54,6 +55,8 @@ def track(
     require("every", isinstance(every, int) and every >= 1, "an integer >= 1", every)
     require("parameters", parameters >= 0, ">= 0", parameters)
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        return Untracked()
     inner = unwrapped(model)
     structure = proven_structure(inner, example_input, loss, target)
     if not structure.groups:

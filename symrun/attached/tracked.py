@@ -4,10 +4,12 @@ import atexit
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
@@ -434,6 +436,17 @@ class TrackedRun:
         while not done.wait(0.05):
             self._writer.raise_failure()
         return found
+
+
+class Untracked(TrackedRun):
+    """In the processes of a distributed run that do not track: all methods do nothing."""
+
+    def __init__(self) -> None:
+        self.step, self.path = 0, Path(os.devnull)
+        self._tracker, self._state, self._open = None, None, False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def _status(kind: type[BaseException] | None) -> Status:

@@ -47,10 +47,14 @@ class Oscillator:
     momentum_before: float | None = None
 
     def start(self, conserved: Tensor, degree: Tensor, carried: Tensor | None = None) -> Tensor:
-        """Rows Q and Q', which momentum from before has as it moves theta: -k C / (1 - alpha)."""
+        """Rows Q and Q'. With momentum from before, Q' was -k C / (1 - alpha) half an update ago,
+        and the equation without its forcing, which is in C already, takes it from there."""
         sgd = self.sgd
         if carried is not None:
-            return torch.stack([conserved, -degree * carried / (1 - sgd.dampening)])
+            velocity = -degree * carried / (1 - sgd.dampening)
+            pull = sgd.weight_decay * degree * conserved
+            velocity = (2 * sgd.momentum * velocity - pull) / (1 + sgd.momentum)
+            return torch.stack([conserved, velocity])
         if not self.corrected:
             return torch.stack([conserved, torch.zeros_like(conserved)])
         share = (1 + sgd.dampening) / ((1 + sgd.momentum) * (1 - sgd.dampening))
