@@ -27,7 +27,7 @@ from symrun.errors import UsageError
 from symrun.laws import SGD
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import Status
-from symrun.runs.tables import PROGRESS_SCHEMA
+from symrun.runs.tables import DYNAMICS, PROGRESS_SCHEMA
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Structure
 from symrun.tracking import Tracker, Watcher
@@ -64,6 +64,7 @@ class TrackedRun:
         every: int,
         sample: int,
         audit: str,
+        dynamics: bool,
         said: SGD | None,
         watchers: Sequence[Watcher],
         goes_on: bool,
@@ -71,7 +72,7 @@ class TrackedRun:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._run, self._every, self._sample = run, every, sample
         self._on_violation, self._said, self._watchers = audit, said, tuple(watchers)
-        self._goes_on = goes_on
+        self._dynamics, self._goes_on = dynamics, goes_on
         """The folder has a run already, which `load_state_dict` goes on with."""
         self._state: dict[str, Any] | None = None
         self.step = 0
@@ -236,7 +237,7 @@ class TrackedRun:
             self._followed.reasons = list(state["reasons"])
         if self._followed.follow(self.step) is not None or state is not None:
             self._followed.divide()
-        columns = columns_of(self._followed)
+        columns = (*columns_of(self._followed), *(DYNAMICS if self._dynamics else ()))
         settings: dict[str, object] = {
             "track": {"every": self._every, "parameters": self._sample},
             "run": {"name": self.path.name},
