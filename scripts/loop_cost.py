@@ -1,0 +1,183 @@
+"""What tracking costs in a loop of one's own, beside other ways of looking at a training.
+
+One small network of CIFAR's size (three convolutions, three linear layers, 0.9 million parameters;
+no BatchNorm, which Cockpit does not take), batch 128, random images, on the CPU. Each way trains a
+copy of it. Rounds of updates alternate between the ways, so that a drift of the machine's speed
+affects all alike; a ratio is the median over rounds of a way's time to that of the plain loop in
+the same round.
+
+- symrun: every step measured, a record every 20
+- Cockpit's configuration "economy", every step (pip install cockpit-for-pytorch "setuptools<80")
+- TensorBoard: a histogram of each weight and gradient every 20 steps (pip install tensorboard)
+- no optimiser: the loop without its step, to show what torch's own takes
+
+    python scripts/loop_cost.py [--rounds 30] [--optimizer momentum|sgd|adamw] [--batch 128]
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import symrun
+
+_STEPS = 20
+"""Of a round: one record."""
+_WARM_UP = 2
+
+Update = Callable[[int], None]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 96, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(96, 128, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)),
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5e-4),
+    "momentum": lambda model: torch.optim.SGD(
+        model.parameters(), lr=0.01, weight_decay=5e-4, momentum=0.9
+    ),
+    "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3),
+}
+
+
+class Loop:
+    """A plain training loop, and the ways to look at it."""
+
+    def __init__(self, optimizer: str, batch: int, folder: Path) -> None:
+        self._optimizer, self._folder = optimizer, folder
+        self._images, self._labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+
+    def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = network()
+        return model, OPTIMIZERS[self._optimizer](model)
+
+    def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(self._images), self._labels)
+        loss.backward()
+        return loss
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[Update]:
+        model, optimizer = self.made()
+
+        def update(step: int) -> None:
+            self.gradients(model, optimizer)
+            optimizer.step()
+
+        yield update
+
+    @contextlib.contextmanager
+    def without_step(self) -> Iterator[Update]:
+        model, optimizer = self.made()
+        yield lambda step: self.gradients(model, optimizer) and None
+
+    @contextlib.contextmanager
+    def symrun(self) -> Iterator[Update]:
+        model, optimizer = self.made()
+        with symrun.track(model, optimizer, self._images, self._folder / "run", every=_STEPS):
+
+            def update(step: int) -> None:
+                self.gradients(model, optimizer)
+                optimizer.step()
+
+            yield update
+
+    @contextlib.contextmanager
+    def tensorboard(self) -> Iterator[Update]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        model, optimizer = self.made()
+        writer = SummaryWriter(self._folder / "tensorboard")
+
+        def update(step: int) -> None:
+            self.gradients(model, optimizer)
+            if step % _STEPS == 0:
+                for name, parameter in model.named_parameters():
+                    writer.add_histogram(name, parameter, step)
+                    writer.add_histogram(f"{name}.grad", parameter.grad, step)
+            optimizer.step()
+
+        yield update
+        writer.close()
+
+    @contextlib.contextmanager
+    def cockpit(self) -> Iterator[Update]:
+        warnings.simplefilter("ignore")
+        from backpack import extend
+        from cockpit import Cockpit
+        from cockpit.utils.configuration import configuration
+
+        model, optimizer = self.made()
+        model = extend(model)
+        mean, each = (extend(nn.CrossEntropyLoss(reduction=kind)) for kind in ("mean", "none"))
+        looking = Cockpit(model.parameters(), quantities=configuration("economy"))
+
+        def update(step: int) -> None:
+            optimizer.zero_grad()
+            outputs = model(self._images)
+            loss, losses = mean(outputs, self._labels), each(outputs, self._labels)
+            info: dict[str, Any] = {"batch_size": len(self._labels), "optimizer": optimizer}
+            with looking(step, info={**info, "individual_losses": losses, "loss": loss}):
+                loss.backward(create_graph=looking.create_graph(step))
+            optimizer.step()
+
+        yield update
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum")
+    parser.add_argument("--batch", type=int, default=128)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        loop = Loop(options.optimizer, options.batch, Path(folder))
+        ways = {
+            "plain loop": loop.plain,
+            "symrun, every step": loop.symrun,
+            "no optimiser step": loop.without_step,
+        }
+        if importlib.util.find_spec("tensorboard") is not None:
+            ways[f"TensorBoard histograms, every {_STEPS} steps"] = loop.tensorboard
+        if importlib.util.find_spec("cockpit") is not None:
+            ways["Cockpit economy, every step"] = loop.cockpit
+        updates = {name: stack.enter_context(way()) for name, way in ways.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in updates}
+        names = list(updates)
+        for turn in range(-_WARM_UP, options.rounds):
+            for name in names if turn % 2 else reversed(names):
+                started = time.perf_counter()
+                for step in range(_STEPS):
+                    updates[name]((turn + _WARM_UP) * _STEPS + step)
+                if turn >= 0:
+                    seconds[name].append((time.perf_counter() - started) / _STEPS)
+    print(f"{options.optimizer}, batch {options.batch}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}, {options.rounds} rounds of {_STEPS} steps")  # fmt: skip
+    print("| way | ms a step | ratio, quartiles |\n| --- | --- | --- |")
+    for name, found in seconds.items():
+        ratios = [one / plain for one, plain in zip(found, seconds["plain loop"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"| {name} | {1000 * statistics.median(found):.1f} | {middle:.3f} "
+              f"({low:.3f} to {high:.3f}) |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
