@@ -79,12 +79,8 @@ def _run(options: argparse.Namespace) -> int:
     if explained is not None and (line := analysis.skipped(symmetries)):
         print(f"symrun: {line} (--min-moved sets a bar for that)", file=sys.stderr)
     if explained is not None and options.json:  # the table says so itself
-        print(
-            *(f"symrun: {line}" for line in silent),
-            sep="\n",
-            end="\n" * bool(silent),
-            file=sys.stderr,
-        )
+        for line in silent:
+            print(f"symrun: {line}", file=sys.stderr)
     if explained is residual is options.min_moved is None:
         return 0
     return _print_shortcomings(analysis.shortcomings(rows, explained, residual, options.min_moved))

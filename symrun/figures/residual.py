@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.config import Precision
+from symrun.errors import UsageError
 from symrun.figures.captions import captions, left_out, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import add_lines, frame, label_steps, shaded, styled
@@ -36,7 +37,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     (dark, solid) to the output. Both axes are logarithmic: zeros are not drawn, and a group in
     which no unit moved has no line below.
 
-    Error: UsageError if the run has fewer than two records, or no law predicts it.
+    Error: UsageError if the run has fewer than two records, no law predicts it, or no law is ever
+    off.
     """
     (run,) = runs
     info = run.info()
@@ -68,6 +70,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
             axes.set_xlim(0, last_step)
         above.axhline(2.0**-53 if float64 else 2.0**-24, zorder=0, **_GUIDE)
         label_steps(below, step_label(info))
+    if not any(axes.collections for axes in grid.flat):
+        exact = f"{', '.join(laws)} is never off, which a logarithmic axis cannot show"
+        raise UsageError(f"{run.path}: {exact}: symrun check gives the residuals")
     grid[0, 0].set_ylabel("Residual,\nlargest over units")
     grid[1, 0].set_ylabel("1 − explained (1 − R²)\nso far, median over units")
     shown = dict.fromkeys(group.symmetry for group in groups)

@@ -53,7 +53,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     info = run.info()
     laws = predicting_laws(run)
     if all(map(is_identity, laws)):
-        raise UsageError(f"{run.path}: {silences(info)[0]}; residual draws {laws[0]} alone")
+        raise UsageError(
+            f"{run.path}: {silences(info)[0]}; symrun check gives the residual of {laws[0]}"
+        )
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))

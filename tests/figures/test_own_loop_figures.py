@@ -11,6 +11,8 @@ from symrun.errors import UsageError
 from symrun.figures import FIGURES, plot, select_runs
 from symrun.figures.style import PREDICTED
 from symrun.runs.directory import RunDirectory
+from symrun.runs.reading import read_whole_part
+from symrun.runs.writer import write_part
 
 FAMILIES = [name for name in FIGURES if name.startswith("grid") or name == "seeds"]
 SILENT = {("adamw", "units"): ADAMW, ("adamw", "progress"): "the loop that made it told none"}
@@ -80,6 +82,17 @@ def test_fig5_takes_networks_of_the_user(write_run):
     caption = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")
     assert "own loop, 600 steps" in caption and "the same: the figure tests" not in caption
     assert figure.get_suptitle() == "Fig. 5 on VGG11 at width 1/8: not the paper's setting"
+
+
+def test_a_residual_of_nothing_but_zeros_is_no_figure(own_loops, tmp_path):
+    """Such as that of an update which was itself observed."""
+    run = RunDirectory(shutil.copytree(own_loops["adamw"].path, tmp_path / "run"))
+    for part in run.table("units").glob("part-*"):
+        table = read_whole_part(part)
+        place = table.schema.get_field_index("exact")
+        write_part(part, table.set_column(place, table.schema.field(place), table["measured"]))
+    with pytest.raises(UsageError, match="exact is never off, which a logarithmic axis cannot sho"):
+        FIGURES["residual"].draw([run])
 
 
 def test_a_velocity_without_known_times_is_that_per_update(own_loops):
