@@ -211,5 +211,5 @@ def _outcome(info: RunInfo, title: str, layers: dict[str, _Layer]) -> str:
     ]
     return (
         f"{title}: {relaxations:.2g} relaxation times; angle over the last half {min(ratios):.2f} "
-        f"to {max(ratios):.2f} of the predicted one, by layer; {dead:,} of {units:,} units are dead."
+        f"to {max(ratios):.2f} of the predicted one by layer; {dead:,} of {units:,} units are dead."
     )
