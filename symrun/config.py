@@ -109,6 +109,15 @@ class TrackConfig:
         require("track.parameters", self.parameters >= 0, ">= 0", self.parameters)
 
 
+class Logger(Enum):
+    """What shows how well the laws hold while a run goes on."""
+
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """`dir` null: a new folder outputs/<name>/<date and time>.
@@ -127,9 +136,10 @@ class RunConfig:
 
 WITHOUT_EFFECT = (
     *("run.", "device", "data.root", "data.cache", "train.data_on_device", "train.cuda_graph"),
-    *("train.checkpoint_every", "train.checkpoint_keep", "train.on_divergence"),
+    *("train.checkpoint_every", "train.checkpoint_keep", "train.on_divergence", "logger"),
 )
-"""Prefixes of settings that do not influence results: paths, the device, checkpoints, stopping."""
+"""Prefixes of settings that do not influence results: paths, the device, checkpoints, stopping,
+loggers."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class Config:
     device: Device
     deterministic: bool
     seed: int
+    logger: Logger = Logger.none
 
     def __post_init__(self) -> None:
         require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)

@@ -38,6 +38,15 @@ def any_network(tmp_path_factory):
     return functools.cache(lambda name: trained(name, folder))
 
 
+@pytest.fixture(scope="session")
+def own_loops(tmp_path_factory):
+    """Runs made in a loop of the user's own, by kind, which tests must not change."""
+    from own_loop import KINDS, own_loop_run
+
+    folder = tmp_path_factory.mktemp("own_loop")
+    return {kind: own_loop_run(folder / kind, kind) for kind in KINDS}
+
+
 @pytest.fixture
 def every_line_of_a_bar(monkeypatch):
     """A bar in a file has a line for each change, not one now and then."""

@@ -47,9 +47,18 @@ def silences(info: RunInfo) -> list[str]:
         f"{', '.join(laws)} predict{'s' * (len(laws) == 1)} nothing here: {why}"
         for why, laws in laws_of.items()
     ]
-    groups_of: dict[str, list[str]] = {}
+    return lines + silent_groups(info)
+
+
+def silent_groups(info: RunInfo) -> list[str]:
+    """A line for each reason why groups are not predicted, unless that holds for the whole run.
+
+    Example: silent_groups(run.info())   # ["no law but an identity predicts fc: its rates differ"]
+    """
+    lines, groups_of = [], dict[str, list[str]]()
+    everywhere = all(law in info.unpredicted for law in LAWS if not is_identity(law))
     for group in info.groups:
-        if group.unpredicted is not None:
+        if group.unpredicted is not None and not everywhere:
             groups_of.setdefault(group.unpredicted, []).append(group.group)
     for why, groups in groups_of.items():
         more = f" and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from symrun.attached.subject import proven_structure, unwrapped
-from symrun.attached.tracked import TrackedRun
+from symrun.attached.tracked import TrackedRun, Untracked
 from symrun.errors import UsageError
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
@@ -27,6 +28,7 @@ def track(
     every: int = 20,
     parameters: int = 100,
     audit: str = "warn",
+    dynamics: bool = False,
     sgd: SGD | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> TrackedRun:
@@ -42,6 +44,7 @@ def track(
     loss: from what the model returns to the loss, or with `target`, from that and the target;
     None: softmax cross-entropy. every: updates between records. parameters: sampled in each layer.
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
+    dynamics: record effective learning rate and angle of units of scale as well.
     sgd: the settings of an optimiser of your own that is SGD by another name.
     Of a distributed run the first process tracks; in the others this does nothing.
 
@@ -54,6 +57,10 @@ def track(
     require("every", isinstance(every, int) and every >= 1, "an integer >= 1", every)
     require("parameters", parameters >= 0, ">= 0", parameters)
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        return Untracked()
+    while isinstance(inside := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inside  # as Accelerate wraps it
     inner = unwrapped(model)
     structure = proven_structure(inner, example_input, loss, target)
     if not structure.groups:
@@ -63,7 +70,7 @@ def track(
         )
     run, goes_on = _folder(None if path is None else Path(path))
     return TrackedRun(
-        inner, optimizer, structure, run, every, parameters, audit, sgd, watchers, goes_on
+        inner, optimizer, structure, run, every, parameters, audit, dynamics, sgd, watchers, goes_on
     )
 
 

@@ -103,8 +103,7 @@ def unpredicted(followed: FollowedOptimizer) -> dict[str, str]:
 def columns_of(followed: FollowedOptimizer) -> tuple[str, ...]:
     """The columns that not every run records."""
     observed = any(part.observed for part in followed.parts)
-    predicted = not all(part.observed for part in followed.parts)
-    return (*(UPDATE if observed else ()), *(BASELINE if predicted else BASELINE[:1]))
+    return (*(UPDATE if observed else ()), *BASELINE)
 
 
 def _precision(weights: nn.Parameter) -> Precision:

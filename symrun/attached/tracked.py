@@ -4,10 +4,12 @@ import atexit
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
@@ -20,17 +22,17 @@ from symrun.attached.description import (
     describe_groups,
     unpredicted,
 )
-from symrun.attached.inquiry import Inquiry
-from symrun.errors import RunError, UsageError
-from symrun.laws import SGD, DiscreteLaw
+from symrun.attached.notices import Notices
+from symrun.errors import UsageError
+from symrun.laws import SGD
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import Status
-from symrun.runs.tables import PROGRESS_SCHEMA
+from symrun.runs.tables import DYNAMICS, PROGRESS_SCHEMA
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Structure
 from symrun.tracking import Tracker, Watcher
-from symrun.tracking.audit import Audit, Violation
-from symrun.tracking.followed import FollowedOptimizer
+from symrun.tracking.audit import Audit
+from symrun.tracking.followed import FollowedOptimizer, groups_moved_by
 from symrun.tracking.staging import Staged
 
 _LOG = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class TrackedRun:
         every: int,
         sample: int,
         audit: str,
+        dynamics: bool,
         said: SGD | None,
         watchers: Sequence[Watcher],
         goes_on: bool,
@@ -69,15 +72,13 @@ class TrackedRun:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._run, self._every, self._sample = run, every, sample
         self._on_violation, self._said, self._watchers = audit, said, tuple(watchers)
-        self._goes_on = goes_on
+        self._dynamics, self._goes_on = dynamics, goes_on
         """The folder has a run already, which `load_state_dict` goes on with."""
         self._state: dict[str, Any] | None = None
         self.step = 0
         self.path = run.path
         self._open = True
         self._tracker: Tracker | None = None
-        self._inquiry: Inquiry | None = None
-        self._reported: set[str] = set()
         self._begun = False
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(run.locked())
@@ -196,7 +197,7 @@ class TrackedRun:
             self._start()  # an error here is the user's, at the first update
         with self._surviving():
             assert self._tracker is not None
-            self._report()
+            self._notices.before_update()
             if (reasons := self._followed.follow(self.step)) is not None:
                 self._divide(reasons)
             self._tracker.scale = getattr(self._optimizer, "grad_scale", None)
@@ -208,8 +209,7 @@ class TrackedRun:
         self._begun = False
         with self._surviving():
             self._tracker.after_update()
-            if self._inquiry is not None:
-                self._inquiry.after()
+            self._notices.after_update()
         self.step += 1
 
     def _start(self) -> None:
@@ -224,13 +224,20 @@ class TrackedRun:
                 "another path"
             )
         model, state = self._model, self._state
-        structure = self._structure = self._of_the_optimizer()
+        groups = groups_moved_by(self._optimizer, model, self._structure.groups)
+        if not groups:
+            self._abandon()
+            raise UsageError(
+                f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "
+                "act on: give the optimizer that trains this model"
+            )
+        structure = self._structure = dataclasses.replace(self._structure, groups=groups)
         self._followed = FollowedOptimizer(model, self._optimizer, structure.groups, self._said)
         if state is not None:
             self._followed.reasons = list(state["reasons"])
         if self._followed.follow(self.step) is not None or state is not None:
             self._followed.divide()
-        columns = columns_of(self._followed)
+        columns = (*columns_of(self._followed), *(DYNAMICS if self._dynamics else ()))
         settings: dict[str, object] = {
             "track": {"every": self._every, "parameters": self._sample},
             "run": {"name": self.path.name},
@@ -248,8 +255,11 @@ class TrackedRun:
         self._writer = TableWriter(self._run, parts)
         weights = next(model.parameters()).dtype
         values = torch.float64 if weights is torch.float64 else torch.float32
-        self._audit = Audit(structure.groups, weights, values, self._followed.incomplete)
-        audits = () if self._on_violation == "off" else (self._audit,)
+        audit = Audit(groups, weights, values, self._followed.incomplete)
+        self._notices = Notices(
+            str(self.path), audit, self._on_violation, model, self._optimizer, self._followed
+        )
+        audits = () if self._on_violation == "off" else (audit,)
         self._tracker = Tracker(
             model,
             self._optimizer,
@@ -264,26 +274,6 @@ class TrackedRun:
         )
         if state is not None:
             self._tracker.divide(state["laws"])
-
-    def _of_the_optimizer(self) -> Structure:
-        """The structure without groups of which the optimiser moves no parameter.
-
-        Error: UsageError if nothing is left.
-        """
-        moved = {id(one) for group in self._optimizer.param_groups for one in group["params"]}
-        parameters = dict(self._model.named_parameters())
-        kept = tuple(
-            group
-            for group in self._structure.groups
-            if any(id(parameters[members.parameter]) in moved for members in group.members)
-        )
-        if not kept:
-            self._abandon()
-            raise UsageError(
-                f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "
-                "act on: give the optimizer that trains this model"
-            )
-        return dataclasses.replace(self._structure, groups=kept)
 
     def _divide(self, reasons: Iterable[str]) -> None:
         """The optimiser moves some groups by another rule from now on."""
@@ -305,54 +295,6 @@ class TrackedRun:
             unpredicted=unpredicted(self._followed),
         )
         self._write_info(last_step=self.step)
-
-    # What the audit noticed
-
-    def _report(self) -> None:
-        """Say once what was noticed, with the cause, which takes two updates to find.
-
-        Error: RunError where `audit` is "error".
-        """
-        broken, missed = self._audit.broken, self._audit.missed
-        if broken is not None and "broken" not in self._reported:
-            self._reported.add("broken")
-            self._say(
-                f"at step {broken.step} the gradient breaks the constraint of {self._unit(broken)} "
-                f"by {broken.size:.1e}: the loss is another one than `loss`, something is added to "
-                "it, a hook changes gradients, or a normalisation's eps is felt"
-            )
-        if missed is None or "missed" in self._reported:
-            return
-        if self._inquiry is None:
-            self._inquiry = self._inquiry_into(missed)
-            self._inquiry.before()
-            return
-        self._reported.add("missed")
-        cause, self._inquiry = self._inquiry.cause(), None
-        self._say(
-            f"between steps {missed.before} and {missed.step} {self._unit(missed)} changed by "
-            f"{missed.size:.1e} otherwise than by updates, where rounding explains "
-            f"{missed.bound:.0e}: {cause}"
-        )
-
-    def _inquiry_into(self, missed: Violation) -> Inquiry:
-        group = self._structure.groups[missed.group]
-        names = dict.fromkeys(members.parameter for members in group.members)
-        parts = list(zip(self._followed.parts, self._followed.rules(), strict=True))
-        (found,) = (rule for part, rule in parts if missed.group in part.groups)
-        exact = found.laws["exact"]
-        said = exact.sgd if isinstance(exact, DiscreteLaw) else None
-        parameters = {name: self._model.get_parameter(name) for name in names}
-        return Inquiry(parameters, self._optimizer, found.lr, said)
-
-    def _unit(self, violation: Violation) -> str:
-        group = self._structure.groups[violation.group]
-        return f"{group.symmetry.value} of {group.name} [{violation.unit}]"
-
-    def _say(self, line: str) -> None:
-        if self._on_violation == "error":
-            raise RunError(f"{self.path}: {line}")
-        _LOG.warning("%s: %s", self.path, line)
 
     # The end
 
@@ -386,7 +328,7 @@ class TrackedRun:
                     self._run.discard()
                 return
             try:
-                if status is not Status.failed:
+                if not self._begun:  # else the weights may be before or after the update
                     self._state = self.state_dict()
                     self._tracker.finish(self.step)
                 self._open = False
@@ -399,17 +341,7 @@ class TrackedRun:
                 seconds = self._seconds + time.monotonic() - self._started
                 with contextlib.suppress(OSError, UsageError):
                     self._write_info(last_step=self.step, status=status, seconds=seconds)
-            self._report_late()
-
-    def _report_late(self) -> None:
-        """What was noticed so late that no update was left to find the cause in."""
-        missed = self._audit.missed
-        if missed is not None and "missed" not in self._reported:
-            self._reported.add("missed")
-            self._say(
-                f"between steps {missed.before} and {missed.step} {self._unit(missed)} changed by "
-                f"{missed.size:.1e} otherwise than by updates"
-            )
+            self._notices.at_end()
 
     def _at_exit(self) -> None:
         """Of the process, where nobody closed the run."""
@@ -434,6 +366,17 @@ class TrackedRun:
         while not done.wait(0.05):
             self._writer.raise_failure()
         return found
+
+
+class Untracked(TrackedRun):
+    """In the processes of a distributed run that do not track: all methods do nothing."""
+
+    def __init__(self) -> None:
+        self.step, self.path = 0, Path(os.devnull)
+        self._tracker, self._state, self._open = None, None, False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def _status(kind: type[BaseException] | None) -> Status:

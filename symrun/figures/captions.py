@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from symrun.analysis.report import silent_groups
 from symrun.data import DATA_SETS
 from symrun.data.registry import Augment
 from symrun.errors import in_one_line
@@ -87,6 +88,11 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
         text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
         for text, models in titles.items()
     ]
+
+
+def left_out(info: RunInfo) -> list[str]:
+    """A sentence for each reason why groups have no prediction to show, for a caption."""
+    return [f"{line[:1].upper()}{line[1:]}." for line in silent_groups(info)]
 
 
 def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from symrun.analysis.comparison import at_steps
-from symrun.figures.captions import captions, law_label, settings
+from symrun.figures.captions import captions, law_label, left_out, settings
 from symrun.figures.layers import (
     depth_colours,
     depth_handles,
@@ -67,7 +67,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     units = np.linspace(0, count - 1, min(count, _MOST_UNITS)).astype(int)
     drawn = Curves(curves.steps, {name: value[:, units] for name, value in curves.values.items()})
     heading = f"Phase portrait of {symmetry} on {settings([info])}"
-    caption = captions([(info, int(curves.steps[-1]))])
+    caption = [*captions([(info, int(curves.steps[-1]))]), *left_out(info)]
     velocity = "$dQ/dn$" if info.planned_optim is None else "$dQ/dt$"
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.config import Precision
-from symrun.figures.captions import captions, settings, step_label
+from symrun.figures.captions import captions, left_out, settings, step_label
 from symrun.figures.selection import Roles
 from symrun.figures.style import add_lines, frame, label_steps, shaded, styled
 from symrun.runs.directory import RunDirectory
@@ -44,7 +44,11 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     groups = list(comparisons(run))
     heading = f"How far each law is off, by layer, on {settings([info])}"
     last_step = max(int(group.steps[-1]) for group in groups)
-    figure, panels = frame((2.3 * len(laws) + 0.5, 4.4), heading, captions([(info, last_step)]))
+    figure, panels = frame(
+        (max(2.3 * len(laws) + 0.5, 5.1), 4.4),
+        heading,
+        [*captions([(info, last_step)]), *left_out(info)],
+    )
     grid = panels.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
     float64 = info.precision is Precision.float64
     for column, law in enumerate(laws):
@@ -73,7 +77,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     for number, (where, dashes) in enumerate(_STRETCHES.items()):
         grey = shaded(to_rgb("0.5"), _shade(number / 2))
         handles.append(Line2D([], [], color=grey, linewidth=_WIDTH, linestyle=dashes, label=where))
-    panels.legend(handles=handles, loc="outside upper center", ncols=4)
+    panels.legend(handles=handles, loc="outside upper center", ncols=min(4, len(laws) + 2))
     return figure
 
 

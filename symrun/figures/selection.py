@@ -160,7 +160,7 @@ class Family:
             unknown = (
                 "was made in a loop of one's own, so nobody knows in what it differs from others"
             )
-            return f"{unknown}: residual and symmetries draw it alone"
+            return f"{unknown}: draw it alone, with residual or symmetries"
         return f"repeats the {self.varied} of another" if self.fits(info) else "lacks the symmetry"
 
     def _difference(self, one: RunInfo, other: RunInfo) -> str | None:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from symrun.analysis import is_identity, silences
 from symrun.analysis.comparison import Comparison, comparisons, predicting_laws
 from symrun.errors import UsageError
-from symrun.figures.captions import captions, settings
+from symrun.figures.captions import captions, left_out, settings
 from symrun.figures.selection import Roles
 from symrun.figures.style import PREDICTED, frame, styled
 from symrun.runs.directory import RunDirectory
@@ -45,11 +46,14 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     finite. A unit without any error, which a logarithmic axis cannot show, counts from the left
     edge on.
 
-    Error: UsageError if the run has fewer than two records, no law predicts it, or no unit moved.
+    Error: UsageError if the run has fewer than two records, no law but an identity predicts it, or
+    no unit moved.
     """
     (run,) = runs
     info = run.info()
     laws = predicting_laws(run)
+    if all(map(is_identity, laws)):
+        raise UsageError(f"{run.path}: {silences(info)[0]}; residual draws {laws[0]} alone")
     last_step, counts, found = 0, dict[str, int](), dict[str, list[dict[str, Array]]]()
     for group in comparisons(run):
         last_step = max(last_step, int(group.steps[-1]))
@@ -66,7 +70,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     }
     heading = f"How well each law predicts each unit, on {settings([info])}"
     size = (max(2.5 * len(unexplained) + 0.6, 5.2), 3.2)
-    figure, panels = frame(size, heading, captions([(info, last_step)]))
+    figure, panels = frame(size, heading, [*captions([(info, last_step)]), *left_out(info)])
     places = panels.subplots(1, len(unexplained), squeeze=False, sharex=True, sharey=True)[0]
     limits = _limits([shares for by_law in unexplained.values() for shares in by_law.values()])
     for axes, (symmetry, by_law) in zip(places, unexplained.items(), strict=True):

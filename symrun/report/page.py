@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import moved_units
@@ -21,6 +23,8 @@ from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as
 from symrun.report.evidence import Evidence, evidence
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
+from symrun.runs.reading import parts_of
+from symrun.runs.tables import progress_curves
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +141,8 @@ def _figures(
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
     others = {name: run for name, run in runs.items() if not _is_vgg(run)}
     yield from _each("symmetries", "Symmetries of", others)
-    yield "Loss and accuracy", "progress", progress, list(runs.values())
+    if scored := [run for run in runs.values() if _tells_loss(run)]:
+        yield "Loss and accuracy", "progress", progress, scored
     yield from _each("units", "Each unit of", runs)
     yield from _each("residual", "Residual over training of", runs)
 
@@ -153,6 +158,16 @@ def _each(
 def _is_vgg(run: RunDirectory) -> bool:
     """Whether the figures of the paper are about such a network."""
     return run.info().model.family.startswith("VGG")
+
+
+def _tells_loss(run: RunDirectory) -> bool:
+    """Whether there is a loss to draw; a loop of the user's own may have told none."""
+    if run.info().loop is None:
+        return True
+    return bool(parts_of(run, "progress")) and any(
+        np.isfinite(progress_curves(run, split, ["loss"]).values["loss"]).any()
+        for split in ("train", "val")
+    )
 
 
 def _fits(figure: str, runs: Sequence[RunDirectory]) -> bool:

@@ -41,6 +41,7 @@ class RunDirectory:
         self.run_json = path / "run.json"
         self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
         self._lock = path / ".lock"
 
     def table(self, name: str) -> Path:

@@ -1,7 +1,7 @@
 """The tables of a run: their schemas, and how they are read.
 
     units       step, symmetry, group, unit, measured, magnitude, flow, discrete, exact,
-                grad_norm_sq, defect
+                grad_norm_sq, defect; and those of `OPTIONAL` that run.json lists in `columns`
     parameters  step, layer, index, value
     progress    step, epoch, split, loss, top1, top5, lr, images_per_second
 

@@ -63,7 +63,7 @@ class FollowedOptimizer:
         groups: Sequence[Group],
         said: SGD | None = None,
     ) -> None:
-        self._optimizer, self._groups, self._said = optimizer, groups, said
+        self._optimizer, self.groups, self._said = optimizer, groups, said
         self._parameters = dict(model.named_parameters())
         self._is_sgd = said is not None or type(optimizer).step is torch.optim.SGD.step
         self._decays_alone = decays_alone(optimizer)
@@ -84,7 +84,7 @@ class FollowedOptimizer:
         """Of each part, the optimiser's groups of parameters that move it."""
         divided: dict[tuple[bool, int | None], list[int]] = {}
         used: dict[tuple[bool, int | None], set[int]] = defaultdict(set)
-        for number, group in enumerate(self._groups):
+        for number, group in enumerate(self.groups):
             names = [members.parameter for members in group.members]
             self.reasons[number] = self.reasons[number] or self._reason(names, place)
             places = {place.get(self._parameters[name]) for name in names}
@@ -108,7 +108,7 @@ class FollowedOptimizer:
             self._used.append(sorted(used[observed, moving]))
         self._foretold = [
             (name, self._parameters[name], number)
-            for number, group in enumerate(self._groups)
+            for number, group in enumerate(self.groups)
             if self.reasons[number] is None
             for name in dict.fromkeys(members.parameter for members in group.members)
         ]
@@ -221,6 +221,19 @@ def _after_another(laws: Mapping[str, Law], momentum: float) -> Mapping[str, Law
 @lru_cache(1024)
 def _laws_observed(decay: float) -> Mapping[str, Law]:
     return {"exact": ObservedUpdate(decay), "baseline": DecayAlone(decay, stepwise=True)}
+
+
+def groups_moved_by(
+    optimizer: torch.optim.Optimizer, model: nn.Module, groups: Sequence[Group]
+) -> tuple[Group, ...]:
+    """Those of `groups` of which the optimiser moves a parameter."""
+    moved = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    parameters = dict(model.named_parameters())
+    return tuple(
+        group
+        for group in groups
+        if any(id(parameters[members.parameter]) in moved for members in group.members)
+    )
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from symrun.config import Config, OnDivergence
 from symrun.data import Dataset, load
 from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
+from symrun.loggers import logging_to
 from symrun.runs.checkpoint import last_whole_checkpoint
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
@@ -33,7 +34,7 @@ from symrun.typed import require
 
 _log = logging.getLogger(__name__)
 
-_SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence")
+_SAME_MEMBER = ("run.", "data.cache", "train.checkpoint_", "train.on_divergence", "logger")
 """Prefixes of settings that do not tell members of a sweep apart."""
 
 
@@ -250,10 +251,10 @@ class _Trainer:
         progress = writer = None
         graphs = own_stream(training.device) if training.cuda_graph else contextlib.nullcontext()
         try:
-            with self._stop.deferred():
+            with self._stop.deferred(), logging_to(training.plan.config.logger, run) as watchers:
                 with TableWriter(run, resumption.parts if resumption else None) as writer:
                     progress = Progress(writer, training.model, training.steps)
-                    tracker = make_tracker(training, writer, Tracker)
+                    tracker = make_tracker(training, writer, Tracker, watchers)
                     state = State(training, tracker, progress)
                     if resumption is not None:
                         resumption.apply(run, state)

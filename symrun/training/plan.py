@@ -9,6 +9,7 @@ import torch
 from symrun.config import Config, Precision
 from symrun.errors import UsageError
 from symrun.laws import Law, ObservedUpdate
+from symrun.loggers import require_installed
 from symrun.optimizers import OPTIMIZERS, laws_of
 from symrun.runs.tables import DYNAMICS, UPDATE
 from symrun.tasks import TASKS, Task
@@ -42,6 +43,7 @@ class Plan:
         config = dataclasses.replace(config, precision=precision)
         _require_capturable(config, device)
         require_possible(config.track.sums, device)
+        require_installed(config.logger)
         return cls(config, device, *laws_of(config.optim))
 
     @property

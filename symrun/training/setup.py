@@ -18,7 +18,7 @@ from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
-from symrun.tracking import Tracker
+from symrun.tracking import Tracker, Watcher
 from symrun.training.compiled import compiled
 from symrun.training.device import autocast, keep_float32, takes_channels_last
 from symrun.training.plan import Plan
@@ -130,7 +130,12 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
     )
 
 
-def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker]) -> AnyTracker:
+def make_tracker(
+    training: Training,
+    writer: RecordSink,
+    kind: type[AnyTracker],
+    watchers: Sequence[Watcher] = (),
+) -> AnyTracker:
     """The tracker of a run. Error: UsageError if it has nothing to measure; else as in Tracker."""
     config = training.plan.config
     if not training.structure.groups:
@@ -149,6 +154,7 @@ def make_tracker(training: Training, writer: RecordSink, kind: type[AnyTracker])
         seed=config.seed,
         sums=config.track.sums,
         more=training.plan.columns,
+        watchers=watchers,
     )
 
 

@@ -261,6 +261,6 @@ def test_several_networks_and_several_inputs(tmp_path):
 
 def test_the_table_has_the_optional_columns_that_run_json_names(tmp_path):
     run, _ = tracked(tmp_path, "mlp", OBSERVED["adam"], steps=8)
-    assert set(run.info.columns) == {"projection", "discretisation", "baseline"}
+    assert set(run.info.columns) == {"projection", "discretisation", "baseline", "steady"}
     assert set(run.info.columns) <= set(run.units().columns)
     assert isinstance(run.units(), pd.DataFrame)

@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from made_small import MADE_SMALL
 from mutations import mutated
+from own_loop import own_loop_run
 from run_json import changed, recorded, rewrite
 
 from symrun.analysis import agreement, as_json, as_table
@@ -30,12 +31,14 @@ FIGURES_OF_RUNS = {
     "grid_rescale": ["plain"],
     "fig5": ["plain", "bn"],
     "seeds": ["bn", "other"],
+    **dict.fromkeys(("symmetries", "progress"), ["own"]),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs with and without BN, and one with another seed; with all that a run.json can hold."""
+    """Runs with and without BN, one with another seed, and one of a loop of the user's own; with
+    all that a run.json can hold."""
     folder = tmp_path_factory.mktemp("made")
     made = {}
     for name, settings in {
@@ -44,8 +47,10 @@ def runs(tmp_path_factory):
         "other": ["model=vgg11_bn", "seed=1"],
     }.items():
         made[name] = make_run(folder / name, compose([*settings, *SMALL]), records_per_part=3)
+    made["own"] = own_loop_run(folder / "own", "mixed")
+    for run in made.values():
         rewrite(
-            made[name],
+            run,
             diverged={"step": 7, "loss": False, "layers": ["features.0"]},
             resumed=[{"step": 3}],
             thinned={"every": 4, "records": 6, "of": 21},

@@ -1,0 +1,91 @@
+"""Says once what the audit noticed, with the likely cause."""
+
+import logging
+
+import torch
+from torch import nn
+
+from symrun.attached.inquiry import Inquiry
+from symrun.errors import RunError
+from symrun.laws import DiscreteLaw
+from symrun.tracking.audit import Audit, Violation
+from symrun.tracking.followed import FollowedOptimizer
+
+_LOG = logging.getLogger(__name__)
+
+
+class Notices:
+    """A line for each kind of violation: a warning, or the end of the run.
+
+    Call `before_update` and `after_update` around each update, and `at_end`.
+
+    on_violation: "warn", "error" or "off".
+    Error: RunError where it is "error".
+    """
+
+    def __init__(
+        self,
+        path: str,
+        audit: Audit,
+        on_violation: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        followed: FollowedOptimizer,
+    ) -> None:
+        self._path, self._audit, self._on_violation = path, audit, on_violation
+        self._model, self._optimizer, self._followed = model, optimizer, followed
+        self._inquiry: Inquiry | None = None
+        self._said: set[Violation] = set()
+
+    def before_update(self) -> None:
+        broken, missed = self._audit.broken, self._audit.missed
+        if broken is not None and broken not in self._said:
+            self._say(
+                broken,
+                f"at step {broken.step} the gradient breaks the constraint of {self._unit(broken)} "
+                f"by {broken.size:.1e}: the loss is another one than `loss`, something is added to "
+                "it, a hook changes gradients, or a normalisation's eps is felt",
+            )
+        if missed is None or missed in self._said:
+            return
+        if self._inquiry is None:  # its cause takes an update to find
+            self._inquiry = self._inquiry_into(missed)
+            self._inquiry.before()
+            return
+        cause, self._inquiry = self._inquiry.cause(), None
+        bound = f"where rounding explains {missed.bound:.0e}"
+        self._say(missed, f"{self._changed(missed)}, {bound}: {cause}")
+
+    def after_update(self) -> None:
+        if self._inquiry is not None:
+            self._inquiry.after()
+
+    def at_end(self) -> None:
+        """Say what was noticed so late that no update was left to find the cause in."""
+        missed = self._audit.missed
+        if missed is not None and missed not in self._said:
+            self._say(missed, self._changed(missed))
+
+    def _changed(self, missed: Violation) -> str:
+        between = f"between steps {missed.before} and {missed.step} {self._unit(missed)}"
+        return f"{between} changed by {missed.size:.1e} otherwise than by updates"
+
+    def _unit(self, violation: Violation) -> str:
+        group = self._followed.groups[violation.group]
+        return f"{group.symmetry.value} of {group.name} [{violation.unit}]"
+
+    def _inquiry_into(self, missed: Violation) -> Inquiry:
+        group = self._followed.groups[missed.group]
+        names = dict.fromkeys(members.parameter for members in group.members)
+        rules = zip(self._followed.parts, self._followed.rules(), strict=True)
+        (found,) = (rule for part, rule in rules if missed.group in part.groups)
+        exact = found.laws["exact"]
+        said = exact.sgd if isinstance(exact, DiscreteLaw) else None
+        parameters = {name: self._model.get_parameter(name) for name in names}
+        return Inquiry(parameters, self._optimizer, found.lr, said)
+
+    def _say(self, violation: Violation, line: str) -> None:
+        self._said.add(violation)
+        if self._on_violation == "error":
+            raise RunError(f"{self._path}: {line}")
+        _LOG.warning("%s: %s", self._path, line)

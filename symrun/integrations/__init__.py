@@ -1,0 +1,1 @@
+"""Callbacks that track a run in the training loop of another library."""
