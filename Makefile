@@ -40,8 +40,8 @@ study: venv  ## The tables of docs/laws.md, the figures of BatchNorm's eps and t
 	$(BIN)/python scripts/constraints_against_eps.py --out $(OUT)
 	sgd=$$($(BIN)/symrun train experiment=equilibrium) && \
 	momentum=$$($(BIN)/symrun train experiment=equilibrium optim.momentum=0.9 optim.lr=0.02) && \
-	adamw=$$($(BIN)/symrun train experiment=equilibrium optim=adamw optim.lr=3e-3 \
-		optim.weight_decay=0.3) && \
+	adamw=$$($(BIN)/symrun train experiment=equilibrium optim=adamw optim.lr=2e-3 \
+		optim.weight_decay=0.3 train.batch_size=32 train.steps=5000) && \
 	$(BIN)/symrun plot equilibrium $$sgd $$momentum $$adamw --out $(OUT)
 
 test: venv  ## All tests that run without a GPU, two at a time

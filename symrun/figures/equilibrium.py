@@ -104,8 +104,9 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     grid[0, 0].set_ylabel("Angle of an update, radians, RMS")
     grid[1, 0].set_ylabel("Norm $|A|$, RMS")
     handles = depth_handles(groups, linewidth=_WIDTH)
-    handles.append(Line2D([], [], label="predicted equilibrium", **PREDICTED))
-    handles.append(Line2D([], [], label="one relaxation time", **_RELAXED))
+    if any(layer.predicted for found in layers for layer in found.values()):
+        handles.append(Line2D([], [], label="predicted equilibrium", **PREDICTED))
+        handles.append(Line2D([], [], label="one relaxation time", **_RELAXED))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
@@ -211,5 +212,5 @@ def _outcome(info: RunInfo, title: str, layers: dict[str, _Layer]) -> str:
     ]
     return (
         f"{title}: {relaxations:.2g} relaxation times; angle over the last half {min(ratios):.2f} "
-        f"to {max(ratios):.2f} of the predicted one, by layer; {dead:,} of {units:,} units are dead."
+        f"to {max(ratios):.2f} of the predicted one by layer; {dead:,} of {units:,} units are dead."
     )

@@ -178,7 +178,7 @@ class Family:
         return None
 
 
-_FREE = (*WITHOUT_EFFECT, "track.sums", "track.families", "deterministic")
+_FREE = (*WITHOUT_EFFECT, "track.sums", "track.families", "track.dynamics", "deterministic")
 """Settings whose names begin so may differ between runs of one family, whose groups are alike."""
 
 _ALIKE = dict.fromkeys(("model", "layers", "groups"), "its network")

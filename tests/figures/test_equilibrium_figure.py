@@ -122,6 +122,19 @@ def test_adams_norm_follows_from_its_entries_and_coupled_decay_has_no_prediction
     figure = equilibrium.draw([run])
     assert len(lines(figure.axes[0])) == 8
     assert "no equilibrium is known" in caption(figure)
+    (legend,) = figure.subfigs[0].legends
+    assert "predicted" not in " ".join(text.get_text() for text in legend.get_texts())
+
+
+def test_a_run_from_before_track_dynamics_belongs_to_a_family_with_one_of_now(
+    write_run, select_from
+):
+    before, now = (write_run(True, name, seed=seed) for seed, name in enumerate(("old", "new")))
+    settings = {
+        name: before.info().config.settings["track"][name] for name in ("every", "parameters")
+    }
+    rewrite(before, config=recorded(before)["config"] | {"track": settings})
+    assert select_from("seeds", [now, before]) == [now, before]
 
 
 def test_what_cannot_be_drawn_is_said(made, write_run):
