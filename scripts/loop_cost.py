@@ -2,9 +2,9 @@
 
 One small network of CIFAR's size (three convolutions, three linear layers, 0.9 million parameters;
 no BatchNorm, which Cockpit does not take), batch 128, random images, on the CPU. Each way trains a
-copy of it. Rounds of updates alternate between the ways, so that a drift of the machine's speed
-affects all alike; a ratio is the median over rounds of a way's time to that of the plain loop in
-the same round.
+copy of it. Their updates alternate, in an order that turns round, so that a drift of the machine's
+speed affects all alike; a ratio is a way's time for a round of 20 updates to that of the plain loop
+in the same round, the median over rounds.
 
 - symrun: every step measured, a record every 20
 - Cockpit's configuration "economy", every step (pip install cockpit-for-pytorch "setuptools<80")
@@ -163,12 +163,15 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in updates}
         names = list(updates)
         for turn in range(-_WARM_UP, options.rounds):
-            for name in names if turn % 2 else reversed(names):
-                started = time.perf_counter()
-                for step in range(_STEPS):
+            spent = dict.fromkeys(names, 0.0)
+            for step in range(_STEPS):
+                for name in names if step % 2 else reversed(names):
+                    started = time.perf_counter()
                     updates[name]((turn + _WARM_UP) * _STEPS + step)
-                if turn >= 0:
-                    seconds[name].append((time.perf_counter() - started) / _STEPS)
+                    spent[name] += time.perf_counter() - started
+            if turn >= 0:
+                for name in names:
+                    seconds[name].append(spent[name] / _STEPS)
     print(f"{options.optimizer}, batch {options.batch}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}, {options.rounds} rounds of {_STEPS} steps")  # fmt: skip
     print("| way | ms a step | ratio, quartiles |\n| --- | --- | --- |")

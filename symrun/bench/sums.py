@@ -74,8 +74,8 @@ class CompiledSums:
         return self._weights()
 
     @torch.no_grad()
-    def gradients(self) -> Tensor:
-        """As `TorchSums.gradients`: [2 or 4, slots]."""
+    def gradients(self, norms: bool = True) -> Tensor:
+        """As `TorchSums.gradients`: [2 or 4, slots], with g^2 in any case."""
         return self._fast(list(map(self._read, self._reductions.sources)))
 
     def _read(self, source: Source) -> list[Tensor]:

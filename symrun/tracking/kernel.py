@@ -82,8 +82,8 @@ class KernelSums:
         """As `TorchSums.weights`: [2, slots]."""
         return self._sums(2, [self._parameters])
 
-    def gradients(self) -> Tensor:
-        """As `TorchSums.gradients`: [2 or 4, slots].
+    def gradients(self, norms: bool = True) -> Tensor:
+        """As `TorchSums.gradients`: [2 or 4, slots]; g^2 costs nothing and is always there.
 
         Error: RunError if a parameter has no gradient.
         """

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from symrun.config import Sums
+from symrun.laws import Input
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.reductions import Reductions, Source
@@ -57,7 +58,8 @@ class Measure:
     ) -> None:
         self._reductions = Reductions(model, groups, lenient=observed)
         self._sums = select_sums(sums, self._reductions, momentum)
-        self._plain = TorchSums(self._reductions, None)
+        plain = self._sums if isinstance(self._sums, TorchSums) else None
+        self._plain = plain or TorchSums(self._reductions, None)
         self._before: dict[nn.Parameter, Tensor] = {}
         self._momentum = momentum
         self.degree = self._reductions.degree
@@ -73,14 +75,19 @@ class Measure:
         return WeightReductions(measured, magnitude)
 
     @torch.no_grad()
-    def gradients(self) -> GradientReductions:
-        """Error: RunError if a parameter has no gradient."""
-        sums = self._sums.gradients()
+    def gradients(self, norms: bool = True) -> GradientReductions:
+        """norms: as in `TorchSums.gradients`. Error: RunError if a parameter has no gradient."""
+        sums = self._sums.gradients(norms)
         defect, force, *carried = self._reductions.signed(sums)
         (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
         return GradientReductions(
             grad_norm_sq, torch.stack([self._forced * force, defect, *carried])
         )
+
+    def nothing(self) -> GradientReductions:
+        """What `gradients` gives, all 0."""
+        zero = torch.zeros_like(self.degree)
+        return GradientReductions(zero, zero.expand(Input.count(self._momentum is not None), -1))
 
     @torch.no_grad()
     def carried(self) -> Tensor | None:
@@ -107,12 +114,7 @@ class Measure:
     def step(self) -> Tensor:
         """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
         for a linear quantity, and B(theta, w), or the sum of w; float64 [2, units]."""
-
-        def matrices(source: Source) -> list[Tensor]:
-            before = (self._before[one] for one in source.parameters.values())
-            return [source.matrix(before), source.weights()]
-
-        along, force = self._reductions.signed(self._plain.sums(2, matrices, _moved))
+        along, force = self._reductions.signed(self._plain.steps(self._before))
         return torch.stack([self._forced * force, along])
 
 
@@ -121,8 +123,3 @@ def _along(degree: int, theta: Tensor, vector: Tensor) -> Tensor:
     if degree == 1:
         return torch.stack([vector, torch.zeros_like(vector)])
     return torch.stack([theta.double() * vector, vector.square()])
-
-
-def _moved(degree: int, before: Tensor, after: Tensor) -> Tensor:
-    before = before.double()
-    return _along(degree, before, before - after)

@@ -52,20 +52,29 @@ class Momentum:
         return buffer
 
     def buffer_and_update(
-        self, weight: Tensor, gradient: Tensor, last: Tensor | None = None
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        last: Tensor | None = None,
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """b_n and u_n, float64 and shaped as the weight is; theta will move by -lr u_n.
 
-        weight, gradient: float64. last: b_{n-1}; None in the first update.
+        weight, gradient: float64. last: b_{n-1}; None in the first update. memory: for both,
+        float64 [2, *shape of the weight]; to allocate it for every block would cost.
         """
         decay, momentum, undamped = self.factors
-        decayed = torch.add(gradient, weight, alpha=decay)
+        if memory is None:
+            memory = gradient.new_empty(2, *gradient.shape)
+        decayed, buffer = memory.unbind()
+        torch.add(gradient, weight, alpha=decay, out=decayed)
         if last is None:
-            buffer = decayed
+            buffer.copy_(decayed)
         else:
-            buffer = last.to(torch.float64, copy=True).mul_(momentum).add_(decayed, alpha=undamped)
-        update = torch.add(decayed, buffer, alpha=momentum) if self.nesterov else buffer
-        return buffer, update
+            buffer.copy_(last).mul_(momentum).add_(decayed, alpha=undamped)
+        if not self.nesterov:
+            return buffer, buffer
+        return buffer, decayed.add_(buffer, alpha=momentum)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum | None:

@@ -82,9 +82,15 @@ class PartMeasures:
             self._joined([one.magnitude for one in found]),
         )
 
-    def gradients(self) -> GradientReductions:
-        """Error: RunError if a parameter whose update is not observed has no gradient."""
-        found = [measure.gradients() for measure in self._measures]
+    def gradients(self, due: bool) -> GradientReductions:
+        """due: whether a record needs them; else what no law takes in is 0.
+
+        Error: RunError if a parameter whose update is not observed has no gradient.
+        """
+        found = [
+            measure.gradients(norms=due) if due or not part.observed else measure.nothing()
+            for part, measure in zip(self.parts, self._measures, strict=True)
+        ]
         return GradientReductions(
             self._joined([one.grad_norm_sq for one in found]),
             self._joined([self._padded(one.inputs) for one in found]),

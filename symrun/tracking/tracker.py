@@ -152,7 +152,7 @@ class Tracker:
 
         All of it runs on the device, so that a CUDA graph can capture it.
         """
-        gradients = self._measures.gradients()
+        gradients = self._measures.gradients(due)
         observation = None
         if due:
             norm_sq, defect = gradients.grad_norm_sq, gradients.inputs[Input.defect]

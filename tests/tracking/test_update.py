@@ -44,9 +44,3 @@ def test_what_the_laws_do_not_describe_is_refused():
             momentum_of(torch.optim.SGD(groups, lr=0.1))
     with pytest.raises(UsageError, match="maximize=False"):
         momentum_of(torch.optim.SGD([a_parameter()], lr=0.1, maximize=True))
-    theta = a_parameter()
-    optimizer = torch.optim.SGD([theta], lr=0.1, momentum=0.9)
-    theta.grad = torch.ones_like(theta)
-    optimizer.step()
-    with pytest.raises(UsageError, match="from its first update on"):
-        momentum_of(optimizer)
