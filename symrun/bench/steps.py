@@ -133,6 +133,10 @@ class _TimedTracker(Tracker):
         with self._clock():
             return super().observe(due)
 
+    def complete(self, observation: Observation | None) -> Observation | None:
+        with self._clock():
+            return super().complete(observation)
+
     def record(self, step: int, observation: Observation | None) -> None:
         self.updates += 1
         with self._clock():

@@ -30,7 +30,8 @@ class Part:
 class PartMeasures:
     """Reduces a model's parameters to the units of its groups, each part by a Measure of its own.
 
-    rule_of: the place of each unit's part, int64 [units]. inputs: how many there are, 2 or 4.
+    parts: in any order; together they have every group once. rule_of: the place of each unit's part,
+    int64 [units]. momentum, observed: whether any part has it.
     Error: as in Measure.
     """
 
@@ -48,25 +49,19 @@ class PartMeasures:
         self.observed = any(part.observed for part in parts)
         sizes = [group.units for group in groups]
         ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        placed = [
-            torch.arange(ends[place], ends[place + 1]) for part in parts for place in part.groups
-        ]
-        device = next(model.parameters()).device
-        nothing = torch.empty(0, dtype=torch.int64)
-        order = torch.cat([nothing, *placed])
-        self._places = [
-            torch.cat(
-                [nothing, *(torch.arange(ends[one], ends[one + 1]) for one in part.groups)]
-            ).to(device)
+        places = [
+            torch.tensor([unit for one in part.groups for unit in range(ends[one], ends[one + 1])])
             for part in parts
         ]
+        device = next(model.parameters()).device
+        self._places = [place.long().to(device) for place in places]
+        order = torch.cat(places).long()
         self._order: Tensor | None = None
         """The place of each unit among those of the parts, one after the other."""
         if not torch.equal(order, torch.arange(len(order))):
             self._order = order.argsort().to(device)
         rules = [torch.full((one.degree.numel(),), n) for n, one in enumerate(self._measures)]
-        rule_of = torch.cat([nothing, *rules]).to(device)
-        self.rule_of = self._ordered(rule_of)
+        self.rule_of = self._ordered(torch.cat(rules).to(device))
         self.degree = self._joined([one.degree for one in self._measures])
         """The degree of each unit's quantity, float64 [units], on the parameters' device."""
         of_scale = [group.symmetry is Symmetry.scale for group in groups]
