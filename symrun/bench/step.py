@@ -70,7 +70,7 @@ class Step:
         return {
             "batch": lambda: Work(lambda: next(self._batches)),
             **self._network(self._eager, ""),
-            "measuring": lambda: Work(self._measure.gradients),
+            "measuring": lambda: Work(partial(self._measure.gradients, norms=False)),
             "laws": self._law_step,
             "optimiser step": self._optimiser_step,
             "scores": self._score,

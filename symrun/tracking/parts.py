@@ -30,8 +30,8 @@ class Part:
 class PartMeasures:
     """Reduces a model's parameters to the units of its groups, each part by a Measure of its own.
 
-    parts: in any order; together they have every group once. rule_of: the place of each unit's part,
-    int64 [units]. momentum, observed: whether any part has it.
+    parts: in any order; each group is in one. rule_of: the place of each unit's part, int64
+    [units]. momentum, observed: whether any part has it.
     Error: as in Measure.
     """
 
