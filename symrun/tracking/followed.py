@@ -37,9 +37,9 @@ class Settings(NamedTuple):
         return cls(lr, weight_decay, momentum, dampening, nesterov, maximize)
 
     def differences(self, other: "Settings") -> list[str]:
-        """Such as "weight_decay 0.0005 and 0.0"."""
+        """Such as "weight_decay 0.0005 and 0"."""
         pairs = zip(self._fields, self, other, strict=True)
-        return [f"{name} {one} and {two}" for name, one, two in pairs if one != two]
+        return [f"{name} {one:g} and {two:g}" for name, one, two in pairs if one != two]
 
 
 class FollowedOptimizer:
