@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,8 @@ class FollowedOptimizer:
     ) -> None:
         self._optimizer, self.groups, self._said = optimizer, groups, said
         self._parameters = dict(model.named_parameters())
-        self._is_sgd = said is not None or type(optimizer).step is torch.optim.SGD.step
+        step, of_sgd = (inspect.unwrap(one.step) for one in (type(optimizer), torch.optim.SGD))
+        self._is_sgd = said is not None or step is of_sgd
         self._decays_alone = decays_alone(optimizer)
         self.reasons: list[str | None] = [None] * len(groups)
         self.incomplete: set[int] = set()
@@ -250,7 +252,10 @@ def decays_alone(optimizer: torch.optim.Optimizer) -> bool:
     number = torch.ones(1, 1, dtype=torch.float64)  # a matrix, which some optimisers ask for
     number.requires_grad_()
     try:
-        trial = copy.copy(optimizer)
+        trial = object.__new__(type(optimizer))
+        for name, value in vars(optimizer).items():
+            shared = isinstance(value, dict | list | set)
+            setattr(trial, name, copy.copy(value) if shared else value)
         trial.state = defaultdict(dict)
         settings = {**given, "params": [number], "lr": 0.125, "weight_decay": 0.25}
         trial.param_groups = [{**settings, "fused": False, "capturable": False}]

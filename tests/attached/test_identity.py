@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import symrun
+from symrun.tracking.followed import decays_alone
 
 ROUNDING = 1e-12
 """60 updates of about 20 roundings each, and sums of up to 1,000 products, each 2^-53 relative to
@@ -264,3 +265,49 @@ def test_the_table_has_the_optional_columns_that_run_json_names(tmp_path):
     assert set(run.info.columns) == {"projection", "discretisation", "baseline", "steady"}
     assert set(run.info.columns) <= set(run.units().columns)
     assert isinstance(run.units(), pd.DataFrame)
+
+
+class Own(torch.optim.Optimizer):
+    """Decoupled weight decay, and a state that it keeps in places of its own."""
+
+    def __init__(self, params, scale):
+        super().__init__(params, {"lr": 0.01, "weight_decay": 0.5})
+        self.scale, self.seen, self.calls = scale, {}, []
+
+    @torch.no_grad()
+    def step(self):
+        self.calls.append(len(self.seen))
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.seen[parameter] = self.seen.get(parameter, 0) + 1
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(self.scale * parameter.grad, alpha=-group["lr"])
+
+
+class Inherited(torch.optim.SGD):
+    """Made before any other SGD, it is given a step of its own by torch."""
+
+
+def test_an_optimiser_of_ones_own_is_tried_out_and_stays_as_it_is():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    own = Own([parameter], scale=2.0)
+    assert decays_alone(own)
+    assert own.seen == {} and own.calls == [] and own.state == {} and (parameter == 1).all()
+    kinds = {
+        kind: decays_alone(kind([parameter], lr=0.1, weight_decay=0.1))
+        for kind in (
+            torch.optim.Adam,
+            torch.optim.AdamW,
+            torch.optim.RMSprop,
+            torch.optim.NAdam,
+            loops.Lion,
+        )
+    }
+    assert [kind.__name__ for kind, alone in kinds.items() if alone] == ["AdamW", "Lion"]
+
+
+def test_a_subclass_that_steps_as_sgd_does_is_sgd(tmp_path):
+    run, _ = tracked(tmp_path, "mlp", lambda model: Inherited(model.parameters(), 0.05), steps=8)
+    assert run.info.unpredicted == {}
+    run, _ = tracked(tmp_path / "own", "mlp", lambda model: Own(model.parameters(), 1.0), steps=8)
+    assert set(run.info.unpredicted) == {"flow", "discrete"}
