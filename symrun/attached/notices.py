@@ -40,12 +40,7 @@ class Notices:
     def before_update(self) -> None:
         broken, missed = self._audit.broken, self._audit.missed
         if broken is not None and broken not in self._said:
-            self._say(
-                broken,
-                f"at step {broken.step} the gradient breaks the constraint of {self._unit(broken)} "
-                f"by {broken.size:.1e}: the loss is another one than `loss`, something is added to "
-                "it, a hook changes gradients, or a normalisation's eps is felt",
-            )
+            self._say(broken)
         if missed is None or missed in self._said:
             return
         if self._inquiry is None:  # its cause takes an update to find
@@ -53,8 +48,7 @@ class Notices:
             self._inquiry.before()
             return
         cause, self._inquiry = self._inquiry.cause(), None
-        bound = f"where rounding explains {missed.bound:.0e}"
-        self._say(missed, f"{self._changed(missed)}, {bound}: {cause}")
+        self._say(missed, f": {cause}")
 
     def after_update(self) -> None:
         if self._inquiry is not None:
@@ -64,15 +58,7 @@ class Notices:
         """Say what was noticed so late that no update was left to find the cause in."""
         missed = self._audit.missed
         if missed is not None and missed not in self._said:
-            self._say(missed, self._changed(missed))
-
-    def _changed(self, missed: Violation) -> str:
-        between = f"between steps {missed.before} and {missed.step} {self._unit(missed)}"
-        return f"{between} changed by {missed.size:.1e} otherwise than by updates"
-
-    def _unit(self, violation: Violation) -> str:
-        group = self._followed.groups[violation.group]
-        return f"{group.symmetry.value} of {group.name} [{violation.unit}]"
+            self._say(missed)
 
     def _inquiry_into(self, missed: Violation) -> Inquiry:
         group = self._followed.groups[missed.group]
@@ -84,8 +70,9 @@ class Notices:
         parameters = {name: self._model.get_parameter(name) for name in names}
         return Inquiry(parameters, self._optimizer, found.lr, said)
 
-    def _say(self, violation: Violation, line: str) -> None:
+    def _say(self, violation: Violation, cause: str = "") -> None:
         self._said.add(violation)
+        line = self._audit.line(violation) + cause
         if self._on_violation == "error":
             raise RunError(f"{self._path}: {line}")
         _LOG.warning("%s: %s", self._path, line)

@@ -253,9 +253,7 @@ class TrackedRun:
         self._info = info
         self._write_info(last_step=self.step)
         self._writer = TableWriter(self._run, parts)
-        weights = next(model.parameters()).dtype
-        values = torch.float64 if weights is torch.float64 else torch.float32
-        audit = Audit(groups, weights, values, self._followed.incomplete)
+        audit = Audit(groups, next(model.parameters()).dtype, self._followed.incomplete)
         self._notices = Notices(
             str(self.path), audit, self._on_violation, model, self._optimizer, self._followed
         )

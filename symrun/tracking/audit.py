@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from symrun.symmetry import Group
+from symrun.tracking.tracker import recorded_as
 
 _ROUNDINGS = 16
 """Of a unit's magnitude that an update may cause: two for each of theta, the step, the buffer, the
@@ -43,20 +44,19 @@ class Audit:
     Between two records, `exact` may depart from the measurement by rounding alone: 16 roundings of
     the weights' type an update, relative to the magnitude, and those of the table's type.
 
-    weights: their type. values: that of the tables. incomplete: the places of groups whose gradient
-    is not that of the update; the set may grow.
+    weights: their type; that of the tables is float64 with float64 weights, else float32.
+    incomplete: the places of groups whose gradient is not that of the update; the set may grow.
     """
 
     def __init__(
         self,
         groups: Sequence[Group],
         weights: torch.dtype,
-        values: torch.dtype,
         incomplete: Set[int] = frozenset(),
     ) -> None:
-        self._incomplete = incomplete
+        self._groups, self._incomplete = groups, incomplete
         self._rounding = torch.finfo(weights).eps / 2
-        self._recorded = torch.finfo(values).eps / 2
+        self._recorded = torch.finfo(recorded_as(weights)).eps / 2
         sizes = [group.units for group in groups]
         self._ends = np.cumsum([0, *sizes])
         self._entries = np.repeat([group.entries for group in groups], sizes)
@@ -76,6 +76,26 @@ class Audit:
             self._last = step, error, magnitude
             if self.broken is None and "defect" in values:
                 self._hold_gradient(step, values, magnitude)
+
+    def lines(self) -> list[str]:
+        """What was noticed so far, in words."""
+        return [self.line(one) for one in (self.broken, self.missed) if one is not None]
+
+    def line(self, violation: Violation) -> str:
+        """What happened, in words."""
+        group = self._groups[violation.group]
+        unit = f"{group.symmetry.value} of {group.name} [{violation.unit}]"
+        if violation.of_gradient:
+            return (
+                f"at step {violation.step} the gradient breaks the constraint of {unit} by "
+                f"{violation.size:.1e}: the loss is another one than was said, something is added "
+                "to it, a hook changes gradients, or a normalisation's eps is felt"
+            )
+        return (
+            f"between steps {violation.before} and {violation.step} {unit} changed by "
+            f"{violation.size:.1e} otherwise than by updates, where rounding explains "
+            f"{violation.bound:.0e}"
+        )
 
     def _compare(
         self,

@@ -83,8 +83,7 @@ class Tracker:
         self._writer, self._watchers, self._more = writer, watchers, tuple(more)
         self.every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
-        weights_dtype = next(model.parameters()).dtype
-        self._dtype = torch.float64 if weights_dtype is torch.float64 else torch.float32
+        self._dtype = recorded_as(next(model.parameters()).dtype)
         self._unit_keys = _unit_keys(groups)
         self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
         self._units_schema = units_schema(self._value_type, self._more)
@@ -217,7 +216,7 @@ class Tracker:
             **gradients,
         }
         units = torch.stack(list(columns.values())).to(self._dtype)
-        return Observation(tuple(columns), units, self._sample.values())
+        return Observation(tuple(columns), units, self._sample.values().to(self._dtype))
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
@@ -236,6 +235,11 @@ class Tracker:
         values = pa.array(staged.wait().numpy(), self._value_type)
         arrays = [steps, self._sample.layers, self._sample.indices, values]
         return pa.Table.from_arrays(arrays, schema=self._parameters_schema)
+
+
+def recorded_as(weights: torch.dtype) -> torch.dtype:
+    """The type of the numbers in the tables, for weights of this type."""
+    return torch.float64 if weights is torch.float64 else torch.float32
 
 
 def _unit_keys(groups: Sequence[Group]) -> tuple[pa.Array, pa.Array, pa.Array]:

@@ -18,6 +18,7 @@ from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
+from symrun.tracking.audit import Audit
 from symrun.training.checkpointing import Checkpointer
 from symrun.training.cuda_graph import own_stream
 from symrun.training.device import device_title
@@ -254,7 +255,8 @@ class _Trainer:
             with self._stop.deferred(), logging_to(training.plan.config.logger, run) as watchers:
                 with TableWriter(run, resumption.parts if resumption else None) as writer:
                     progress = Progress(writer, training.model, training.steps)
-                    tracker = make_tracker(training, writer, Tracker, watchers)
+                    audit = Audit(training.structure.groups, training.plan.dtype)
+                    tracker = make_tracker(training, writer, Tracker, (audit, *watchers))
                     state = State(training, tracker, progress)
                     if resumption is not None:
                         resumption.apply(run, state)
@@ -267,6 +269,8 @@ class _Trainer:
                         fit(training, progress, tracker, checkpointer)
                     checkpointer.finish()
                 checkpointer.end_if_diverged()  # all rows have been seen now
+                for line in audit.lines():
+                    _log.warning("%s: %s", run.path, line)
                 self._record_end(Status.finished, progress)
         except UsageError:
             raise
