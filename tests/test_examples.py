@@ -82,6 +82,7 @@ def names(run, folder, source, new, stopped):
         "optim": config.optim,
         "run": RunDirectory.create(folder / "new", "") if new else run,
         "source": source,
+        "symrun": symrun,
         "plt": plt,
         "stopped": stopped,
     }

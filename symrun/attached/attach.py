@@ -50,9 +50,12 @@ def track(
 
     Error: UsageError if nothing is conserved, or the model or the loss fails on the example.
     Example:
-        tracker = symrun.track(model, optimizer, images, "runs/mine")
-        train(model, optimizer)
-        tracker.close()
+        with symrun.track(model, optimizer, images, "runs/mine") as tracker:
+            for images, labels in batches:
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+            saved = tracker.state_dict()
     """
     require("every", isinstance(every, int) and every >= 1, "an integer >= 1", every)
     require("parameters", parameters >= 0, ">= 0", parameters)

@@ -47,12 +47,7 @@ class TrackedRun:
     tracking with a warning and leaves the training alone, unless `audit` is "error".
 
     step: the updates seen so far. path: the run's folder. Made by `track`.
-    Example:
-        with symrun.track(model, optimizer, images, "runs/mine"):
-            for images, labels in loader:
-                optimizer.zero_grad()
-                loss_of(model(images), labels).backward()
-                optimizer.step()
+    Example: symrun.track(model, optimizer, images, "runs/mine").close()
     """
 
     def __init__(

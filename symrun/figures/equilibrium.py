@@ -114,9 +114,10 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
 def _layers(run: RunDirectory, info: RunInfo) -> dict[str, _Layer]:
     """Each group of scale by name. Error: UsageError as in `draw`."""
     if not _fits(info):
-        raise UsageError(
-            f"{run.path} has no angles of units of scale: train it with track.dynamics=true"
-        )
+        remedy = "train it with track.dynamics=true"
+        if info.loop is not None:
+            remedy = "track it with symrun.track(..., dynamics=True)"
+        raise UsageError(f"{run.path} has no angles of units of scale: {remedy}")
     layers = {group.group: _layer(run, info, group) for group in info.groups_of(Symmetry.scale)}
     if not any(layer.live for layer in layers.values()):
         raise UsageError(f"{run.path} has no live unit of scale: nothing turns")

@@ -97,11 +97,11 @@ def test_no_text_lies_on_another(any_network, name, overlaps):
     run, drawn = any_network(name), []
     for figure, module in FIGURES.items():
         try:
-            chosen = select_runs(figure, [run])
+            found = module.draw(select_runs(figure, [run]))
         except UsageError as error:
             assert "\n" not in str(error)
             continue
-        assert overlaps(module.draw(chosen)) == [], figure
+        assert overlaps(found) == [], figure
         drawn.append(figure)
     assert {"symmetries", "grid", "phase", "residual", "units", "progress"} <= set(drawn)
     assert "fig5" not in drawn and ("fig1" in drawn) is (name == "resnet")
