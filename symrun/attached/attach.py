@@ -1,5 +1,6 @@
 """`symrun.track`: one line in a training loop of the user's own."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from symrun.attached.subject import proven_structure, unwrapped
-from symrun.attached.tracked import TrackedRun, Untracked
+from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
@@ -57,11 +58,19 @@ def track(
                 optimizer.step()
             saved = tracker.state_dict()
     """
-    require("every", isinstance(every, int) and every >= 1, "an integer >= 1", every)
-    require("parameters", parameters >= 0, ">= 0", parameters)
+    for name, value, least in (("every", every, 1), ("parameters", parameters, 0)):
+        allowed = isinstance(value, int) and value >= least
+        require(name, allowed, f"an integer >= {least}", repr(value))
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
     if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-        return Untracked()
+        return _Untracked()
+    named = path is None or (isinstance(path, str | Path) and str(path) not in ("", "."))
+    require("path", named, "the name of a folder", repr(path))
+    require("model", isinstance(model, nn.Module), "a torch.nn.Module", type(model).__name__)
+    hooked = hasattr(optimizer, "register_step_pre_hook")
+    require("optimizer", hooked, "a torch.optim.Optimizer", type(optimizer).__name__)
+    if torch.is_inference_mode_enabled():
+        raise UsageError("torch.inference_mode() is on, where nothing can be trained: leave it")
     while isinstance(inside := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inside  # as Accelerate wraps it
     inner = unwrapped(model)
@@ -85,3 +94,14 @@ def _folder(path: Path | None) -> tuple[RunDirectory, bool]:
             raise UsageError(f"path={path} is a run of symrun train: choose another path")
         return run, True
     return RunDirectory.create(path, "own", "path"), False
+
+
+class _Untracked(TrackedRun):
+    """In the processes of a distributed run that do not track: all methods do nothing."""
+
+    def __init__(self) -> None:
+        self.step, self.path = 0, Path(os.devnull)
+        self._tracker, self._state, self._open = None, None, False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -30,6 +30,8 @@ class Inquiry:
         self._parameters, self._optimizer = parameters, optimizer
         self._lr, self._said = lr, said
         self._found: str | None = None
+        self.complete = False
+        """Whether the update was made."""
 
     @torch.no_grad()
     def before(self) -> None:
@@ -48,6 +50,7 @@ class Inquiry:
     @torch.no_grad()
     def after(self) -> None:
         self._stepped = {name: one.clone() for name, one in self._parameters.items()}
+        self.complete = True
         for name in self._parameters if self._said is not None else ():
             self._found = self._found or self._within(name)
 
@@ -63,7 +66,9 @@ class Inquiry:
                     "something beside this optimizer writes to it, such as a clamp, a copy or "
                     "another optimizer"
                 )
-        return self._found or "the update after that was as it should be: weights set once, say"
+        return self._found or (
+            "the next update was as it should be: it happened once, as when weights are loaded"
+        )
 
     def _within(self, name: str) -> str | None:
         """What the update of a parameter was made of, if not of what was said."""

@@ -43,7 +43,7 @@ class Notices:
             self._say(broken)
         if missed is None or missed in self._said:
             return
-        if self._inquiry is None:  # its cause takes an update to find
+        if self._inquiry is None or not self._inquiry.complete:  # it takes an update
             self._inquiry = self._inquiry_into(missed)
             self._inquiry.before()
             return
@@ -55,7 +55,7 @@ class Notices:
             self._inquiry.after()
 
     def at_end(self) -> None:
-        """Say what was noticed so late that no update was left to find the cause in."""
+        """Say what no update was left to explain."""
         missed = self._audit.missed
         if missed is not None and missed not in self._said:
             self._say(missed)

@@ -13,7 +13,7 @@ from symrun.errors import UsageError
 from symrun.symmetry import Structure, find_structure
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
-from symrun.symmetry.stand_ins import all_tensors, each_tensor
+from symrun.symmetry.stand_ins import all_tensors, each_tensor, first_line
 from symrun.tasks import output_of
 
 _LOG = logging.getLogger(__name__)
@@ -51,27 +51,29 @@ def proven_structure(
     """The layers of `model`, and its symmetry groups that are proven with this loss.
 
     One that fails the proof is left out, with a warning.
-    Error: UsageError if the model or the loss fails on the example, or nothing is conserved.
+    Error: UsageError if the model or the loss fails on the example.
     """
-    tensors = all_tensors(example_input)
-    if not tensors:
+    if not all_tensors(example_input):
         raise UsageError("example_input holds no tensor: give a batch such as the loop's")
+    if next(model.parameters(), None) is None:
+        raise UsageError(f"{type(model).__name__} has no parameters: there is nothing to track")
+    if not model.training:
+        _LOG.warning(
+            "%s is in eval mode: its symmetries are those of eval mode", type(model).__name__
+        )
     if loss is None or target is not None:
         example_input, target = _cut(example_input), _cut(target)
 
     def criterion(outputs: Any) -> Tensor:
-        scored = _scored(outputs) if loss is None or target is not None else outputs
-        if loss is None:
-            return cross_entropy(scored)
-        if target is None:
-            return loss(outputs)
-        device = scored.device
-
-        def fitting(tensor: Tensor) -> Tensor:
-            floats = tensor.is_floating_point() and scored.is_floating_point()
-            return tensor.to(device, scored.dtype if floats else tensor.dtype)
-
-        return loss(scored, each_tensor(target, fitting))
+        try:
+            if loss is None:
+                return cross_entropy(output_of(outputs, None))
+            return loss(outputs) if target is None else loss(outputs, _beside(outputs, target))
+        except Exception as error:
+            remedy = "`loss` takes what the model returns, and with `target` that too"
+            kind = type(outputs).__name__
+            reason = f"the loss fails on the {kind} that it returns: {first_line(error)}: {remedy}"
+            raise RuntimeError(reason) from None
 
     with torch.compiler.set_stance("force_eager"):
         structure = find_structure(model, example_input, criterion)
@@ -85,8 +87,15 @@ def proven_structure(
     return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
 
 
-def _scored(outputs: Any) -> Tensor:
-    return output_of(outputs, None)
+def _beside(outputs: Any, target: Any) -> Any:
+    """`target` on the device of the outputs, and its floats in their precision."""
+    (first, *_) = all_tensors(outputs)
+
+    def fitting(tensor: Tensor) -> Tensor:
+        floats = tensor.is_floating_point() and first.is_floating_point()
+        return tensor.to(first.device, first.dtype if floats else tensor.dtype)
+
+    return each_tensor(target, fitting)
 
 
 def _cut(values: Any) -> Any:

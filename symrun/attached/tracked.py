@@ -8,14 +8,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from symrun.attached.calls import OutermostCalls
 from symrun.attached.description import (
     columns_of,
     describe,
@@ -23,17 +22,17 @@ from symrun.attached.description import (
     unpredicted,
 )
 from symrun.attached.notices import Notices
-from symrun.errors import UsageError
+from symrun.attached.progress_row import progress_row
+from symrun.errors import Busy, UsageError, in_one_line
 from symrun.laws import SGD
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import Status
-from symrun.runs.tables import DYNAMICS, PROGRESS_SCHEMA
-from symrun.runs.writer import TableWriter
+from symrun.runs.tables import DYNAMICS
+from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Structure
 from symrun.tracking import Tracker, Watcher
 from symrun.tracking.audit import Audit
 from symrun.tracking.followed import FollowedOptimizer, groups_moved_by
-from symrun.tracking.staging import Staged
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -67,7 +66,8 @@ class TrackedRun:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._run, self._every, self._sample = run, every, sample
         self._on_violation, self._said, self._watchers = audit, said, tuple(watchers)
-        self._dynamics, self._goes_on = dynamics, goes_on
+        self._dynamics = dynamics
+        self._goes_on = goes_on
         """The folder has a run already, which `load_state_dict` goes on with."""
         self._state: dict[str, Any] | None = None
         self.step = 0
@@ -75,13 +75,21 @@ class TrackedRun:
         self._open = True
         self._tracker: Tracker | None = None
         self._begun = False
+        self._calls = OutermostCalls()
+        self._process = os.getpid()
+        """In a fork of it nothing is tracked: the writing thread is not there."""
+        self._early: list[Record] = []
         self._resources = contextlib.ExitStack()
-        self._resources.enter_context(run.locked())
-        hooks = (
+        try:
+            self._resources.enter_context(run.locked())
+        except Busy as error:
+            raise UsageError(
+                f"{error}, or by another tracker of this one: close it first"
+            ) from None
+        self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         )
-        self._hooks = hooks
         self._started = time.monotonic()
         self._seconds = 0.0
         atexit.register(self._at_exit)
@@ -90,12 +98,19 @@ class TrackedRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        self._close(_status(kind))
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+            self._end(_status(kind))
 
     def close(self) -> None:
-        """Record the weights as they are, and write what is left. Error: RunError if the disk
-        refuses."""
-        self._close(Status.finished)
+        """Record the weights as they are, and write what is left.
+
+        Error: RunError if the disk refuses, where `audit` is "error"; else a warning.
+        """
+        self._end(Status.finished)
+
+    def _end(self, status: Status) -> None:
+        with self._surviving():
+            self._close(status)
 
     def log(
         self,
@@ -108,32 +123,31 @@ class TrackedRun:
         """A row of the table `progress` at this step; tensors are not waited for.
 
         split: "train" or "val". top1, top5: accuracies, shares of 1.
+        Error: UsageError for another split, or what is no number.
         """
-        if self._tracker is None or not self._open:
+        if not self._open:
             return
-        step, lr = self.step, float(self._optimizer.param_groups[0].get("lr") or 0.0)
-        staged = {
-            name: Staged(torch.as_tensor(value).detach().to(torch.float64, copy=True))
-            for name, value in (("loss", loss), ("top1", top1), ("top5", top5))
-            if value is not None
-        }
-
-        def row() -> pa.Table:
-            values = {name: float(value.wait()) for name, value in staged.items()}
-            fixed = {"step": step, "epoch": epoch, "split": split, "lr": lr}
-            columns = {name: values.get(name, fixed.get(name)) for name in PROGRESS_SCHEMA.names}
-            return pa.Table.from_pylist([columns], schema=PROGRESS_SCHEMA)
-
+        lr = float(self._optimizer.param_groups[0].get("lr") or 0.0)
+        row = progress_row(self.step, lr, split, epoch, loss=loss, top1=top1, top5=top5)
+        if self._tracker is None:
+            self._early.append(row)
+            return
         with self._surviving():
             self._writer.put("progress", row)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here in the same folder, on the CPU.
 
-        All records so far are on the disk then. Error: RunError if the disk refused something.
+        All records so far are on the disk then. It is empty before the first step.
         """
-        if self._tracker is None or not self._open:
-            return dict(self._state or {})
+        if self._tracker is not None and self._open:
+            with self._surviving():
+                self._state = self._state_now()
+        return dict(self._state or {})
+
+    def _state_now(self) -> dict[str, Any]:
+        """Error: RunError if the disk refused something."""
+        assert self._tracker is not None
         return {
             "version": _VERSION,
             "step": self.step,
@@ -141,6 +155,7 @@ class TrackedRun:
             "groups": self._names(),
             "reasons": list(self._followed.reasons),
             "laws": {name: rows.cpu() for name, rows in self._tracker.by_law.items()},
+            "measured": self._tracker.measured.cpu(),
             "seconds": self._seconds + time.monotonic() - self._started,
         }
 
@@ -154,7 +169,8 @@ class TrackedRun:
             return
         if self.step or self._tracker is not None:
             raise UsageError("load_state_dict comes before the first step that is tracked")
-        if state.get("version") != _VERSION or state.get("groups") != self._names():
+        groups = state.get("groups", [[]])
+        if state.get("version") != _VERSION or any(one not in self._names() for one in groups):
             raise UsageError(f"{self.path} was made with another network, or by another symrun")
         self._state, self.step = dict(state), int(state["step"])
 
@@ -170,6 +186,12 @@ class TrackedRun:
 
         args: of the step, the optimiser itself before all others.
         """
+        if not self._open or os.getpid() != self._process:
+            return None
+        if not self._calls.enter(sys._getframe(1)):
+            return None
+        if self._begun and self._tracker is not None:  # the last step failed
+            self._tracker.undo()
         self._begun = False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -185,12 +207,10 @@ class TrackedRun:
         return (args[0], measured, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _measure(self) -> None:
-        if not self._open:
-            return
         self._begun = True
-        if self._tracker is None:
-            self._start()  # an error here is the user's, at the first update
         with self._surviving():
+            if self._tracker is None:
+                self._start()
             assert self._tracker is not None
             self._notices.before_update()
             if (reasons := self._followed.follow(self.step)) is not None:
@@ -199,30 +219,30 @@ class TrackedRun:
             self._tracker.before_update(self.step, lr=0.0)
 
     def _after_step(self, *_: object) -> None:
+        if not self._calls.leave(sys._getframe(1)):
+            return
         if not self._begun or self._tracker is None or not self._open:
             return
-        self._begun = False
         with self._surviving():
             self._tracker.after_update()
             self._notices.after_update()
         self.step += 1
+        self._begun = False  # last: an interruption before leaves the update unfinished
 
     def _start(self) -> None:
         """At the first update, when the optimiser is what it will be.
 
-        Error: UsageError if the folder holds a run that was not loaded.
+        Error: _Refused if the folder holds a run that was not loaded, or nothing would be tracked.
         """
         if self._goes_on and self._state is None:
-            self._abandon()
-            raise UsageError(
+            raise _Refused(
                 f"{self.path} holds a run already: load_state_dict goes on with it, or choose "
                 "another path"
             )
         model, state = self._model, self._state
         groups = groups_moved_by(self._optimizer, model, self._structure.groups)
         if not groups:
-            self._abandon()
-            raise UsageError(
+            raise _Refused(
                 f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "
                 "act on: give the optimizer that trains this model"
             )
@@ -267,6 +287,12 @@ class TrackedRun:
         )
         if state is not None:
             self._tracker.divide(state["laws"])
+            measured = self._tracker.measured.cpu()
+            if not torch.allclose(measured, state["measured"], rtol=1e-5, atol=1e-8):
+                remedy = "load the model's state as well"
+                _LOG.warning("%s goes on with other weights than it had: %s", self.path, remedy)
+        for row in self._early:
+            self._writer.put("progress", row)
 
     def _divide(self, reasons: Iterable[str]) -> None:
         """The optimiser moves some groups by another rule from now on."""
@@ -292,16 +318,16 @@ class TrackedRun:
     # The end
 
     @contextlib.contextmanager
-    def _surviving(self) -> Any:
+    def _surviving(self) -> Iterator[None]:
         """The training goes on if tracking fails, unless `audit` is "error"."""
         try:
             yield
         except Exception as error:
-            if self._on_violation == "error":
-                self._abandon()
-                raise
             self._abandon()
-            _LOG.warning("%s: tracking ends at step %d: %s", self.path, self.step, error)
+            if self._on_violation == "error" or isinstance(error, _Refused):
+                raise
+            reason = in_one_line(str(error) or type(error).__name__)
+            _LOG.warning("%s: tracking ends at step %d: %s", self.path, self.step, reason)
 
     def _abandon(self) -> None:
         """Stop in the middle of an error, whatever else fails."""
@@ -309,7 +335,7 @@ class TrackedRun:
             self._close(Status.failed)
 
     def _close(self, status: Status) -> None:
-        if not self._open:
+        if not self._open or os.getpid() != self._process:
             return
         for hook in self._hooks:
             hook.remove()
@@ -322,7 +348,7 @@ class TrackedRun:
                 return
             try:
                 if not self._begun:  # else the weights may be before or after the update
-                    self._state = self.state_dict()
+                    self._state = self._state_now()
                     self._tracker.finish(self.step)
                 self._open = False
                 self._writer.__exit__(None, None, None)
@@ -361,15 +387,8 @@ class TrackedRun:
         return found
 
 
-class Untracked(TrackedRun):
-    """In the processes of a distributed run that do not track: all methods do nothing."""
-
-    def __init__(self) -> None:
-        self.step, self.path = 0, Path(os.devnull)
-        self._tracker, self._state, self._open = None, None, False
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+class _Refused(UsageError):
+    """What the user has to mend before anything can be tracked."""
 
 
 def _status(kind: type[BaseException] | None) -> Status:

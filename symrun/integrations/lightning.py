@@ -57,6 +57,5 @@ class SymrunCallback(Callback):
         self._restored = state_dict  # there is no optimiser yet
 
     def _close(self, error: BaseException | None) -> None:
-        tracker, self.tracker = self.tracker, None
-        if tracker is not None:
-            tracker.__exit__(type(error) if error is not None else None)
+        if self.tracker is not None:  # which keeps its state for checkpoints that come later
+            self.tracker.__exit__(type(error) if error is not None else None)

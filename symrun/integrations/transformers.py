@@ -51,7 +51,7 @@ class SymrunCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.tracker is not None:
+        if self.tracker is not None and _state_file(args, state).parent.is_dir():
             torch.save(self.tracker.state_dict(), _state_file(args, state))
 
     def on_train_end(

@@ -65,6 +65,8 @@ class Oscillator:
         undamped = 1 - self.sgd.dampening
         h = lr * undamped
         conserved, velocity, _, _, update_sq, _ = unit_rows(2, momentum=True)
+        if h == 0:  # no time passes
+            return torch.stack([conserved, velocity])
         force = 2 * update_sq / undamped**2
         if self.momentum_before is not None:
             spring, friction = self._pull(degree, h, self.sgd.momentum)

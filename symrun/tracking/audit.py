@@ -19,6 +19,12 @@ gradient, doubled since Q is quadratic. The step counts as if it were as large a
 _BROKEN = 0.05
 """Of |B(theta, g)| / (|theta| |g|), in the median unit of a group: far above what bfloat16 does."""
 
+_SMALL_GRADIENT = 1e-3
+"""Of the largest gradient of a group so far, what is left out: it may be rounding."""
+
+_DIVERGED = 1e18
+"""A unit of this magnitude is on its way to overflow, where the laws may arrive first."""
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -61,6 +67,8 @@ class Audit:
         self._ends = np.cumsum([0, *sizes])
         self._entries = np.repeat([group.entries for group in groups], sizes)
         self._linear = np.repeat([group.symmetry.degree == 1 for group in groups], sizes)
+        self._steepest = np.zeros(len(groups))
+        """The largest squared gradient of a unit in each group so far."""
         self._last: tuple[int, NDArray[Any], NDArray[Any]] | None = None
         self.missed: Violation | None = None
         self.broken: Violation | None = None
@@ -71,6 +79,7 @@ class Audit:
                 values[name].astype(np.float64) for name in ("measured", "magnitude")
             )
             error = measured - values["exact"].astype(np.float64)
+            error[~np.isfinite(error) & (magnitude < _DIVERGED)] = np.inf
             if self._last is not None and self.missed is None:
                 self._compare(step, error, magnitude, *self._last)
             self._last = step, error, magnitude
@@ -109,7 +118,7 @@ class Audit:
         bound = _ROUNDINGS * (step - before) * self._rounding + 4 * self._recorded
         largest = np.maximum(magnitude, magnitude_before)
         excess = np.abs(error - error_before) / np.where(largest > 0, largest, np.inf)
-        excess = np.where(np.isfinite(excess), excess, 0)
+        excess = np.nan_to_num(excess, nan=0, posinf=np.inf)  # NaN: it was infinite before as well
         if excess.size and excess.max() > bound:
             self.missed = self._violation(before, step, excess, bound)
 
@@ -123,7 +132,9 @@ class Audit:
             if group in self._incomplete:
                 continue
             here = share[first:end]
-            here = here[np.isfinite(here)]
+            norms = np.nan_to_num(norm_sq[first:end], nan=0, posinf=0)
+            self._steepest[group] = max(self._steepest[group], norms.max())
+            here = here[np.isfinite(here) & (norms > _SMALL_GRADIENT**2 * self._steepest[group])]
             if here.size and np.median(here) > _BROKEN:
                 found = np.zeros_like(share)
                 found[first:end] = np.nan_to_num(share[first:end], nan=0, posinf=0)

@@ -116,14 +116,19 @@ class FollowedOptimizer:
         ]
 
     def rules(self, lr: float = math.nan) -> list[Rule]:
+        """As in Movement; the optimiser tells its own learning rates. That of units
+        whose parameters have different ones is given as 0."""
         found = []
-        for part, moving in zip(self.parts, self._moving, strict=True):
-            settings = self._settings[moving or 0]
-            first = part.momentum is not None and part.momentum.first
+        for part, moving, used in zip(self.parts, self._moving, self._used, strict=True):
             laws = self._laws(part.observed, moving)
-            momentum_before = self._before[moving or 0].momentum
-            if part.momentum is not None and momentum_before != settings.momentum:
-                laws = _after_another(laws, momentum_before)
+            if moving is None:
+                rates = {self._settings[one].lr for one in used}
+                found.append(Rule(laws, rates.pop() if len(rates) == 1 else 0.0, first=False))
+                continue
+            settings, before = self._settings[moving], self._before[moving]
+            first = part.momentum is not None and part.momentum.first
+            if part.momentum is not None and before.momentum != settings.momentum:
+                laws = _after_another(laws, before.momentum)
             found.append(Rule(laws, settings.lr, first))
         return found
 
@@ -159,8 +164,10 @@ class FollowedOptimizer:
                 return f"its parameters have {first.differences(other)[0]} now"
         if first.maximize:
             return "the optimizer maximises now"
-        if first.momentum and part.momentum is None:
-            return "the optimizer has momentum now"
+        if bool(first.momentum) != (part.momentum is not None):
+            return f"the optimizer has momentum {first.momentum:g} now"
+        if first.nesterov == ("flow" in part.laws):
+            return f"the optimizer has nesterov={first.nesterov} now"
         return None
 
     def _reason(self, names: Sequence[str], place: Mapping[nn.Parameter, int]) -> str | None:

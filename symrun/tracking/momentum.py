@@ -49,7 +49,7 @@ class Momentum:
     def buffer(self, parameter: nn.Parameter) -> Tensor:
         """b_{n-1} of `parameter`. Assumes: this is not the first update."""
         buffer: Tensor = self._optimizer.state[parameter]["momentum_buffer"]
-        return buffer
+        return buffer.to_dense() if buffer.is_sparse else buffer
 
     def buffer_and_update(
         self,

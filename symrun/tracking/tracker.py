@@ -1,5 +1,6 @@
 """The tracker measures every step, advances the laws, and records every few steps."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from symrun.config import Sums
+from symrun.errors import in_one_line
 from symrun.laws import Input, Law, Propagation
 from symrun.runs.tables import DYNAMICS, MEASUREMENTS, UPDATE, parameters_schema, units_schema
 from symrun.runs.writer import RecordSink
@@ -20,6 +22,8 @@ from symrun.tracking.parts import PartMeasures
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.staging import Staged
 from symrun.tracking.update_terms import UpdateTerms
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Tracker:
         groups = structure.groups
         self._model, self._groups, self._sums = model, groups, sums
         self._movement = OneRule(optimizer, groups, laws) if isinstance(laws, Mapping) else laws
-        self._writer, self._watchers, self._more = writer, watchers, tuple(more)
+        self._writer, self._watchers, self._more = writer, list(watchers), tuple(more)
         self.every = every
         self._sample = ParameterSample(model, structure.layers, sample, seed)
         self._dtype = recorded_as(next(model.parameters()).dtype)
@@ -90,6 +94,9 @@ class Tracker:
         self._parameters_schema = parameters_schema(self._value_type)
         self.scale: Tensor | None = None
         """What gradients are multiplied by until within the update, where that is so."""
+        self._recorded = -1
+        self._before = torch.empty(0)
+        """The laws' state before the update that is under way."""
         self._begun: tuple[int, Observation | None] | None = None
         self._inputs = torch.empty(0)
         self.divide()
@@ -121,6 +128,7 @@ class Tracker:
         lr: the learning rate of this update. It calls `prepare`, `observe` and `record`.
         """
         self.prepare(lr)
+        self._before = self._laws.state.clone()
         observation = self.observe(self.due(step))
         if self._measures.observed:
             self._begun = step, observation
@@ -133,6 +141,17 @@ class Tracker:
             step, observation = self._begun
             self._begun = None
             self.record(step, self.complete(observation))
+
+    def undo(self) -> None:
+        """Forget the last `before_update`: the update was not made."""
+        self._begun = None
+        if self._before.shape == self._laws.state.shape:
+            self._laws.state.copy_(self._before)
+
+    @property
+    def measured(self) -> Tensor:
+        """The conserved quantities as they are, float64 [units]."""
+        return self._measures.weights().measured
 
     def due(self, step: int) -> bool:
         """Whether `step` is recorded."""
@@ -172,9 +191,11 @@ class Tracker:
         return self._advanced(self._measures.step(self._inputs), observation)
 
     def record(self, step: int, observation: Observation | None) -> None:
-        """Pass `observation`, if any, to the writer, without waiting for the device."""
-        if observation is None:
+        """Pass `observation`, if any, to the writer, without waiting for the device. A step that is
+        recorded already is passed over."""
+        if observation is None or step == self._recorded:
             return
+        self._recorded = step
         columns, units = observation.columns, Staged(observation.units)
         self._writer.put("units", lambda: self._units_rows(step, columns, units))
         parameters = Staged(observation.parameters)
@@ -220,8 +241,13 @@ class Tracker:
 
     def _units_rows(self, step: int, columns: Sequence[str], staged: Staged) -> pa.Table:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
-        for watcher in self._watchers:
-            watcher.saw(step, values)
+        for watcher in tuple(self._watchers):
+            try:
+                watcher.saw(step, values)
+            except Exception as error:
+                self._watchers.remove(watcher)
+                name = type(watcher).__name__
+                _LOG.warning("%s is switched off at step %d: %s", name, step, in_one_line(error))
         units = len(self._measures.degree)
         arrays = [pa.array(np.full(units, step, np.int32)), *self._unit_keys]
         for column in (*MEASUREMENTS, *self._more):

@@ -1,5 +1,6 @@
 """What an update does to each unit, in terms: its projection on the symmetry, and its own size."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,9 @@ class UpdateTerms:
         discretisation   eta^2 B(u_n, u_n), 0 for a linear quantity
         effective_lr, angle   as in `dynamics`
 
-    All follow from what the laws take in and from the change of Q, so nothing more is measured.
+    Units whose parameters have different settings have s = 1, and no projection if these are
+    learning rates. All follow from what the laws take in and from the change of Q, so nothing more
+    is measured.
     """
 
     def __init__(self, measures: PartMeasures) -> None:
@@ -60,12 +63,12 @@ class UpdateTerms:
 
 def _factors(rule: Rule) -> tuple[float, ...]:
     """What B(w, w) of the step w = theta_n - theta_{n+1} is made of: force, defect, Q, B(u, u);
-    then eta and 1 - s."""
-    exact, lr = rule.laws["exact"], rule.lr
+    then eta, NaN if it is 0 or there is no single one, and 1 - s."""
+    exact, lr = rule.laws["exact"], rule.lr or math.nan
     if isinstance(exact, ObservedUpdate):
-        return 1.0, 0.0, 0.0, 0.0, lr, lr * exact.decay
+        return 1.0, 0.0, 0.0, 0.0, lr, rule.lr * exact.decay
     assert isinstance(exact, DiscreteLaw)
-    decay = exact.sgd.weight_decay
+    decay, lr_sq = exact.sgd.weight_decay, rule.lr**2
     if exact.sgd.momentum:
-        return 0.0, 0.0, 0.0, lr**2, lr, 0.0
-    return lr**2, 2 * decay * lr**2, (decay * lr) ** 2, 0.0, lr, 0.0
+        return 0.0, 0.0, 0.0, lr_sq, lr, 0.0
+    return lr_sq, 2 * decay * lr_sq, decay**2 * lr_sq, 0.0, lr, 0.0

@@ -63,7 +63,7 @@ WRONG = {
         {"loop": clamping},
         "weight changes between two updates",
     ),
-    "weights changed once": ({"loop": once}, "weights set once, say"),
+    "weights changed once": ({"loop": once}, "it happened once"),
     "another optimizer beside it": (
         {"loop": two_optimizers},
         "changes between two updates",

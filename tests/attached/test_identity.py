@@ -45,8 +45,20 @@ def tracked(folder, name, make, loop=plain, steps=60, schedule=None, **settings)
     return symrun.open_run(folder / "run"), model
 
 
-@pytest.mark.parametrize("optimizer", [*FORETOLD, *OBSERVED])
-@pytest.mark.parametrize("name", ["mlp", "resnet", "gpt"])
+CROSSED = [(name, optimizer) for name in ("mlp", "gpt") for optimizer in (*FORETOLD, *OBSERVED)]
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        *(CROSSED),
+        *(("resnet", optimizer) for optimizer in ("momentum", "adamw", "lion")),
+        *(
+            pytest.param("resnet", optimizer, marks=pytest.mark.slow)
+            for optimizer in ("sgd", "dampening", "nesterov", "adam", "rmsprop")
+        ),
+    ],
+)
 def test_every_unit_follows_the_identity(tmp_path, caplog, name, optimizer):
     run, _ = tracked(tmp_path, name, {**FORETOLD, **OBSERVED}[optimizer])
     units = run.units()
