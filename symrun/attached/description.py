@@ -1,27 +1,22 @@
 """What run.json says of a run in a loop of the user's own."""
 
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import version
 
 import torch
 from torch import nn
 
-import symrun
 from symrun.config import Precision
 from symrun.laws import kinds_of_sgd
-from symrun.runs.info import GroupInfo, HardwareInfo, LayerInfo, ModelInfo, RunInfo, Status
+from symrun.runs.info import GroupInfo, LayerInfo, ModelInfo, RunInfo, Status
 from symrun.runs.settings import RecordedConfig
 from symrun.runs.tables import BASELINE, UPDATE
 from symrun.symmetry import Structure
 from symrun.tracking.followed import FollowedOptimizer, Settings
-from symrun.training.device import device_title
-from symrun.training.provenance import processor, source_digest, source_revision
+from symrun.training.provenance import describe_machine
 
 OWN_LOOP = "tracked in a loop of one's own"
-_PACKAGES = ("torch", "numpy", "pyarrow")
 
 
 def describe(
@@ -34,7 +29,7 @@ def describe(
 ) -> RunInfo:
     """The content of run.json at the first update. settings: of `track` itself."""
     weights = next(model.parameters())
-    device, title = weights.device, type(model).__name__
+    title = type(model).__name__
     first = Settings.of(optimizer.param_groups[0])
     own = {
         "name": "own",
@@ -48,19 +43,8 @@ def describe(
         created=datetime.now().astimezone().isoformat(),
         last_step=0,
         config=RecordedConfig.of({"optim": own, **settings}),
-        versions={
-            "symrun": symrun.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-            **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
-        },
-        revision=source_revision(),
-        source=source_digest(),
-        threads=torch.get_num_threads(),
-        device=device_title(device),
-        hardware=HardwareInfo(processor()),
+        **describe_machine(weights.device),
         precision=_precision(weights),
-        cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
         model=ModelInfo(title, title, title, parameters=sum(p.numel() for p in model.parameters())),
         layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
         groups=describe_groups(structure, followed),

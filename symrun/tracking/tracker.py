@@ -94,7 +94,8 @@ class Tracker:
         self._parameters_schema = parameters_schema(self._value_type)
         self.scale: Tensor | None = None
         """What gradients are multiplied by until within the update, where that is so."""
-        self._recorded = -1
+        self._recorded = self._undone = -1
+        """The last step that was recorded, and one whose record stays from an update undone."""
         self._before = torch.empty(0)
         """The laws' state before the update that is under way."""
         self._begun: tuple[int, Observation | None] | None = None
@@ -143,8 +144,8 @@ class Tracker:
             self.record(step, self.complete(observation))
 
     def undo(self) -> None:
-        """Forget the last `before_update`: the update was not made."""
-        self._begun = None
+        """Forget the last `before_update`, but for what it recorded: the update was not made."""
+        self._begun, self._undone = None, self._recorded
         if self._before.shape == self._laws.state.shape:
             self._laws.state.copy_(self._before)
 
@@ -191,9 +192,8 @@ class Tracker:
         return self._advanced(self._measures.step(self._inputs), observation)
 
     def record(self, step: int, observation: Observation | None) -> None:
-        """Pass `observation`, if any, to the writer, without waiting for the device. A step that is
-        recorded already is passed over."""
-        if observation is None or step == self._recorded:
+        """Pass `observation`, if any, to the writer, without waiting for the device."""
+        if observation is None or step == self._undone:
             return
         self._recorded = step
         columns, units = observation.columns, Staged(observation.units)

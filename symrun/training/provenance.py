@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,20 +46,8 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         last_step=0,
         steps_per_epoch=training.batches.steps_per_epoch,
         config=RecordedConfig.of(config.to_dict()),
-        versions={
-            "symrun": symrun.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-            **_version_of_torchvision(),
-            **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
-        },
-        revision=source_revision(),
-        source=source_digest(),
-        threads=torch.get_num_threads(),
-        device=device_title(device),
-        hardware=HardwareInfo(processor()),
+        **describe_machine(device),
         precision=config.precision,
-        cudnn_benchmark=device.type == "cuda" and torch.backends.cudnn.benchmark,
         dataset=describe_dataset(dataset),
         model=ModelInfo(
             model.name,
@@ -75,6 +64,25 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         unpredicted=plan.unpredicted,
         columns=plan.columns,
     )
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What run.json says of the machine and of the code, by field of RunInfo."""
+    return {
+        "versions": {
+            "symrun": symrun.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+            **_version_of_torchvision(),
+            **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
+        },
+        "revision": source_revision(),
+        "source": source_digest(),
+        "threads": torch.get_num_threads(),
+        "device": device_title(device),
+        "hardware": HardwareInfo(processor()),
+        "cudnn_benchmark": device.type == "cuda" and torch.backends.cudnn.benchmark,
+    }
 
 
 def describe_dataset(dataset: Dataset) -> DatasetInfo:

@@ -144,6 +144,7 @@ def test_no_text_lies_on_another(write_run, overlaps, norm, dpi):
         assert overlaps(figure) == []
 
 
+@pytest.mark.slow
 def test_both_can_be_animated(repeated, tmp_path):
     for name, runs in (("phase", repeated[:1]), ("seeds", repeated)):
         (path,) = plot(name, [run.path for run in runs], tmp_path, ["gif"])

@@ -168,7 +168,11 @@ def linear_groups():
 
 @on_device
 @pytest.mark.parametrize(
-    ("name", "width", "kind"), [("vgg11", 1 / 8, "dampening"), ("vgg11_bn", 0.11, "plain")]
+    ("name", "width", "kind"),
+    [
+        ("vgg11", 1 / 8, "dampening"),
+        pytest.param("vgg11_bn", 0.11, "plain", marks=pytest.mark.slow),
+    ],
 )
 def test_networks_of_the_paper(name, width, kind):
     case = vgg_case(name, width, **MOMENTUM[kind])

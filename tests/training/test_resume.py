@@ -101,10 +101,18 @@ OPTIMISERS = [
     ["optim.momentum=0.9", "optim.dampening=0.5", "precision=float64"],
     ["optim=adam", "optim.lr=1e-3"],
 ]
+QUICK = [("vgg11_bn", 1), ("vgg11_bn", 3)]
+"""Models and places of optimisers that each test run takes; `make stress` takes all."""
 
 
-@pytest.mark.parametrize("optim", OPTIMISERS)
-@pytest.mark.parametrize("model", [pytest.param("vgg11", marks=pytest.mark.slow), "vgg11_bn"])
+@pytest.mark.parametrize(
+    ("model", "optim"),
+    [
+        pytest.param(model, optim, marks=[] if (model, number) in QUICK else pytest.mark.slow)
+        for model in ("vgg11", "vgg11_bn")
+        for number, optim in enumerate(OPTIMISERS)
+    ],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
     """From the middle of an epoch (3 updates), from its end, and from where a record is due."""
     train(config_of(tmp_path / "whole", *optim, model=model))
