@@ -219,7 +219,11 @@ def test_a_killed_process_leaves_whole_tables(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("last", "status"), [("pass", "finished"), ("raise ValueError('of mine')", "failed")]
+    ("last", "status"),
+    [
+        pytest.param("pass", "finished", marks=pytest.mark.slow),
+        ("raise ValueError('of mine')", "failed"),
+    ],
 )
 def test_who_forgets_to_close_loses_nothing(tmp_path, last, status):
     process = script(tmp_path, 7, last=last)

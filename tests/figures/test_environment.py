@@ -52,6 +52,7 @@ def plot_in(runs, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_users_matplotlib_changes_no_byte_and_is_not_heard_of(plot_in, tmp_path, monkeypatch):
     config = tmp_path / "config"
     config.mkdir()

@@ -166,6 +166,7 @@ def test_trajectories_grow_in_time():
     assert limits == [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
 
 
+@pytest.mark.slow
 def test_every_format_is_written_the_same_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(style, "_GIF_FRAMES", 4)
     formats = ["png", "pdf", "svg", "gif"]

@@ -61,7 +61,10 @@ def test_it_tracks_the_named_network_to_the_end(package, tracked, tmp_path):
     assert one.model is module.network and one.optimizer is trainer.optimizers[0]
     assert one.example_input is module.example_input_array
     assert one.options == {"path": "runs/mine", "every": 5}
-    assert (one.step, one.closed, callback.tracker) == (8, [None], None)
+    assert (one.step, one.closed) == (8, [None])
+    trainer.save_checkpoint(tmp_path / "later.ckpt")
+    saved = torch.load(tmp_path / "later.ckpt", weights_only=False)["callbacks"]
+    assert any("SymrunCallback" in name for name in saved)
 
 
 def test_it_closes_the_run_if_the_fit_fails(tracked, tmp_path):

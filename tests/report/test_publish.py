@@ -58,6 +58,7 @@ def test_what_is_missing_or_shorter_is_told(runs, tmp_path, monkeypatch):
     assert rows(page, "bn")[0].endswith("| 80 epochs; float32 on cpu |")
 
 
+@pytest.mark.slow
 def test_a_run_is_added_beside_those_of_another_machine(runs, tmp_path, monkeypatch):
     folder, page = tmp_path / "full", tmp_path / "README.md"
     publish(monkeypatch, folder, f"bn={runs['bn'].path}")

@@ -316,7 +316,7 @@ def test_too_small_a_disk_is_told_before_the_start(tmp_path, monkeypatch):
 CALLS = ("fsync", "rename", "mkdir", "open")
 
 
-@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [47, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch, stride):
     """ENOSPC from each call in turn that makes, moves or flushes a file of the run."""
     monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
