@@ -24,7 +24,7 @@ _MOST_KINDS = 2
 """Panels of one family."""
 _STREAM = 3
 """A group of at least so many layers spans a residual stream, or what several layers read."""
-_NAME = 31  # characters: as many as stand above a panel
+_NAME = 29  # characters: as many as stand above a panel
 
 _Kind = tuple[str, frozenset[str], bool, bool]
 
