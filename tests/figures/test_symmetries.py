@@ -37,7 +37,7 @@ def test_each_panel_shows_changes_of_units_and_what_theory_says(any_network, nam
     run = any_network(name)
     figure = draw([run])
     shown = panels(figure)
-    groups = {shortened(group.group, 31): group for group in run.info().groups}
+    groups = {shortened(group.group, 29): group for group in run.info().groups}
     assert {groups[title.split("\n")[1]].symmetry for title in shown} == {
         group.symmetry for group in run.info().groups
     }
@@ -71,7 +71,7 @@ def test_of_each_kind_the_group_that_moved_most_is_shown(any_network):
     )
     most = motion.max().groupby("group", observed=True).median().idxmax()
     (title,) = [title for title in panels(draw([run])) if title.startswith("Scale")]
-    assert title.endswith(f"\n{shortened(most, 31)}")
+    assert title.endswith(f"\n{shortened(most, 29)}")
 
 
 def test_a_group_at_rest_is_drawn_flat(write_run):
