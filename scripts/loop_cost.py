@@ -23,12 +23,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import symrun
 from symrun.models.resnet import SmallImageResNet
@@ -74,37 +75,28 @@ class Loop:
         model = NETWORKS[self._network]()
         return model, OPTIMIZERS[self._optimizer](model)
 
-    def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(self._images), self._labels)
-        loss.backward()
-        return loss
+        F.cross_entropy(model(self._images), self._labels).backward()
+
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        self.gradients(model, optimizer)
+        optimizer.step()
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[Update]:
-        model, optimizer = self.made()
-
-        def update(step: int) -> None:
-            self.gradients(model, optimizer)
-            optimizer.step()
-
-        yield update
+        yield partial(self.update, *self.made())
 
     @contextlib.contextmanager
     def without_step(self) -> Iterator[Update]:
         model, optimizer = self.made()
-        yield lambda step: self.gradients(model, optimizer) and None
+        yield lambda step: self.gradients(model, optimizer)
 
     @contextlib.contextmanager
     def symrun(self) -> Iterator[Update]:
         model, optimizer = self.made()
         with symrun.track(model, optimizer, self._images, self._folder / "run", every=_STEPS):
-
-            def update(step: int) -> None:
-                self.gradients(model, optimizer)
-                optimizer.step()
-
-            yield update
+            yield partial(self.update, model, optimizer)
 
     @contextlib.contextmanager
     def tensorboard(self) -> Iterator[Update]:

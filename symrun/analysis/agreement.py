@@ -89,8 +89,8 @@ def judge(run: RunDirectory) -> tuple[list[Agreement], list[Agreement]]:
         moving = [part for part in alike if part.moved.size]
         nulls = dict.fromkeys(law for part in moving for law in part.unexplained if is_null(law))
         for law in (*LAWS, *nulls):
-            told = [part for part in alike if part.has(law)]
-            symmetries.append(_row(law, ALL_GROUPS, told or alike))
+            predicted = [part for part in alike if part.has(law)]
+            symmetries.append(_row(law, ALL_GROUPS, predicted or alike))
     return groups, symmetries
 
 

@@ -16,7 +16,7 @@ class Inquiry:
 
     Call `before` and `after` around it, and `cause` before the next one.
 
-    said: the settings of SGD that the laws use; None where the update is observed.
+    declared: the settings of SGD that the laws use; None where the update is observed.
     Error: rounding; an update of zero tells nothing.
     """
 
@@ -25,10 +25,10 @@ class Inquiry:
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         lr: float,
-        said: SGD | None,
+        declared: SGD | None,
     ) -> None:
         self._parameters, self._optimizer = parameters, optimizer
-        self._lr, self._said = lr, said
+        self._lr, self._declared = lr, declared
         self._found: str | None = None
         self.complete = False
         """Whether the update was made."""
@@ -51,7 +51,7 @@ class Inquiry:
     def after(self) -> None:
         self._stepped = {name: one.clone() for name, one in self._parameters.items()}
         self.complete = True
-        for name in self._parameters if self._said is not None else ():
+        for name in self._parameters if self._declared is not None else ():
             self._found = self._found or self._within(name)
 
     @torch.no_grad()
@@ -71,17 +71,17 @@ class Inquiry:
         )
 
     def _within(self, name: str) -> str | None:
-        """What the update of a parameter was made of, if not of what was said."""
+        """What the update of a parameter was made of, if not of what was declared."""
         weights, gradient = self._weights[name].double().flatten(), self._gradients[name]
         step = (weights - self._stepped[name].double().flatten()) / (self._lr or 1.0)
-        said = self._said
-        assert said is not None
+        declared = self._declared
+        assert declared is not None
         if gradient is None:
             return None
         gradient = gradient.to_dense().double().flatten()
         buffer = self._buffers.get(name)
         made = [gradient, weights] + ([] if buffer is None else [buffer.double().flatten()])
-        expected = _coefficients(said, first=buffer is None)[: len(made)]
+        expected = _coefficients(declared, first=buffer is None)[: len(made)]
         difference = step - sum(share * one for share, one in zip(expected, made, strict=True))
         eps = torch.finfo(self._weights[name].dtype).eps
         rounding = _ROUNDING * eps * (weights.abs().max() / (self._lr or 1.0) + step.abs().max())
@@ -89,17 +89,17 @@ class Inquiry:
             return None
         if step.abs().max() == 0:
             return f"{name} does not move in the optimizer's step"
-        return _told(name, expected, _fitted(made, step), said)
+        return _departure(name, expected, _fitted(made, step), declared)
 
 
-def _coefficients(said: SGD, first: bool) -> list[float]:
+def _coefficients(declared: SGD, first: bool) -> list[float]:
     """Of gradient, weights and buffer in SGD's update."""
-    undamped = 1.0 if first else 1 - said.dampening
-    share = 1 + said.momentum * undamped if said.nesterov else undamped
-    if first and not said.momentum:
+    undamped = 1.0 if first else 1 - declared.dampening
+    share = 1 + declared.momentum * undamped if declared.nesterov else undamped
+    if first and not declared.momentum:
         share = 1.0
-    of_buffer = said.momentum**2 if said.nesterov else said.momentum
-    return [share, share * said.weight_decay, of_buffer]
+    of_buffer = declared.momentum**2 if declared.nesterov else declared.momentum
+    return [share, share * declared.weight_decay, of_buffer]
 
 
 def _fitted(made: Sequence[Tensor], step: Tensor) -> tuple[list[float], float]:
@@ -111,12 +111,12 @@ def _fitted(made: Sequence[Tensor], step: Tensor) -> tuple[list[float], float]:
     return shares.tolist(), left
 
 
-def _told(
-    name: str, expected: Sequence[float], fitted: tuple[list[float], float], said: SGD
+def _departure(
+    name: str, expected: Sequence[float], fitted: tuple[list[float], float], declared: SGD
 ) -> str:
     shares, left = fitted
     if left > 0.01:
-        return f"the update of {name} is not that of SGD with {said}"
+        return f"the update of {name} is not that of SGD with {declared}"
     of_gradient, of_weights = shares[0] / expected[0], shares[1] / (shares[0] or 1.0)
     if abs(of_gradient - 1) > 0.01:
         return (
@@ -125,4 +125,5 @@ def _told(
         )
     if len(shares) > 2 and abs(shares[2] - expected[2]) > 0.01 * max(abs(expected[2]), 0.1):
         return f"the update of {name} has a momentum of {shares[2]:.4g}, not {expected[2]:.4g}"
-    return f"the update of {name} has a weight decay of {of_weights:.4g}, not {said.weight_decay:g}"
+    declared_decay = f"{declared.weight_decay:g}"
+    return f"the update of {name} has a weight decay of {of_weights:.4g}, not {declared_decay}"

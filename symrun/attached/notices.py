@@ -35,20 +35,20 @@ class Notices:
         self._path, self._audit, self._on_violation = path, audit, on_violation
         self._model, self._optimizer, self._followed = model, optimizer, followed
         self._inquiry: Inquiry | None = None
-        self._said: set[Violation] = set()
+        self._reported: set[Violation] = set()
 
     def before_update(self) -> None:
         broken, missed = self._audit.broken, self._audit.missed
-        if broken is not None and broken not in self._said:
-            self._say(broken)
-        if missed is None or missed in self._said:
+        if broken is not None and broken not in self._reported:
+            self._report(broken)
+        if missed is None or missed in self._reported:
             return
         if self._inquiry is None or not self._inquiry.complete:  # it takes an update
             self._inquiry = self._inquiry_into(missed)
             self._inquiry.before()
             return
         cause, self._inquiry = self._inquiry.cause(), None
-        self._say(missed, f": {cause}")
+        self._report(missed, f": {cause}")
 
     def after_update(self) -> None:
         if self._inquiry is not None:
@@ -57,8 +57,8 @@ class Notices:
     def at_end(self) -> None:
         """Say what no update was left to explain."""
         missed = self._audit.missed
-        if missed is not None and missed not in self._said:
-            self._say(missed)
+        if missed is not None and missed not in self._reported:
+            self._report(missed)
 
     def _inquiry_into(self, missed: Violation) -> Inquiry:
         group = self._followed.groups[missed.group]
@@ -66,12 +66,12 @@ class Notices:
         rules = zip(self._followed.parts, self._followed.rules(), strict=True)
         (found,) = (rule for part, rule in rules if missed.group in part.groups)
         exact = found.laws["exact"]
-        said = exact.sgd if isinstance(exact, DiscreteLaw) else None
+        declared = exact.sgd if isinstance(exact, DiscreteLaw) else None
         parameters = {name: self._model.get_parameter(name) for name in names}
-        return Inquiry(parameters, self._optimizer, found.lr, said)
+        return Inquiry(parameters, self._optimizer, found.lr, declared)
 
-    def _say(self, violation: Violation, cause: str = "") -> None:
-        self._said.add(violation)
+    def _report(self, violation: Violation, cause: str = "") -> None:
+        self._reported.add(violation)
         line = self._audit.line(violation) + cause
         if self._on_violation == "error":
             raise RunError(f"{self._path}: {line}")

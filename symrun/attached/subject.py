@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
 from symrun.symmetry.stand_ins import all_tensors, each_tensor, first_line
 from symrun.tasks import output_of
+from symrun.training.setup import proven
 
 _LOG = logging.getLogger(__name__)
 _PROVEN_ON = 4
@@ -80,11 +80,7 @@ def proven_structure(
         device = next(model.parameters()).device
         inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
         proofs = prove(model, structure.groups, inputs, criterion, structure.varies)
-    for proof in proofs:
-        if proof.reason is not None:
-            kind, name = proof.group.symmetry.value, proof.group.name
-            _LOG.warning("%s of %s is left out: %s", kind, name, proof.reason)
-    return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
+    return proven(structure, proofs)
 
 
 def _beside(outputs: Any, target: Any) -> Any:

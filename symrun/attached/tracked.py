@@ -59,13 +59,13 @@ class TrackedRun:
         sample: int,
         audit: str,
         dynamics: bool,
-        said: SGD | None,
+        declared: SGD | None,
         watchers: Sequence[Watcher],
         goes_on: bool,
     ) -> None:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._run, self._every, self._sample = run, every, sample
-        self._on_violation, self._said, self._watchers = audit, said, tuple(watchers)
+        self._on_violation, self._declared, self._watchers = audit, declared, tuple(watchers)
         self._dynamics = dynamics
         self._goes_on = goes_on
         """The folder has a run already, which `load_state_dict` goes on with."""
@@ -216,7 +216,7 @@ class TrackedRun:
             if (reasons := self._followed.follow(self.step)) is not None:
                 self._divide(reasons)
             self._tracker.scale = getattr(self._optimizer, "grad_scale", None)
-            self._tracker.before_update(self.step, lr=0.0)
+            self._tracker.before_update(self.step)
 
     def _after_step(self, *_: object) -> None:
         if not self._calls.leave(sys._getframe(1)):
@@ -247,7 +247,7 @@ class TrackedRun:
                 "act on: give the optimizer that trains this model"
             )
         structure = self._structure = dataclasses.replace(self._structure, groups=groups)
-        self._followed = FollowedOptimizer(model, self._optimizer, structure.groups, self._said)
+        self._followed = FollowedOptimizer(model, self._optimizer, structure.groups, self._declared)
         if state is not None:
             self._followed.reasons = list(state["reasons"])
         if self._followed.follow(self.step) is not None or state is not None:

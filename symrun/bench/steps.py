@@ -125,7 +125,7 @@ class _TimedTracker(Tracker):
     seconds = 0.0
     updates = 0
 
-    def prepare(self, lr: float) -> None:
+    def prepare(self, lr: float | None = None) -> None:
         with self._clock():
             super().prepare(lr)
 

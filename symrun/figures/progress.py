@@ -134,9 +134,9 @@ def _history(run: RunDirectory) -> _History:
 
 def _gaps(curves: Curves) -> Curves:
     """What is not finite becomes NaN, and with the loss the whole row, whose accuracies mislead."""
-    told = np.isfinite(curves.values["loss"])
+    known = np.isfinite(curves.values["loss"])
     values = {
-        name: np.where(told & np.isfinite(here), here, np.nan)
+        name: np.where(known & np.isfinite(here), here, np.nan)
         for name, here in curves.values.items()
     }
     return Curves(curves.steps, values)

@@ -28,7 +28,7 @@ class Propagation:
     conserved, degree: float64 [units], Q_0 and k. laws: those of each rule that moves units, by
     column; a rule may lack some, which then predict NaN. rule_of: the rule of each unit, int64
     [units]; None: there is one. momentum: whether the optimiser has any, which decides what inputs
-    there are. carried: as in `Law.start`, NaN for units without.
+    there are. carried: of each rule, as in `Law.start`.
 
     Assumes: finite states. One law's overflow makes all of that unit NaN, once a run has diverged.
     Error: rounding. From `prepare`, ValueError for a degree for which a law does not hold.

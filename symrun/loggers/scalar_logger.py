@@ -52,7 +52,7 @@ class ScalarLogger:
         self._sink: Sink | None = None
         self._failed = False
 
-    def saw(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+    def on_record(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
         if self._failed:
             return
         with self._switched_off_by_errors():

@@ -73,7 +73,7 @@ class Audit:
         self.missed: Violation | None = None
         self.broken: Violation | None = None
 
-    def saw(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+    def on_record(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
         with np.errstate(all="ignore"):  # a diverged run holds what is not finite
             measured, magnitude = (
                 values[name].astype(np.float64) for name in ("measured", "magnitude")

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import inspect
-import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -48,10 +47,10 @@ class FollowedOptimizer:
 
     Units all of whose parameters `torch.optim.SGD` moves with the same settings have its laws. The
     update of all others is observed, for a reason that `reasons` holds: then `exact` is an identity
-    and no law predicts. What is observed once stays so.
+    and no law predicts. A group that was observed once is observed from then on.
 
-    said: the settings of an optimiser of the user's own that is SGD by another name; its laws are
-    used then, whatever the optimiser does.
+    declared: the settings of an optimiser of the user's own that is SGD by another name. The laws
+    of SGD are used then, whatever the optimiser does.
 
     reasons: of each group; None for one that laws predict. incomplete: the groups some of whose
     parameters have no gradient of their update, or are not in the optimiser.
@@ -62,12 +61,12 @@ class FollowedOptimizer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         groups: Sequence[Group],
-        said: SGD | None = None,
+        declared: SGD | None = None,
     ) -> None:
-        self._optimizer, self.groups, self._said = optimizer, groups, said
+        self._optimizer, self.groups, self._declared = optimizer, groups, declared
         self._parameters = dict(model.named_parameters())
         step, of_sgd = (inspect.unwrap(one.step) for one in (type(optimizer), torch.optim.SGD))
-        self._is_sgd = said is not None or step is of_sgd
+        self._is_sgd = declared is not None or step is of_sgd
         self._decays_alone = decays_alone(optimizer)
         self.reasons: list[str | None] = [None] * len(groups)
         self.incomplete: set[int] = set()
@@ -103,21 +102,21 @@ class FollowedOptimizer:
         for (observed, moving), numbers in divided.items():
             momentum = None
             if not observed and moving is not None and self._settings[moving].momentum:
-                momentum = Momentum(self._optimizer, moving, self._said)
+                momentum = Momentum(self._optimizer, moving, self._declared)
             laws = self._laws(observed, moving)
             self.parts.append(Part(tuple(numbers), laws, momentum, observed))
             self._moving.append(moving)
             self._used.append(sorted(used[observed, moving]))
-        self._foretold = [
+        self._predicted = [
             (name, self._parameters[name], number)
             for number, group in enumerate(self.groups)
             if self.reasons[number] is None
             for name in dict.fromkeys(members.parameter for members in group.members)
         ]
 
-    def rules(self, lr: float = math.nan) -> list[Rule]:
-        """As in Movement; the optimiser tells its own learning rates. That of units
-        whose parameters have different ones is given as 0."""
+    def rules(self, lr: float | None = None) -> list[Rule]:
+        """Of each part, with the optimiser's own learning rates. Units whose parameters have
+        different ones get 0."""
         found = []
         for part, moving, used in zip(self.parts, self._moving, self._used, strict=True):
             laws = self._laws(part.observed, moving)
@@ -140,13 +139,13 @@ class FollowedOptimizer:
         members = [len(group["params"]) for group in self._optimizer.param_groups]
         ended = {
             number: f"{name} had no gradient at update {step}"
-            for name, parameter, number in self._foretold
+            for name, parameter, number in self._predicted
             if parameter.grad is None
         }
         self.incomplete.update(ended)
-        if getattr(self._optimizer, "grad_scale", None) is not None and self._foretold:
+        if getattr(self._optimizer, "grad_scale", None) is not None and self._predicted:
             reason = "the gradient is unscaled within the update"
-            ended |= {number: reason for _, _, number in self._foretold}
+            ended |= {number: reason for _, _, number in self._predicted}
         if before != self._settings:
             for part, used in zip(self.parts, self._used, strict=True):
                 changed = None if part.observed else self._changed(part, used)
@@ -199,10 +198,16 @@ class FollowedOptimizer:
 
     def _read(self) -> list[Settings]:
         found = [Settings.of(group) for group in self._optimizer.param_groups]
-        said = self._said
-        if said is None:
+        declared = self._declared
+        if declared is None:
             return found
-        settings = (said.weight_decay, said.momentum, said.dampening, said.nesterov, False)
+        settings = (
+            declared.weight_decay,
+            declared.momentum,
+            declared.dampening,
+            declared.nesterov,
+            False,
+        )
         return [Settings(one.lr, *settings) for one in found]
 
 

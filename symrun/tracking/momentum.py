@@ -13,14 +13,14 @@ class Momentum:
     It computes them before the update: afterwards theta_n is gone and, with Nesterov, torch may
     have overwritten the gradient.
 
-    group: which of the optimiser's groups of parameters it reads. said: settings in place of those
-    that the optimiser has.
+    group: which of the optimiser's groups of parameters it reads. declared: settings to use in
+    place of those that the optimiser has.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, group: int = 0, said: SGD | None = None
+        self, optimizer: torch.optim.Optimizer, group: int = 0, declared: SGD | None = None
     ) -> None:
-        self._optimizer, self._group, self._said = optimizer, group, said
+        self._optimizer, self._group, self._declared = optimizer, group, declared
 
     @property
     def first(self) -> bool:
@@ -33,16 +33,20 @@ class Momentum:
 
     @property
     def nesterov(self) -> bool:
-        said = self._said
+        declared = self._declared
         return bool(
-            said.nesterov if said else self._optimizer.param_groups[self._group]["nesterov"]
+            declared.nesterov if declared else self._optimizer.param_groups[self._group]["nesterov"]
         )
 
     @property
     def factors(self) -> tuple[float, float, float]:
         """Weight decay, momentum, and 1 - dampening, as they stand now."""
-        if self._said is not None:
-            return self._said.weight_decay, self._said.momentum, 1 - self._said.dampening
+        if self._declared is not None:
+            return (
+                self._declared.weight_decay,
+                self._declared.momentum,
+                1 - self._declared.dampening,
+            )
         settings = self._optimizer.param_groups[self._group]
         return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
 

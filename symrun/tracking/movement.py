@@ -17,8 +17,8 @@ class Movement(Protocol):
     @property
     def parts(self) -> Sequence[Part]: ...
 
-    def rules(self, lr: float) -> Sequence[Rule]:
-        """Of each part. lr: the learning rate, where the optimiser does not tell it."""
+    def rules(self, lr: float | None) -> Sequence[Rule]:
+        """Of each part. lr: the learning rate; None if it is read off the optimiser."""
         ...
 
 
@@ -36,5 +36,6 @@ class OneRule:
         self._laws, self._momentum = laws, momentum
         self.parts = [Part(tuple(range(len(groups))), laws, momentum, observed)]
 
-    def rules(self, lr: float) -> Sequence[Rule]:
+    def rules(self, lr: float | None) -> Sequence[Rule]:
+        assert lr is not None, "one rule needs a learning rate"
         return [Rule(self._laws, lr, self._momentum is not None and self._momentum.first)]

@@ -38,7 +38,7 @@ class Observation:
 class Watcher(Protocol):
     """Sees each record of the units while the run goes on: an audit, or a logger."""
 
-    def saw(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+    def on_record(self, step: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Called in the writing thread. values: the columns that are not null, each [units], the
         units of one group after those of another."""
         ...
@@ -47,10 +47,11 @@ class Watcher(Protocol):
 class Tracker:
     """Measures a model's conserved quantities during training, and what the laws predict.
 
-    Call `before_update` between backward and the optimiser's step, `after_update` behind it (only
-    an update that no law foretells needs that), and `finish` after the last one. The tracker never
-    changes weights, gradients, momentum buffers or random states: training gives the same weights
-    with and without it, bit for bit.
+    Call `before_update` between backward and the optimiser's step, `after_update` after the step,
+    and `finish` after the last one. SGD's update is known from its gradient, so `after_update` does
+    nothing then; any other update is observed. The tracker never changes weights, gradients,
+    momentum buffers or random states: training gives the same weights with and without it, bit for
+    bit.
 
     laws: by column, for an optimiser that moves all groups by one rule; or a Movement, which tells
     the groups apart. more: optional columns to record, of `runs.tables.OPTIONAL`.
@@ -122,11 +123,12 @@ class Tracker:
         if by_law is not None:
             self._laws.continue_from(by_law)
 
-    def before_update(self, step: int, lr: float) -> None:
-        """Measure theta_n and g_n before update n; advance the laws by it and record, if they
-        foretell it.
+    def before_update(self, step: int, lr: float | None = None) -> None:
+        """Measure theta_n and g_n before update n. If the update is known, also advance the laws by
+        it and record.
 
-        lr: the learning rate of this update. It calls `prepare`, `observe` and `record`.
+        lr: its learning rate; None if the Movement knows it. It calls `prepare`, `observe` and
+        `record`.
         """
         self.prepare(lr)
         self._before = self._laws.state.clone()
@@ -137,7 +139,7 @@ class Tracker:
             self.record(step, observation)
 
     def after_update(self) -> None:
-        """What is left to do of an update that no law foretells; else nothing."""
+        """Once an observed update is made: advance the laws by it and record. Else nothing."""
         if self._begun is not None:
             step, observation = self._begun
             self._begun = None
@@ -158,7 +160,7 @@ class Tracker:
         """Whether `step` is recorded."""
         return step % self.every == 0
 
-    def prepare(self, lr: float) -> None:
+    def prepare(self, lr: float | None = None) -> None:
         """Copy the next update's settings to the device; call it at any time before `observe`."""
         rules = self._movement.rules(lr)
         self._laws.prepare(rules)
@@ -166,8 +168,8 @@ class Tracker:
             self._terms.prepare(rules)
 
     def observe(self, due: bool) -> Observation | None:
-        """Measure, and advance the laws by the next update if they foretell it. Returns the record
-        if one is due.
+        """Measure, and advance the laws by the next update if it is known. Returns the record if
+        one is due.
 
         All of it runs on the device, so that a CUDA graph can capture it.
         """
@@ -185,8 +187,8 @@ class Tracker:
         return observation
 
     def complete(self, observation: Observation | None) -> Observation | None:
-        """After the update: advance the laws by it, if they did not foretell it. Returns
-        `observation` with what was missing."""
+        """Once the update is made: advance the laws by it if it is observed. Returns `observation`
+        with what was missing."""
         if not self._measures.observed:
             return observation
         return self._advanced(self._measures.step(self._inputs), observation)
@@ -243,7 +245,7 @@ class Tracker:
         values = dict(zip(columns, staged.wait().numpy(), strict=True))
         for watcher in tuple(self._watchers):
             try:
-                watcher.saw(step, values)
+                watcher.on_record(step, values)
             except Exception as error:
                 self._watchers.remove(watcher)
                 name = type(watcher).__name__

@@ -86,11 +86,13 @@ class Training:
         return lr
 
 
-def warn_of(proof: Proof) -> None:
-    """One line for a group that is left out."""
-    if proof.reason is not None:
-        kind = proof.group.symmetry.value
-        _LOG.warning("%s of %s is left out: %s", kind, proof.group.name, proof.reason)
+def proven(structure: Structure, proofs: Sequence[Proof]) -> Structure:
+    """`structure` without the groups that failed their proof, each with a warning."""
+    for proof in proofs:
+        if proof.reason is not None:
+            kind = proof.group.symmetry.value
+            _LOG.warning("%s of %s is left out: %s", kind, proof.group.name, proof.reason)
+    return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
 
 
 def prepare(plan: Plan, dataset: Dataset) -> Training:
@@ -163,19 +165,15 @@ def proven_structure(
     dataset: Dataset,
     plan: Plan,
     criterion: Callable[[Any, Tensor], Tensor],
-    report: Callable[[Proof], None] = warn_of,
 ) -> Structure:
-    """The layers and symmetry groups of `model`, with the loss that it is trained with.
+    """The layers of `model`, and its symmetry groups that are proven with the loss that it is
+    trained with.
 
-    report: called with the proof of each group; one that fails is left out.
     Error: as in `Subject`.
     """
     subject = Subject.of(model, dataset, plan, criterion)
     structure = subject.structure()
-    proofs = subject.proofs(structure)
-    for proof in proofs:
-        report(proof)
-    return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
+    return proven(structure, subject.proofs(structure))
 
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loops import loss_of, made, plain
-from torch import nn
 
 import symrun
 from symrun.laws import SGD
@@ -236,7 +235,7 @@ def test_the_audit_is_indifferent_to_how_far_apart_records_are():
                 drift = record * every * size * 2.0**-24
                 measured = np.array([1.0, 1.0 + drift])
                 values = {"measured": measured, "exact": np.ones(2), "magnitude": np.ones(2)}
-                audit.saw(record * every, values)
+                audit.on_record(record * every, values)
             assert (audit.missed is not None) == noticed
             assert not noticed or audit.missed.unit == 1
 
@@ -251,4 +250,3 @@ def test_ema_and_averaged_copies_are_left_alone(tmp_path, caplog):
         averages[0].update_parameters(model)
 
     assert lines_of(caplog, tmp_path, loop=averaging) == []
-    assert isinstance(averages[0], nn.Module)

@@ -3,7 +3,6 @@
 import copy
 
 import loops
-import pandas as pd
 import pytest
 import torch
 from loops import FORETOLD, OBSERVED, loss_of, made, plain
@@ -114,6 +113,34 @@ CASES = {
 }
 
 
+def scaled(model, optimizer, inputs, labels, step):
+    """A scaler an optimiser, whose scale grows every third update."""
+    scaler = optimizer.__dict__.setdefault(
+        "scaler", torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    )
+    optimizer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(inputs)
+    scaler.scale(loss_of(outputs, labels)).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def averaging(model, optimizer, inputs, labels, step):
+    averaged = optimizer.__dict__.setdefault("averaged", torch.optim.swa_utils.AveragedModel(model))
+    plain(model, optimizer, inputs, labels, step)
+    averaged.update_parameters(model)
+
+
+CASES |= {
+    "scaled, in autocast, clipped": (loops.sgd(momentum=0.9), scaled, None),
+    "fused, scaled": (loops.sgd(momentum=0.9, fused=True), scaled, None),
+    "averaged": (loops.sgd(momentum=0.9), averaging, None),
+}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_loop_keeps_its_weights_bit_for_bit_and_the_identity_holds(tmp_path, case):
     make, loop, schedule = CASES[case]
@@ -180,12 +207,12 @@ def test_the_terms_of_an_observed_update_are_those_of_its_weights(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "dampening"])
-def test_predictions_are_those_of_a_run_of_the_same_length_that_symrun_made(tmp_path, optimizer):
-    """The rows of `flow` and `discrete` meet what is measured as closely as in symrun's own loop,
-    whose laws are checked elsewhere."""
+def test_predictions_meet_what_is_measured(tmp_path, optimizer):
+    """`discrete` to rounding. `flow` is off by less than a tenth of the decay in an update, a =
+    eta lambda / (1 - beta) = 5e-3 with momentum: its error is of second order in a."""
     run, _ = tracked(tmp_path, "mlp", FORETOLD[optimizer])
     assert residual(run.units(), "discrete") <= ROUNDING
-    assert residual(run.units(), "flow") <= 1e-3
+    assert residual(run.units(), "flow") <= 5e-4
 
 
 def test_flow_follows_momentum_that_changes(tmp_path):
@@ -207,7 +234,7 @@ def test_tracking_may_begin_in_the_middle_of_a_run(tmp_path):
         units = symrun.open_run(tmp_path / name).units()
         assert residual(units) <= ROUNDING and residual(units, "discrete") <= ROUNDING
         if name != "nesterov":
-            assert residual(units, "flow") <= 1e-3
+            assert residual(units, "flow") <= 5e-4  # without the half update of Q', 2.5e-3
 
 
 def test_frozen_parts_belong_to_no_group(tmp_path):
@@ -234,8 +261,7 @@ def test_groups_whose_parameters_differ_say_why_nothing_predicts_them(tmp_path):
 def test_what_is_not_in_the_optimizer_is_not_tracked_and_half_of_a_group_is(tmp_path):
     run, _ = tracked(tmp_path, "convolutions", CASES["the head alone"][0])
     groups = {group.group: group.unpredicted for group in run.info.groups}
-    assert "0" not in groups
-    assert groups["3 -> 6"] == "3.weight is not in the optimizer" or "3 -> 6" not in groups
+    assert groups == {"3 -> 6": "3.weight is not in the optimizer", "6": None, "6.bias": None}
 
 
 def test_several_networks_and_several_inputs(tmp_path):
@@ -276,7 +302,16 @@ def test_the_table_has_the_optional_columns_that_run_json_names(tmp_path):
     run, _ = tracked(tmp_path, "mlp", OBSERVED["adam"], steps=8)
     assert set(run.info.columns) == {"projection", "discretisation", "baseline", "steady"}
     assert set(run.info.columns) <= set(run.units().columns)
-    assert isinstance(run.units(), pd.DataFrame)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
+def test_muon_moves_matrices_alone(tmp_path, name):
+    """Of a unit with a bias, some of the parameters are in no optimiser; of a column of the last
+    layer, all are."""
+    run, _ = tracked(tmp_path, name, loops.muon)
+    units = run.units()
+    assert residual(units) <= ROUNDING and set(run.info.unpredicted) == {"flow", "discrete"}
+    assert units.projection.abs().max() > 0
 
 
 class Own(torch.optim.Optimizer):

@@ -89,8 +89,7 @@ def test_laws_that_do_not_hold_any_more_end(tmp_path, caplog, make, change):
     assert units[units.step < 10].flow.notna().all() and units[units.step > 10].flow.isna().all()
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-def test_sparse_gradients(tmp_path, caplog, optimizer):
+def test_sparse_gradients(tmp_path, caplog):
     class Words(nn.Module):
         def __init__(self):
             super().__init__()
@@ -102,17 +101,11 @@ def test_sparse_gradients(tmp_path, caplog, optimizer):
 
     torch.manual_seed(0)
     model, words = Words().double(), torch.randint(7, (12, 3))
-    labels = torch.randint(5, (12,))
-    if optimizer == "momentum":
-        moved = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    else:
-        moved = torch.optim.SparseAdam(model.embedding.parameters())
-    with symrun.track(model, moved, words, tmp_path / "run", every=2) as tracker:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    with symrun.track(model, optimizer, words, tmp_path / "run", every=2):
         for step in range(10):
-            plain(model, moved, words, labels, step) if optimizer == "momentum" else None
-        assert tracker.step == (10 if optimizer == "momentum" else 0)
-    if optimizer == "momentum":
-        assert_true(symrun.open_run(tmp_path / "run"))
+            plain(model, optimizer, words, torch.randint(5, (12,)), step)
+    assert_true(symrun.open_run(tmp_path / "run"), [0, 2, 4, 6, 8, 10])
     assert not caplog.records
 
 
@@ -132,9 +125,9 @@ def test_a_step_that_fails_is_none(tmp_path, caplog):
             pass
 
     make = lambda model: Refusing(model.parameters(), 0.05, momentum=0.9)  # noqa: E731
-    run = run_of(tmp_path, make, failing, said := 24, sgd=symrun.laws.SGD(0.0, 0.9))
+    run = run_of(tmp_path, make, failing, sgd=symrun.laws.SGD(0.0, 0.9))
     assert_true(run)
-    assert run.info.last_step == said - 4 and not caplog.records
+    assert run.info.last_step == 24 - 4 and not caplog.records
 
 
 @pytest.mark.parametrize("make", [MOMENTUM, loops.other(torch.optim.AdamW)])
@@ -189,7 +182,7 @@ def test_in_a_fork_nothing_is_tracked_and_nothing_hangs(tmp_path):
 
 def test_a_watcher_that_fails_is_switched_off_and_named(tmp_path, caplog):
     class Broken:
-        def saw(self, step, values):
+        def on_record(self, step, values):
             raise ValueError("of mine")
 
     run = run_of(tmp_path, watchers=[Broken()])

@@ -1,6 +1,5 @@
 """The curves that loggers get are those of `symrun check`, and no logger disturbs a run."""
 
-import importlib.util
 import struct
 import sys
 import time
@@ -180,7 +179,7 @@ def test_a_run_that_no_law_predicts_is_said_to_show_nothing(kept, tmp_path, capl
     run = RunDirectory.create(tmp_path / "run", "")
     run.write_info(described(groups=groups, unpredicted=silent))
     with ScalarLogger("tensorboard", run.path) as logger:
-        logger.saw(0, {"measured": np.ones(1), "magnitude": np.ones(1)})
+        logger.on_record(0, {"measured": np.ones(1), "magnitude": np.ones(1)})
     assert caplog.messages == ["logger=tensorboard shows nothing: no law predicts this run"]
 
 
@@ -267,8 +266,7 @@ READERS = {"tensorboard": read_tensorboard, "wandb": read_wandb, "mlflow": read_
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", READERS)
 def test_each_logger_holds_the_same_curves(name, tmp_path, monkeypatch, caplog):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"needs {name}")
+    pytest.importorskip(name)
     for variable in ("WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -105,7 +105,7 @@ def sgd(**settings):
     ids=["sgd", "momentum", "nesterov", "adamw"],
 )
 def test_the_tracker_records_the_angle_of_each_update(optimizer_of, laws):
-    """Whether the update is foretold or observed. The sums are float64, the angles about 1e-2."""
+    """Whether the update is known or observed. The sums are float64, the angles about 1e-2."""
     net = network()
     optimizer, loss = optimizer_of(net.parameters()), torch.nn.functional.cross_entropy
     images, labels = torch.randn(8, 3, 8, 8, dtype=torch.float64), torch.arange(8) % 4
