@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum")
     parser.add_argument("--batch", type=int, default=128)
     options = parser.parse_args()
+    if options.rounds < 2 or options.batch < 2:
+        parser.error("--rounds and --batch must be >= 2")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         loop = Loop(options.network, options.optimizer, options.batch, Path(folder))
         ways = {
