@@ -47,7 +47,7 @@ def track(
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
     dynamics: record effective learning rate and angle of units of scale as well.
     sgd: the settings of an optimiser of your own that is SGD by another name.
-    Of a distributed run the first process tracks; in the others this does nothing.
+    In a distributed run the first process tracks; in the others this does nothing.
 
     Error: UsageError if nothing is conserved, or the model or the loss fails on the example.
     Example:

@@ -97,7 +97,7 @@ class Audit:
         if violation.of_gradient:
             return (
                 f"at step {violation.step} the gradient breaks the constraint of {unit} by "
-                f"{violation.size:.1e}: the loss is another one than was said, something is added "
+                f"{violation.size:.1e}: the loss is another one than was named, something is added "
                 "to it, a hook changes gradients, or a normalisation's eps is felt"
             )
         return (

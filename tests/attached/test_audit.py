@@ -123,7 +123,7 @@ def with_a_penalty(model, optimizer, inputs, labels, step):
 @pytest.mark.parametrize("loop", [with_another_loss, with_a_penalty])
 def test_a_loss_that_was_not_said_shows_in_the_gradient(tmp_path, caplog, loop):
     (line,) = lines_of(caplog, tmp_path, loop=loop)
-    assert "breaks the constraint of" in line and "the loss is another one than was said" in line
+    assert "breaks the constraint of" in line and "the loss is another one than was named" in line
 
 
 def test_the_loss_that_is_said_is_the_one_that_symmetries_are_proven_with(tmp_path, caplog):
