@@ -1,11 +1,12 @@
 """What tracking costs in a loop of one's own, beside other ways of looking at a training.
 
-A small network of CIFAR's size, batch 128, random images, on the CPU: `plain`, three convolutions
-and three linear layers, 0.57 million parameters, without BatchNorm, which Cockpit does not take; or
-`resnet`, a ResNet-18 for small images at a quarter of its width, 0.7 million parameters. Each way
+A small network of CIFAR's size, batch 128, random images: `plain`, three convolutions and three
+linear layers, 0.57 million parameters, without BatchNorm, which Cockpit does not take; or `resnet`,
+a ResNet-18 for small images, at a quarter of its width unless --width says otherwise. Each way
 trains a copy of it. Their updates alternate, in an order that turns round, so that a drift of the
-machine affects all alike; a ratio is a way's time for a round of 20 updates to that of the plain
-loop in the same round, the median over rounds.
+machine affects all alike; on a GPU, which works through what is queued, rounds of 20 updates do. A
+ratio is a way's time for a round to that of the plain loop in the same round, the median over
+rounds.
 
 - symrun: every step measured, a record every 20
 - Cockpit's configuration "economy", every step (pip install cockpit-for-pytorch "setuptools<80")
@@ -13,6 +14,7 @@ loop in the same round, the median over rounds.
 - no optimiser: the loop without its step, to show what torch's own takes
 
     python scripts/loop_cost.py [--network plain|resnet] [--optimizer momentum|sgd|adamw]
+                                [--device cuda] [--width 1] [--batch 256]
 """
 
 import argparse
@@ -50,9 +52,9 @@ def plain() -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "plain": plain,
-    "resnet": lambda: SmallImageResNet(18, channels=3, classes=10, width=0.25),
+NETWORKS: dict[str, Callable[[float], nn.Module]] = {
+    "plain": lambda width: plain(),
+    "resnet": lambda width: SmallImageResNet(18, channels=3, classes=10, width=width),
 }
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5e-4),
@@ -66,14 +68,15 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 class Loop:
     """A plain training loop, and the ways to look at it."""
 
-    def __init__(self, network: str, optimizer: str, batch: int, folder: Path) -> None:
-        self._network, self._optimizer, self._folder = network, optimizer, folder
-        self._images, self._labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options, self._folder, batch = options, folder, options.batch
+        self._images = torch.randn(batch, 3, 32, 32, device=options.device)
+        self._labels = torch.randint(10, (batch,), device=options.device)
 
     def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = NETWORKS[self._network]()
-        return model, OPTIMIZERS[self._optimizer](model)
+        model = NETWORKS[self._options.network](self._options.width).to(self._options.device)
+        return model, OPTIMIZERS[self._options.optimizer](model)
 
     def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -146,11 +149,13 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="plain")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     if options.rounds < 2 or options.batch < 2:
         parser.error("--rounds and --batch must be >= 2")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        loop = Loop(options.network, options.optimizer, options.batch, Path(folder))
+        loop = Loop(options, Path(folder))
         ways = {
             "plain loop": loop.plain,
             "symrun, every step": loop.symrun,
@@ -163,17 +168,22 @@ def main() -> None:
         updates = {name: stack.enter_context(way()) for name, way in ways.items()}
         seconds: dict[str, list[float]] = {name: [] for name in updates}
         names = list(updates)
+        at_once = _STEPS if options.device == "cuda" else 1
         for turn in range(-_WARM_UP, options.rounds):
             spent = dict.fromkeys(names, 0.0)
-            for step in range(_STEPS):
-                for name in names if step % 2 else reversed(names):
+            for first in range(0, _STEPS, at_once):
+                for name in names if (turn + first) % 2 else reversed(names):
                     started = time.perf_counter()
-                    updates[name]((turn + _WARM_UP) * _STEPS + step)
+                    for step in range(first, first + at_once):
+                        updates[name]((turn + _WARM_UP) * _STEPS + step)
+                    if options.device == "cuda":
+                        torch.cuda.synchronize()
                     spent[name] += time.perf_counter() - started
             if turn >= 0:
                 for name in names:
                     seconds[name].append(spent[name] / _STEPS)
-    print(f"{options.network}, {options.optimizer}, batch {options.batch}, "
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{options.network}, {options.optimizer}, batch {options.batch}, {where}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{options.rounds} rounds of {_STEPS} steps")  # fmt: skip
     print("| way | ms a step | ratio, quartiles |\n| --- | --- | --- |")
