@@ -28,8 +28,8 @@ class KernelSums:
     capture a call only after a call like it: a kernel is compiled at its first launch, and
     gradients() uses one kernel for the first update and another for all later ones.
 
-    The default tile shape is the fastest of 11 that an H200 timed; with 4 warps in place of 2 the
-    sums took three times as long. `symrun bench --parts` times others.
+    The default tile shape is the fastest of those that an H200 timed; some took five times as long.
+    `symrun bench --parts` times others.
 
     momentum: reads the momentum buffers; None for SGD without momentum. shape: the tile shape.
     Assumes: `KernelSums.fits(reductions)`, and no weight changes its layout.

@@ -23,7 +23,7 @@ from symrun.models.vgg import vgg
 from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.reductions import Reductions
-from symrun.tracking.tiles import TileShape
+from symrun.tracking.tiles import LANES, TileShape
 from symrun.tracking.torch_sums import TorchSums
 
 triton = pytest.importorskip("triton")
@@ -453,23 +453,23 @@ def registers_and_stack(kernel, types, constants, warps=4):
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 def test_kernels_compile_for_an_h100_and_four_programs_fit(monkeypatch, tmp_path):
-    """65536 registers hold 4 programs of 4 warps with up to 128 registers a thread."""
+    """A multiprocessor has 65536 registers, and its programs share them."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     pointers = dict.fromkeys(("tiles", "addresses"), "*i64") | {"parameters": "i32"}
     pointers |= {"settings": "*fp64", "partials": "*fp64", "partial_count": "i32"}
-    used = []
+    used, shape = [], TileShape()
     for dtype in (triton.language.float32, triton.language.float64):
         for read, planes, nesterov in [(1, 2, 0), (2, 2, 0), (2, 4, 0), (3, 4, 0), (3, 4, 1)]:
             constants = {"DTYPE": dtype, "READ": read, "PLANES": planes, "NESTEROV": bool(nesterov)}
-            used.append(
-                registers_and_stack(sum_tiles, pointers, constants | {"WARPS": 4, "WIDTH": 128})
-            )
+            constants |= {"WARPS": shape.warps, "WIDTH": shape.columns}
+            registers, stack = registers_and_stack(sum_tiles, pointers, constants, shape.warps)
+            used.append((registers * LANES * shape.warps, stack))
     types = {"blocks": "*i64", "terms": "*i32", "partials": "*fp64", "partial_count": "i32"}
     types |= {"slots": "*fp64", "slot_count": "i32"}
-    used.append(registers_and_stack(add_partials, types, {"SLOTS": 64, "TERMS": 32}))
-    # 128 registers let 16 warps share a multiprocessor. A thread's sums of one plane, spilled,
-    # would take 32 bytes of stack.
-    assert all(registers <= 128 and stack <= 16 for registers, stack in used), used
+    registers, stack = registers_and_stack(add_partials, types, {"SLOTS": 64, "TERMS": 32})
+    used.append((registers * LANES * 4, stack))
+    # A thread's sums of one plane, spilled, would take 32 bytes of stack.
+    assert all(4 * registers <= 65536 and stack <= 16 for registers, stack in used), used
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
