@@ -385,7 +385,11 @@ def test_everything_on_a_gpu(tmp_path, capsys, optim):
     (report,) = json.loads(out.read_text())["configurations"]
     assert code == 0, capsys.readouterr()
     parts = {part["name"]: part for part in report["parts"]}
-    for kind, count in {"part": 9 + 2, "update": 2 + 3 * 2, "sums": 1 + len(sums.SHAPES) + 1}.items():
+    for kind, count in {
+        "part": 9 + 2,
+        "update": 2 + 3 * 2,
+        "sums": 1 + len(sums.SHAPES) + 1,
+    }.items():
         assert sum(part["kind"] == kind for part in parts.values()) == count
     for part in parts.values():
         assert part["failed"] is None
