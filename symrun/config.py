@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from symrun.data.registry import DATA_SETS, DataConfig
 from symrun.models.registry import MODELS, ModelConfig, entry_of
 from symrun.optimizers import OPTIMIZERS, OptimConfig
 from symrun.tasks import TaskConfig, task_config
-from symrun.typed import build, build_named, require
+from symrun.typed import Setting, build, build_named, require, require_settings
 
 
 class Precision(Enum):
@@ -48,34 +48,23 @@ class OnDivergence(Enum):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`steps`, where given, wins over `epochs`.
+    """How long and how training goes on; the last four settings only make a step fast."""
 
-    checkpoint_every: updates between checkpoints, of which checkpoint_keep stay.
-
-    What makes a step fast can be switched off, or on: channels_last, the layout of images and
-    convolutions; data_on_device, the whole data set in the GPU's memory; compile, torch.compile;
-    cuda_graph, one launch an update.
-    """
-
-    epochs: int
-    steps: int | None
-    batch_size: int
-    on_divergence: OnDivergence
-    checkpoint_every: int
-    checkpoint_keep: int
-    channels_last: bool
-    data_on_device: bool
-    compile: bool
-    cuda_graph: bool
+    epochs: Annotated[int, Setting("passes over the training set", "in [1, 10000000]")]
+    steps: Annotated[int | None, Setting("updates; wins over train.epochs", "in [1, 10000000]")]
+    batch_size: Annotated[int, Setting("examples in an update", ">= 2")]
+    on_divergence: Annotated[
+        OnDivergence, Setting("what to do once the loss or a weight is not finite")
+    ]
+    checkpoint_every: Annotated[int, Setting("updates between checkpoints", ">= 1")]
+    checkpoint_keep: Annotated[int, Setting("how many checkpoints stay", ">= 1")]
+    channels_last: Annotated[bool, Setting("layout of images and convolutions")]
+    data_on_device: Annotated[bool, Setting("GPU: the whole data set in its memory")]
+    compile: Annotated[bool, Setting("the network through torch.compile")]
+    cuda_graph: Annotated[bool, Setting("GPU: an update as one launch")]
 
     def __post_init__(self) -> None:
-        require("train.epochs", 1 <= self.epochs <= 10**7, "in [1, 10000000]", self.epochs)
-        steps = 1 if self.steps is None else self.steps
-        require("train.steps", 1 <= steps <= 10**7, "in [1, 10000000]", self.steps)
-        require("train.batch_size", self.batch_size >= 2, ">= 2", self.batch_size)
-        for setting in ("checkpoint_every", "checkpoint_keep"):
-            value = getattr(self, setting)
-            require(f"train.{setting}", value >= 1, ">= 1", value)
+        require_settings(self, "train.")
 
 
 class Sums(Enum):
@@ -88,25 +77,28 @@ class Sums(Enum):
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """`every`: steps between records. `parameters`: single parameters sampled in each layer.
+    """What is recorded."""
 
-    sums: auto takes the kernel where it can run and agrees with torch. families: classes of the
-    user's that name symmetries by hand. dynamics: whether the tables also hold the columns
-    `effective_lr` and `angle` of units of scale.
-    """
-
-    every: int
-    parameters: int
-    sums: Sums
-    families: tuple[str, ...] = ()
-    dynamics: bool = False
+    every: Annotated[
+        int, Setting("updates between records; the laws advance at each of them", ">= 1")
+    ]
+    parameters: Annotated[int, Setting("single parameters sampled in each layer", ">= 0")]
+    sums: Annotated[
+        Sums,
+        Setting("what sums over units; auto: a Triton kernel on a GPU, if it agrees with torch"),
+    ]
+    families: Annotated[
+        tuple[str, ...], Setting("your own symmetries, classes such as [module:Class]")
+    ] = ()
+    dynamics: Annotated[
+        bool, Setting("record effective learning rate and angle of updates of units of scale too")
+    ] = False
 
     def __post_init__(self) -> None:
         for name in self.families:
             named = re.fullmatch(r"[\w.]+:\w+", name) is not None
             require("track.families", named, "a list such as [module:Class]", repr(name))
-        require("track.every", self.every >= 1, ">= 1", self.every)
-        require("track.parameters", self.parameters >= 0, ">= 0", self.parameters)
+        require_settings(self, "track.")
 
 
 class Logger(Enum):
@@ -120,14 +112,13 @@ class Logger(Enum):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`dir` null: a new folder outputs/<name>/<date and time>.
+    """Where the run goes."""
 
-    again: whether a sweep trains members that are finished already.
-    """
-
-    name: str
-    dir: Path | None
-    again: bool
+    name: Annotated[str, Setting("of the run, in outputs/NAME/TIME")]
+    dir: Annotated[
+        Path | None, Setting("the run's folder, which must not exist; null: outputs/NAME/TIME")
+    ]
+    again: Annotated[bool, Setting("in a sweep, train members that are finished once more")]
 
     def __post_init__(self) -> None:
         plain = self.name == Path(self.name).name and self.name not in ("", "..")
@@ -151,14 +142,20 @@ class Config:
     train: TrainConfig
     track: TrackConfig
     run: RunConfig
-    precision: Precision
-    device: Device
-    deterministic: bool
-    seed: int
-    logger: Logger = Logger.none
+    precision: Annotated[
+        Precision, Setting("arithmetic of the network; auto: tf32 on a GPU, else float32")
+    ]
+    device: Annotated[Device, Setting("where to train; auto: a GPU if there is one")]
+    deterministic: Annotated[
+        bool, Setting("GPU: only algorithms that give the same bits again, which are slower")
+    ]
+    seed: Annotated[int, Setting("of initial weights, batches and augmentation", "in [0, 2^63)")]
+    logger: Annotated[Logger, Setting("shows how well the laws hold while the run goes on")] = (
+        Logger.none
+    )
 
     def __post_init__(self) -> None:
-        require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
+        require_settings(self, "")
         self.model.require_side(DATA_SETS[self.data.name].image_size(self.data))
 
     @classmethod

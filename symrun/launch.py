@@ -96,8 +96,18 @@ def launch(words: list[str], several: bool) -> None:
         _raise_if_stopped(stop)
 
 
+def show_help(words: list[str], options: dict[str, str]) -> None:
+    """Print the settings that there are, with the values that `words` give them.
+
+    options: what each option of the command does. Error: UsageError as in `launch`.
+    """
+    from symrun.settings import print_help
+
+    print_help(compose(_members(words, several=True)[0]), options)
+
+
 def show(arguments: list[str], words: list[str]) -> None:
-    """Print what Hydra shows instead of training: the help, or the composed configuration.
+    """Print what Hydra shows instead of training, the composed configuration.
 
     arguments: all of the command line. words: those of them that are settings.
 

@@ -3,15 +3,14 @@
 Settings are torch.optim's own, with its constraints, and a schedule of the learning rate.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from symrun.laws.equilibrium import Equilibrium
 from symrun.laws.sgd import kinds_of_sgd, laws_of_sgd
-from symrun.typed import require
+from symrun.typed import Setting, require, require_settings
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +31,22 @@ class Schedule(Enum):
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """What all optimisers have: torch.optim's own settings and constraints, and a schedule.
-
-    milestones: shares of the run after which `multistep` multiplies the learning rate by gamma.
-    warmup: share of the run over which `warmup_cosine` raises it. Each is null elsewhere.
-    """
+    """What all optimisers have: torch.optim's own settings and constraints, and a schedule."""
 
     name: str
-    lr: float
-    weight_decay: float
-    schedule: Schedule
-    milestones: tuple[float, ...] | None
-    gamma: float | None
-    warmup: float | None
+    lr: Annotated[float, Setting("learning rate", "> 0")]
+    weight_decay: Annotated[float, Setting("of every parameter", ">= 0")]
+    schedule: Annotated[Schedule, Setting("how the learning rate changes over the run")]
+    milestones: Annotated[
+        tuple[float, ...] | None,
+        Setting("multistep: shares of the run after which lr shrinks, such as [0.5,0.75]"),
+    ]
+    gamma: Annotated[
+        float | None, Setting("multistep: what lr is multiplied by at a milestone", "in (0, 1]")
+    ]
+    warmup: Annotated[
+        float | None, Setting("warmup_cosine: share of the run over which lr rises", "in (0, 1)")
+    ]
 
     @property
     def title(self) -> str:
@@ -68,11 +70,7 @@ class OptimConfig:
         return None
 
     def __post_init__(self) -> None:
-        require("optim.lr", self.lr > 0, "> 0", self.lr)
-        require("optim.lr", self.lr < math.inf, "finite", self.lr)
-        decay = self.weight_decay
-        require("optim.weight_decay", decay >= 0, ">= 0", decay)
-        require("optim.weight_decay", decay < math.inf, "finite", decay)
+        require_settings(self, "optim.")
         for setting, schedule, example in (
             ("milestones", Schedule.multistep, "[0.5,0.75]"),
             ("gamma", Schedule.multistep, "0.1"),
@@ -90,17 +88,13 @@ class OptimConfig:
             allowed = bool(self.milestones) and rising and inside
             shares = "rising shares of the run, each in (0, 1)"
             require("optim.milestones", allowed, shares, list(self.milestones))
-        require("optim.gamma", self.gamma is None or 0 < self.gamma <= 1, "in (0, 1]", self.gamma)
-        require(
-            "optim.warmup", self.warmup is None or 0 < self.warmup < 1, "in (0, 1)", self.warmup
-        )
 
 
 @dataclass(frozen=True)
 class SgdConfig(OptimConfig):
-    momentum: float
-    dampening: float
-    nesterov: bool
+    momentum: Annotated[float, Setting("of the gradients' running sum", "in [0, 1)")]
+    dampening: Annotated[float, Setting("of what enters that sum", "in [0, 1)")]
+    nesterov: Annotated[bool, Setting("Nesterov's momentum")]
 
     @property
     def flow_rate(self) -> float:
@@ -122,8 +116,6 @@ class SgdConfig(OptimConfig):
         decay = self.weight_decay
         bound = f"< 1 / optim.lr ({1 / self.lr:g})"
         require("optim.weight_decay", self.lr * decay < 1, bound, decay)
-        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
-        require("optim.dampening", 0 <= self.dampening < 1, "in [0, 1)", self.dampening)
         without_momentum = "0 where optim.momentum is 0, since it has no effect there"
         require(
             "optim.dampening",
@@ -140,33 +132,21 @@ class SgdConfig(OptimConfig):
 class AdamConfig(OptimConfig):
     """Adam, and AdamW, whose weight decay is decoupled from the gradient."""
 
-    beta1: float
-    beta2: float
-    eps: float
+    beta1: Annotated[float, Setting("decay of the gradients' running mean", "in [0, 1)")]
+    beta2: Annotated[float, Setting("decay of the running mean of their squares", "in [0, 1)")]
+    eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
 
     def equilibrium(self, lr: "float | Array") -> Equilibrium | None:
         if not self.weight_decay or self.name != "adamw":
             return None
         return Equilibrium.of_adamw(lr, self.weight_decay, self.beta1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("optim.beta1", 0 <= self.beta1 < 1, "in [0, 1)", self.beta1)
-        require("optim.beta2", 0 <= self.beta2 < 1, "in [0, 1)", self.beta2)
-        require("optim.eps", self.eps > 0, "> 0", self.eps)
-
 
 @dataclass(frozen=True)
 class RmspropConfig(OptimConfig):
-    alpha: float
-    eps: float
-    momentum: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("optim.alpha", 0 <= self.alpha < 1, "in [0, 1)", self.alpha)
-        require("optim.eps", self.eps > 0, "> 0", self.eps)
-        require("optim.momentum", 0 <= self.momentum < 1, "in [0, 1)", self.momentum)
+    alpha: Annotated[float, Setting("decay of the running mean of squared gradients", "in [0, 1)")]
+    eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
+    momentum: Annotated[float, Setting("of the updates' running sum", "in [0, 1)")]
 
 
 @dataclass(frozen=True)

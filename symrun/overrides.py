@@ -36,7 +36,7 @@ MORE_PRESETS = "hydra.searchpath"
 """The setting of Hydra that names another folder of presets; users give it as --config-dir."""
 
 _PACKAGE = Path(__file__).parent
-_REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
+REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
     "model": MODELS,
     "data": DATA_SETS,
     "task": TASKS,
@@ -147,14 +147,14 @@ def names() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config).items():
         kinds: list[Any] = [hint] if dataclasses.is_dataclass(hint) else []
-        if name in _REGISTRIES:
-            kinds = [entry.settings for entry in _REGISTRIES[name].values()]
+        if name in REGISTRIES:
+            kinds = [entry.settings for entry in REGISTRIES[name].values()]
         for kind in kinds:
             hints = typing.get_type_hints(kind)
             found |= {f"{name}.{key}": hints[key] for key in hints}
         if not kinds:
             found[name] = hint
-    for group in _REGISTRIES:  # the entry's own, which GROUP=NAME chooses
+    for group in REGISTRIES:  # the entry's own, which GROUP=NAME chooses
         del found[f"{group}.name"]
     return found
 

@@ -6,10 +6,10 @@ An entry holds all that is particular to one task, and imports torch when its cr
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from symrun.errors import UsageError
-from symrun.typed import build_named, require
+from symrun.typed import Setting, build_named, require, require_settings
 
 if TYPE_CHECKING:
     import torch
@@ -21,22 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What all tasks have. output: as in `output_of`."""
+    """What all tasks have."""
 
     name: str
-    output: str | int | None = None
+    output: Annotated[
+        str | int | None,
+        Setting("which output is scored, by name or place; null: logits, or the first"),
+    ] = None
 
 
 @dataclass(frozen=True)
 class CrossEntropyConfig(TaskConfig):
-    """class_weights: a weight for the loss of each class; None weighs all alike."""
-
-    label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
+    label_smoothing: Annotated[
+        float, Setting("share of each label that goes to all classes alike", "in [0, 1)")
+    ] = 0.0
+    class_weights: Annotated[
+        tuple[float, ...] | None,
+        Setting("a weight for the loss of each class, such as [1,2.5]; null: all alike"),
+    ] = None
 
     def __post_init__(self) -> None:
-        smoothing = self.label_smoothing
-        require("task.label_smoothing", 0 <= smoothing < 1, "in [0, 1)", smoothing)
+        require_settings(self, "task.")
         weights = () if self.class_weights is None else self.class_weights
         positive = all(0 < weight < math.inf for weight in weights)
         require("task.class_weights", positive, "finite numbers > 0", list(weights))

@@ -1,10 +1,13 @@
 """From plain values to frozen dataclasses, each field of the type that it claims, and back."""
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,6 +17,56 @@ if TYPE_CHECKING:
 from symrun.errors import UsageError
 
 Settings = TypeVar("Settings", bound="DataclassInstance", covariant=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a setting means, which stands in its annotation: help and checks read it there.
+
+    meaning: one line of help. values: the interval of numbers that it takes, as messages have it,
+    such as ">= 1" or "in [0, 1)"; "" for whatever has its type.
+    Example: lr: Annotated[float, Setting("learning rate", "> 0")]
+    """
+
+    meaning: str
+    values: str = ""
+
+    def takes(self, number: float) -> bool:
+        """Whether `number` lies in the interval."""
+        if between := re.fullmatch(r"in ([\[(])(\S+), (\S+)([\])])", self.values):
+            opening, least, most, closing = between.groups()
+            above = number >= _number(least) if opening == "[" else number > _number(least)
+            return above and (number <= _number(most) if closing == "]" else number < _number(most))
+        sign, least = self.values.split()
+        return number >= _number(least) if sign == ">=" else number > _number(least)
+
+
+def _number(text: str) -> Fraction:
+    """1/64, 2^63 or 0.5."""
+    base, power, exponent = text.partition("^")
+    return Fraction(base) ** int(exponent) if power else Fraction(text)
+
+
+def settings_of(kind: type) -> dict[str, tuple[Any, Setting]]:
+    """Type and meaning of each setting of a group, by its name.
+
+    Example: settings_of(TrainConfig)["epochs"][1].values == "in [1, 10000000]"
+    """
+    found = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        if typing.get_origin(hint) is typing.Annotated:
+            found[name] = (hint.__origin__, hint.__metadata__[0])
+    return found
+
+
+def require_settings(group: Any, prefix: str) -> None:
+    """Error: UsageError for the first number of a group of settings outside its interval, or not
+    finite. prefix: of their names in the message, such as "optim."."""
+    for name, (_, setting) in settings_of(type(group)).items():
+        value = getattr(group, name)
+        if setting.values and value is not None:
+            require(prefix + name, setting.takes(value), setting.values, value)
+            require(prefix + name, math.isfinite(value), "finite", value)
 
 
 def require(setting: str, holds: bool, constraint: str, value: object) -> None:

@@ -21,6 +21,7 @@ LAYERS = [
     "attached",
     "bench",
     "launch",
+    "settings",
     "constraints",
     "training",
     "loggers",

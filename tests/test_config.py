@@ -72,7 +72,7 @@ from symrun.runs.settings import RecordedConfig
             "image_folder, text, got [1]",
         ),
         ("data.image_size=65536", "data.image_size must be in [8, 1024], got 65536"),
-        ("data.train_images=100000000", "data.train_images must be <= 1000000"),
+        ("data.train_images=100000000", "data.train_images must be in [1, 1000000]"),
         ("run.name=../../x", "run.name must be a name without slashes, got '../../x'"),
         ("run.dir='~nosuchuser/x'", "run.dir=~nosuchuser/x names a home folder"),
         ("data.root=/tmp", "there is no setting data.root with data=synthetic"),

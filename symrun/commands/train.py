@@ -2,12 +2,24 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from symrun.commands.parser import Commands, add_overrides
 from symrun.errors import UsageError
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _PACKAGES = ("_global_", "model", "data", "task", "optim", "train", "track", "run", "hydra")
+_OPTIONS: tuple[Any, ...] = (
+    ("-m", "--multirun", "a sweep: settings may list values", {"action": "store_true"}),
+    ("--config-dir", "-cd", "a folder with presets of your own", {"metavar": "DIR", "type": Path}),
+    ("--cfg", "-c", "print the settings (job) and do nothing",
+     {"choices": ["job", "hydra", "all"]}),
+    ("--resolve", "with --cfg: references as values", {"action": "store_true"}),
+    ("--package", "-p", "with --cfg: one group alone", {"choices": _PACKAGES}),
+    ("--info", "-i", "what Hydra composed the settings from",
+     {"nargs": "?", "const": "all", "choices": _INFO}),
+    ("--help", "-h", "this page, for the settings given", {"action": "store_true"}),
+)  # fmt: skip
 
 
 def add(commands: Commands) -> None:
@@ -17,18 +29,13 @@ def add(commands: Commands) -> None:
         add_help=False,
     )
     add_overrides(train, "NAME=VALUE")
-    train.add_argument("-m", "--multirun", action="store_true")
-    train.add_argument("--config-dir", "-cd", metavar="DIR", type=Path)
-    train.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-    train.add_argument("--resolve", action="store_true")
-    train.add_argument("--package", "-p", choices=_PACKAGES)
-    train.add_argument("--info", "-i", nargs="?", const="all", choices=_INFO)
-    train.add_argument("--help", "-h", action="store_true")
+    for *names, what, keywords in _OPTIONS:
+        train.add_argument(*names, help=what, **keywords)
     train.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from symrun.launch import launch, show
+    from symrun.launch import launch, show, show_help
 
     settings = options.overrides
     if options.config_dir is not None:
@@ -38,7 +45,9 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("resolve", "package"):
         if getattr(options, name) and not options.cfg:
             raise UsageError(f"--{name} needs --cfg: type --cfg job --{name}")
-    if options.cfg or options.info or options.help:
+    if options.help:
+        show_help(settings, {", ".join(names): what for *names, what, _ in _OPTIONS})
+    elif options.cfg or options.info:
         show(options.arguments, settings)
     else:
         launch(settings, options.multirun)

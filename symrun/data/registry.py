@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from symrun.typed import require
+from symrun.typed import Setting, require, require_settings
 
 if TYPE_CHECKING:
     from symrun.data.dataset import Dataset, ImageDataset
@@ -19,6 +19,9 @@ class DataConfig:
     """What all data sets have: each adds its own settings."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        require_settings(self, "data.")
 
 
 class Augment(StrEnum):
@@ -38,23 +41,26 @@ class Augment(StrEnum):
         return self in (Augment.crop, Augment.flip_crop)
 
 
+_Augment = Annotated[Augment, Setting("what is drawn at random for each training image")]
 _CROP_PADDING = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(DataConfig):
-    """How images are prepared.
+    """How images are prepared."""
 
-    mean, std: of each channel in [0, 1], to normalise with; null takes those of the training
-    images. crop_padding: pixels of black border around an image before a random crop.
-    """
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    augment: Augment = Augment.flip_crop
-    crop_padding: int = _CROP_PADDING
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Setting("of each channel in [0, 1], to normalise with; null: of the training images"),
+    ] = None
+    std: Annotated[tuple[float, ...] | None, Setting("likewise the standard deviation")] = None
+    augment: _Augment = Augment.flip_crop
+    crop_padding: Annotated[
+        int, Setting("pixels of black border around an image before a random crop", "in [1, 256]")
+    ] = _CROP_PADDING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         channels = self.channel_count
         one_each = f"a list of {channels}, one for each channel"
         for setting, numbers in (("mean", self.mean), ("std", self.std)):
@@ -64,7 +70,6 @@ class ImageConfig(DataConfig):
             fits = numbers is None or len(numbers) == channels
             require(f"data.{setting}", fits, one_each, list(numbers or ()))
         padding = self.crop_padding
-        require("data.crop_padding", 1 <= padding <= 256, "in [1, 256]", padding)
         has_effect = self.augment.crops or padding == _CROP_PADDING
         usual = f"{_CROP_PADDING} with data.augment={self.augment.value}, which crops nothing"
         require("data.crop_padding", has_effect, usual, padding)
@@ -117,16 +122,18 @@ def _prepared(dataset: "ImageDataset", config: ImageConfig) -> "ImageDataset":
 
 @dataclass(frozen=True)
 class CachedConfig(ImageConfig):
-    """root: where the files are; null downloads them. cache: where what is downloaded and what is
-    decoded goes."""
-
-    root: Path | None
-    cache: Path
+    root: Annotated[
+        Path | None, Setting("the folder that holds torchvision's files; null: download them")
+    ]
+    cache: Annotated[Path, Setting("where what is downloaded and what is decoded goes")]
 
 
 @dataclass(frozen=True)
 class TinyImageNetConfig(CachedConfig):
-    """root: the zip, or an unpacked folder."""
+    root: Annotated[
+        Path | None,
+        Setting("the zip, or a folder, complete or with some classes; null: download it"),
+    ]
 
 
 def _tiny_imagenet(config: TinyImageNetConfig) -> "Dataset":
@@ -137,15 +144,14 @@ def _tiny_imagenet(config: TinyImageNetConfig) -> "Dataset":
 
 @dataclass(frozen=True)
 class CifarConfig(CachedConfig):
-    """root: the folder that holds torchvision's."""
+    pass
 
 
 @dataclass(frozen=True)
 class MnistConfig(CachedConfig):
-    """root: the folder that holds torchvision's. A mirrored digit is no digit any more, and images
-    that are centred already need no crop."""
+    """A mirrored digit is no digit any more, and images that are centred need no crop."""
 
-    augment: Augment = field(default=Augment.none, kw_only=True)
+    augment: _Augment = field(default=Augment.none, kw_only=True)
 
     @property
     def channel_count(self) -> int:
@@ -160,20 +166,19 @@ def _torchvision(config: CachedConfig) -> "Dataset":
 
 @dataclass(frozen=True)
 class ImageFolderConfig(ImageConfig):
-    """root: the folder with train/. cache: where decoded images go. size: pixels along a side, to
-    which images are resized and cropped; null if all have one size. channels: 3, or 1 for grey."""
-
-    root: Path | None
-    cache: Path
-    size: int | None
-    channels: int
+    root: Annotated[Path | None, Setting("the folder with train/ and val/; it must be given")]
+    cache: Annotated[Path, Setting("where decoded images go")]
+    size: Annotated[
+        int | None,
+        Setting("side in pixels, to which images are resized and cropped; null: all have one",
+                "in [8, 1024]"),
+    ]  # fmt: skip
+    channels: Annotated[int, Setting("3, or 1 for grey")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = "a folder with train/ and val/ (data.root=DIR)"
         require("data.root", self.root is not None, given, "null")
-        size = 8 if self.size is None else self.size
-        require("data.size", 8 <= size <= 1024, "in [8, 1024], or null", size)
         _require_channels(self.channels)
 
     @property
@@ -197,26 +202,21 @@ def _require_channels(channels: int) -> None:
 class SyntheticConfig(ImageConfig):
     """A flip would turn the grating of a class, so that only crops are drawn."""
 
-    classes: int
-    image_size: int
-    train_images: int
-    val_images: int
-    seed: int
-    channels: int = 3
-    augment: Augment = field(default=Augment.crop, kw_only=True)
+    classes: Annotated[int, Setting("textures to tell apart", "in [2, 1000]")]
+    image_size: Annotated[int, Setting("pixels along a side", "in [8, 1024]")]
+    train_images: Annotated[int, Setting("images to train on", "in [1, 1000000]")]
+    val_images: Annotated[int, Setting("images to validate on", "in [1, 1000000]")]
+    seed: Annotated[int, Setting("of the textures", ">= 0")]
+    channels: Annotated[int, Setting("3, or 1 for grey")] = 3
+    augment: _Augment = field(default=Augment.crop, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_channels(self.channels)
-        require("data.classes", 2 <= self.classes <= 1000, "in [2, 1000]", self.classes)
-        size = self.image_size
-        require("data.image_size", 8 <= size <= 1024, "in [8, 1024]", size)
         for setting in ("train_images", "val_images"):
             count = getattr(self, setting)
             at_least = f">= data.classes ({self.classes})"
             require(f"data.{setting}", count >= self.classes, at_least, count)
-            require(f"data.{setting}", count <= 10**6, "<= 1000000", count)
-        require("data.seed", self.seed >= 0, ">= 0", self.seed)
 
     @property
     def channel_count(self) -> int:
@@ -239,16 +239,15 @@ def _synthetic(config: SyntheticConfig) -> "Dataset":
 
 @dataclass(frozen=True)
 class TextConfig(DataConfig):
-    """root: the file. length: characters in a block. val_share: of the file, from its end."""
-
-    root: Path | None
-    length: int
-    val_share: float
+    root: Annotated[Path | None, Setting("the file; it must be given")]
+    length: Annotated[int, Setting("characters in a block", "in [1, 65536]")]
+    val_share: Annotated[
+        float, Setting("share of the file, from its end, to validate on", "in (0, 1)")
+    ]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require("data.root", self.root is not None, "a text file (data.root=FILE)", "null")
-        require("data.length", 1 <= self.length <= 2**16, "in [1, 65536]", self.length)
-        require("data.val_share", 0 < self.val_share < 1, "in (0, 1)", self.val_share)
 
 
 def _text(config: TextConfig) -> "Dataset":

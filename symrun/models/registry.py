@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from symrun.typed import require
+from symrun.typed import Setting, require, require_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,20 +38,18 @@ class ModelConfig:
         Error: UsageError.
         """
 
+    def __post_init__(self) -> None:
+        require_settings(self, "model.")
+
 
 @dataclass(frozen=True)
 class ScaledConfig(ModelConfig):
-    """width: scales every hidden width."""
-
-    width: float
+    # Below 1/64, the narrowest layers have a single unit and the width is no longer what scales
+    width: Annotated[float, Setting("scales every hidden width", "in [1/64, 8]")]
 
     @property
     def relative_width(self) -> float:
         return self.width
-
-    def __post_init__(self) -> None:
-        # Below, the narrowest layers have a single unit and the width is no longer what scales
-        require("model.width", 1 / 64 <= self.width <= 8, "in [1/64, 8]", self.width)
 
 
 @dataclass(frozen=True)
@@ -99,20 +97,12 @@ def entry_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class VggConfig(ScaledConfig):
-    """eps: what BatchNorm adds to the variance."""
-
-    dropout: float
-    eps: float = BN_EPS
+    dropout: Annotated[float, Setting("share of hidden units that are left out", "in [0, 1)")]
+    eps: Annotated[float, Setting("what BatchNorm adds to the variance", "> 0")] = BN_EPS
 
     def require_side(self, side: int | None, setting: str = "data.image_size") -> None:
         multiple = f"a multiple of 32 for model={self.name}"
         require(setting, side is None or side % 32 == 0, multiple, side)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
-        require("model.eps", self.eps > 0, "> 0", self.eps)
-        require("model.eps", self.eps < math.inf, "finite", self.eps)
 
 
 @dataclass(frozen=True)
@@ -154,17 +144,11 @@ class Activation(Enum):
 
 @dataclass(frozen=True)
 class MlpConfig(ModelConfig):
-    """depth: the number of hidden layers, each with `hidden` units. bias: of every layer."""
-
-    depth: int
-    hidden: int
-    activation: Activation
-    bias: bool
-    batch_norm: bool
-
-    def __post_init__(self) -> None:
-        require("model.depth", 0 <= self.depth <= 1000, "in [0, 1000]", self.depth)
-        require("model.hidden", 1 <= self.hidden <= 10**6, "in [1, 1000000]", self.hidden)
+    depth: Annotated[int, Setting("hidden layers", "in [0, 1000]")]
+    hidden: Annotated[int, Setting("units in each hidden layer", "in [1, 1000000]")]
+    activation: Annotated[Activation, Setting("after each hidden layer")]
+    bias: Annotated[bool, Setting("a bias in every layer")]
+    batch_norm: Annotated[bool, Setting("BatchNorm before each activation")]
 
     @property
     def title(self) -> str:
@@ -182,22 +166,17 @@ def _mlp(config: MlpConfig, shape: Shape, classes: int) -> "nn.Module":
 
 @dataclass(frozen=True)
 class GptConfig(ModelConfig):
-    """width: of the residual stream. tied: whether the last layer is the embedding of tokens."""
-
-    layers: int
-    heads: int
-    width: int
-    dropout: float
-    bias: bool
-    tied: bool
+    layers: Annotated[int, Setting("blocks of attention and MLP", "in [1, 100000]")]
+    heads: Annotated[int, Setting("of attention, in each block", "in [1, 100000]")]
+    width: Annotated[int, Setting("of the residual stream", "in [1, 100000]")]
+    dropout: Annotated[float, Setting("share of activations that are left out", "in [0, 1)")]
+    bias: Annotated[bool, Setting("a bias in every layer")]
+    tied: Annotated[bool, Setting("whether the last layer is the embedding of tokens")]
 
     def __post_init__(self) -> None:
-        for setting in ("layers", "heads", "width"):
-            value = getattr(self, setting)
-            require(f"model.{setting}", 1 <= value <= 10**5, "in [1, 100000]", value)
+        super().__post_init__()
         multiple = f"a multiple of model.heads ({self.heads})"
         require("model.width", self.width % self.heads == 0, multiple, self.width)
-        require("model.dropout", 0 <= self.dropout < 1, "in [0, 1)", self.dropout)
 
 
 def _gpt(config: GptConfig, shape: tuple[int], classes: int) -> "nn.Module":
@@ -209,9 +188,12 @@ def _gpt(config: GptConfig, shape: tuple[int], classes: int) -> "nn.Module":
 
 @dataclass(frozen=True)
 class NamedConfig(ModelConfig):
-    """A network that is not symrun's. args: what its function is called with."""
+    """A network that is not symrun's."""
 
-    args: Mapping[str, object] | None
+    args: Annotated[
+        Mapping[str, object] | None,
+        Setting("what its function is called with, such as {depth:3}"),
+    ]
 
 
 def _torchvision(config: NamedConfig, shape: tuple[int, int, int], classes: int) -> "nn.Module":
