@@ -87,6 +87,9 @@ SETTINGS = {  # after `symrun train`: what the line must contain
 }
 COMMANDS = {  # after `symrun`, in a folder with the runs RUN and outputs/other
     "": "symrun needs COMMAND: type symrun --help",
+    "--verison": "symrun has no option --verison; did you mean --version?",
+    "plot --form png": "symrun plot needs FIGURE",
+    "plot --formt png": "symrun plot has no option --formt; did you mean --format?",
     "trian": "got trian; did you mean train?",
     "plot": "symrun plot needs FIGURE: type symrun plot fig1 RUN",
     "plot fig6": "there is no figure fig6; there are fig1, fig2",

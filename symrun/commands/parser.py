@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn, Protocol
 
@@ -33,10 +34,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, example: str = "", **keywords: Any) -> None:
         super().__init__(**keywords)
         self._example = example
+        self._given: list[str] = []
 
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
+        args = self._given = list(sys.argv[1:] if args is None else args)
         options, rest = super().parse_known_args(args, namespace)
         for place, word in enumerate(rest):
             if word.startswith("-"):
@@ -53,6 +56,11 @@ class Parser(argparse.ArgumentParser):
 
     def _in_our_words(self, message: str) -> str:
         if found := re.fullmatch(r"the following arguments are required: (.*)", message):
+            known = tuple(self._option_string_actions)
+            for word in self._given:
+                option = word.partition("=")[0]
+                if word.startswith("-") and not any(name.startswith(option) for name in known):
+                    return self._unknown_option(word, [], argparse.Namespace())
             optional = {action.metavar for action in self._actions if action.nargs == "*"}
             named = [name for name in found[1].split(", ") if name not in optional]
             return f"{self.prog} needs {' and '.join(named)}: type {self._example}"
