@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from symrun.symmetry import find_structure
     from symrun.tracking import Tracker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "RunInfo",
     "SymrunError",
