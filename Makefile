@@ -58,6 +58,7 @@ lint: venv  ## Formatting, lint, types
 docs: $(VENV)/.documented  ## The documentation, as build/docs/index.html
 	rm -rf build/docs
 	PYTHONPATH=scripts $(BIN)/zensical build --clean --strict
+	! grep -rE '<(script|link|img)[^>]+(src|href)="https?:' build/docs --include='*.html'  # no other server
 
 $(VENV)/.documented: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
