@@ -1,4 +1,4 @@
-"""Every Python block of README and docs runs as it stands, where the packages it needs are there."""
+"""Every Python block of README and docs runs as it stands, if the packages it needs are there."""
 
 import re
 import sys
