@@ -1,6 +1,6 @@
 # symrun: run `make` for a list of what there is.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo reproduce reproduce_cpu figures study test stress lint bench gpu clean
+.PHONY: help venv demo reproduce reproduce_cpu figures study test stress lint docs bench gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -55,6 +55,15 @@ lint: venv  ## Formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.documented  ## The documentation, as build/docs/index.html
+	rm -rf build/docs
+	PYTHONPATH=scripts $(BIN)/zensical build --clean --strict
+	! grep -rE '<(script|link|img)[^>]+(src|href)="https?:' build/docs --include='*.html'  # no other server
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 bench: venv  ## Tracking against none and against the paper's way, tables at full scale; 10 minutes
 	$(BIN)/symrun bench --tables
 	$(BIN)/python scripts/paper_tracking.py
@@ -63,4 +72,4 @@ gpu:  ## What only a GPU can show, in order of worth, in BUDGET=900 seconds: tes
 	BUDGET=$(BUDGET) scripts/gpu_box.sh
 
 clean:  ## Remove the environment and caches; runs in outputs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -139,12 +139,27 @@ def page() -> str:
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-_INTRODUCTION = (
-    "Written by `python scripts/settings_page.py` from what checks the settings; `symrun train "
-    "--help` shows the same of one choice. Type `NAME=VALUE` behind `symrun train`. Where choices "
-    "have other defaults, they stand in the order of the choices. A path or a name may contain any "
-    'character: `"run.dir=~/my run (a=b, #2)"`. With `-m`, commas separate several values.'
-)
+_INTRODUCTION = """A setting is `NAME=VALUE`. `symrun train --help` shows what there is for one choice, and this page
+all choices: both are made of what checks the settings. (This page by `python scripts/settings_page.py`.)
+
+```sh
+symrun train model=vgg11_bn model.width=0.5 optim.lr=0.05 optim.weight_decay=5e-4 track.every=10
+symrun train experiment=quickstart_bn optim=adamw optim.lr=1e-3
+symrun train "experiment=[fig1,reproduce_cpu]"    # one preset over another
+symrun train --cfg job experiment=fig1            # show the settings, and train nothing
+```
+
+Without any setting, `symrun train` trains VGG16 with BatchNorm on Tiny ImageNet for 100 epochs, in batches of
+256, by SGD with a learning rate of 0.1 and no weight decay.
+
+A path or a name may contain any character: `"run.dir=~/my run (a=b, #2)"`. Only with `-m` do commas separate
+several values. A name that does not exist, or a value that cannot be, is reported in one line that says what
+to type. `source <(symrun completion bash)`, or `zsh`, lets Tab complete commands, options and settings.
+
+More on [your own network](models.md#your-own), [a symmetry by hand](models.md#naming-a-symmetry-by-hand),
+[your own data](howto/data.md), [precision](precision.md), [loggers](loops.md#loggers) and
+[what makes a step fast](performance.md#on-a-gpu). Where choices differ in a default, the table lists the
+defaults in their order."""
 
 
 def _settings_table(found: list[list[Row]]) -> str:

@@ -18,7 +18,7 @@ from symrun.cli import main
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
 
-README = Path(symrun.__file__).parent.parent / "README.md"
+PAGE = Path(symrun.__file__).parent.parent / "docs" / "tables.md"
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,8 @@ print([name for name in ("torch", "pandas") if name in sys.modules])
     assert printed.splitlines() == ["[]", "['pandas']"]
 
 
-def test_the_example_of_the_readme_runs(made, monkeypatch, capsys):
-    (example,) = [
-        code
-        for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-        if "open_run" in code
-    ]
+def test_the_example_of_the_page_of_tables_runs(made, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     monkeypatch.chdir(made.path.parent.parent)
     exec(example, {})
     assert "VGG11 with BN" in capsys.readouterr().out
