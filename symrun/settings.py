@@ -1,4 +1,4 @@
-"""What settings there are, in words: `symrun train --help`, and docs/settings.md.
+"""What settings there are, in words, as `symrun train --help` prints them.
 
 Meanings and intervals are those of the annotations that check them, defaults those of `configs/`.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -20,7 +19,7 @@ from symrun.config import Config, RunConfig, TrackConfig, TrainConfig
 from symrun.overrides import NAMED_MODELS, REGISTRIES, choices_of, configs
 from symrun.typed import settings_of
 
-_ALWAYS = {"train": TrainConfig, "track": TrackConfig, "run": RunConfig, "": Config}
+ALWAYS = {"train": TrainConfig, "track": TrackConfig, "run": RunConfig, "": Config}
 """Groups that every run has, and what stands in none."""
 _HELP = "symrun train: train a network and record what theory says of it"
 _EXAMPLES = {
@@ -103,7 +102,7 @@ def print_help(config: Config, options: Mapping[str, str]) -> None:
 def _groups(config: Config) -> Iterator[tuple[str, type]]:
     for group in REGISTRIES:
         yield group, type(getattr(config, group))
-    yield from _ALWAYS.items()
+    yield from ALWAYS.items()
 
 
 def _columns(console: Console, lines: list[tuple[str, str]]) -> None:
@@ -114,74 +113,6 @@ def _columns(console: Console, lines: list[tuple[str, str]]) -> None:
     for name, meaning in lines:
         table.add_row(Text(name, "cyan"), Text(meaning))
     console.print(Padding(table, (0, 0, 0, 2)))
-
-
-def page() -> str:
-    """Every setting of every choice, as Markdown."""
-    blocks = ["# Settings", _INTRODUCTION, "## Presets", "`experiment=NAME`"]
-    blocks.append(_table(["preset", "what it is"], [[f"`{n}`", w] for n, w in presets().items()]))
-    for group, registry in REGISTRIES.items():
-        blocks.append(f"## {group}")
-        members: dict[type, list[str]] = {}
-        for name, entry in registry.items():
-            members.setdefault(entry.settings, []).append(name)
-        for kind, names in members.items():
-            shown = (NAMED_MODELS.get(name, name) for name in names)
-            blocks.append(", ".join(f"`{group}={name}`" for name in shown))
-            files = (configs() / group / f"{name}.yaml" for name in names)
-            values = [_of_file(path) for path in files]
-            if found := [rows(kind, group, one) for one in values]:
-                blocks.append(_settings_table(found))
-    defaults = _of_file(configs() / "config.yaml")
-    for group, kind in _ALWAYS.items():
-        values = [defaults[group] if group else defaults]
-        blocks += [f"## {group or 'All else'}", _settings_table([rows(kind, group, values[0])])]
-    return "\n\n".join(filter(None, blocks)) + "\n"
-
-
-_INTRODUCTION = """A setting is `NAME=VALUE`. `symrun train --help` shows what there is for one choice, and this page
-all choices: both are made of what checks the settings. (This page by `python scripts/settings_page.py`.)
-
-```sh
-symrun train model=vgg11_bn model.width=0.5 optim.lr=0.05 optim.weight_decay=5e-4 track.every=10
-symrun train experiment=quickstart_bn optim=adamw optim.lr=1e-3
-symrun train "experiment=[fig1,reproduce_cpu]"    # one preset over another
-symrun train --cfg job experiment=fig1            # show the settings, and train nothing
-```
-
-Without any setting, `symrun train` trains VGG16 with BatchNorm on Tiny ImageNet for 100 epochs, in batches of
-256, by SGD with a learning rate of 0.1 and no weight decay.
-
-A path or a name may contain any character: `"run.dir=~/my run (a=b, #2)"`. Only with `-m` do commas separate
-several values. A name that does not exist, or a value that cannot be, is reported in one line that says what
-to type. `source <(symrun completion bash)`, or `zsh`, lets Tab complete commands, options and settings.
-
-More on [your own network](models.md#your-own), [a symmetry by hand](models.md#naming-a-symmetry-by-hand),
-[your own data](howto/data.md), [precision](precision.md), [loggers](loops.md#loggers) and
-[what makes a step fast](performance.md#on-a-gpu). Where choices differ in a default, the table lists the
-defaults in their order."""
-
-
-def _settings_table(found: list[list[Row]]) -> str:
-    """Of several choices that have the same settings."""
-    lines = []
-    for same in zip(*found, strict=True):
-        row, values = same[0], list(dict.fromkeys(one.value for one in same))
-        shown = ", ".join(f"`{value}`" for value in values)
-        lines.append([f"`{row.name}`", shown, row.choices.replace("|", r"\|"), row.meaning])
-    return _table(["setting", "default", "values", "meaning"], lines) if lines else ""
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
-
-
-def _of_file(path: Any) -> dict[str, Any]:
-    """The plain values of a file in `configs/`, with what refers to others as it is typed."""
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,6 @@ import pytest
 from pages import PAGES, ROOT, fences, name_of, text_of
 
 from symrun.cli import _parser, main
-from symrun.data.registry import DATA_SETS
 from symrun.errors import UsageError
 from symrun.figures import FIGURES
 from symrun.figures.style import FORMATS
@@ -112,13 +111,3 @@ def test_the_commands_within_sentences_are_understood_too(page):
             parsed(shlex.split(command))
         except UsageError as error:
             assert re.match(r"symrun \w+ needs ", str(error)), command
-
-
-def test_the_settings_that_are_listed_exist_and_so_do_the_data_sets():
-    page = text_of("docs/settings.md")
-    group = ""
-    for cell in re.findall(r"^\| ([^|]*)", page, re.M):
-        for before, name in re.findall(r"`([a-z_]*)\.([a-z_]+)`", cell):
-            group = before or group
-            assert f"{group}.{name}" in names()
-    assert all(f"`{name}`" in page for name in DATA_SETS)
