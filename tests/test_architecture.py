@@ -20,6 +20,7 @@ LAYERS = [
     "integrations",
     "attached",
     "bench",
+    "listing",
     "launch",
     "constraints",
     "training",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
-from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.files import complete_or_absent, is_locked, locked, sweep_drafts
 from symrun.models.registry import MODELS
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.run_json import MOST_BYTES, read_info
@@ -108,6 +108,11 @@ class RunDirectory:
             except OSError as error:
                 raise UsageError(f"{self.path} cannot be written: {refusal(error)}") from None
             yield
+
+    def is_written(self) -> bool:
+        """Whether another process writes to this run, or nobody can tell, as on a file system
+        without locks."""
+        return is_locked(self._lock)
 
     def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
         """Remove what was written after the checkpoint of `step`.
