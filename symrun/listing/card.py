@@ -137,14 +137,15 @@ def as_text(one: Card) -> str:
         _laws(one),
         _scores(one.summary),
         _paragraph("on disk", _disk(one)),
-        _paragraph("next", [[line] for line in _next(one)]),
+        _paragraph("next", [[command] for command in _next(one)]),
     ]
     return "\n\n".join([heading, *filter(None, paragraphs)])
 
 
 def _paragraph(heading: str, lines: Sequence[Sequence[str]]) -> str:
+    """Empty without lines."""
     if not lines:
-        return heading
+        return ""
     return f"{heading}\n" + "\n".join(f"  {line}" for line in aligned(lines).splitlines())
 
 
@@ -181,7 +182,7 @@ def _settings(one: Card) -> tuple[str, list[list[str]]]:
         settings = one.summary.settings.items()
         return "settings", [[name, shown(value)] for name, value in settings]
     if not one.changed:
-        return "settings: all are the defaults", []
+        return "settings", [["all are the defaults"]]
     lines = [["", "", "default"]]
     lines += [[name, shown(value), shown(usual)] for name, (value, usual) in one.changed.items()]
     return "settings that are not the defaults", lines

@@ -1,5 +1,6 @@
 """What `symrun watch` shows of a run, on a terminal and in lines."""
 
+import shlex
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
@@ -69,7 +70,7 @@ def _progress(state: LiveState, width: int) -> RenderableType:
     steps = f"{of_planned(state.step, state.planned)} steps"
     if not state.planned:
         return Text(steps)
-    steps += f"  {state.step / state.planned:.0%}"
+    steps += f"  {100 * state.step // state.planned}%"
     line = Table.grid(padding=(0, 1))
     bar = ProgressBar(state.planned, state.step, width=max(width - len(steps) - 2, 4))
     line.add_row(bar, steps)
@@ -115,11 +116,13 @@ def _last_and_largest(curve: Curve) -> tuple[str, str]:
 
 def time_in_words(state: LiveState, now: float) -> str:
     """How long it has gone on, and how long it will."""
-    if not state.under_way:
-        seconds = state.info.seconds
-        return UNKNOWN if seconds is None else f"{duration(seconds)} of training"
+    if not state.under_way and state.info.seconds is not None:
+        return f"{duration(state.info.seconds)} of training"
     started, left = state.started, state.seconds_left(now)
-    gone = UNKNOWN if started is None else duration(max(now - started, 0.0))
+    until = now if state.under_way else state.written
+    gone = duration(None if started is None or until is None else max(until - started, 0.0))
+    if not state.under_way:
+        return f"{gone} until the last record"
     if state.planned is None:
         return f"{gone}, the end is not known"
     return f"{gone}, about {duration(left)} left" if left is not None else gone
@@ -160,7 +163,7 @@ def _footnote(state: LiveState) -> str:
 
 def outcome(state: LiveState) -> str:
     """How the run ended, and what to type next."""
-    info, path = state.info, state.run.path
+    info, path = state.info, shlex.quote(str(state.run.path))
     resumable = info.loop is None and info.thinned is None
     resume = f": symrun resume {path} goes on with it" if resumable else ""
     steps = f"at step {state.step:,}"

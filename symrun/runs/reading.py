@@ -204,7 +204,9 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     array = column.combine_chunks()
     if array.null_count:
-        array = array.fill_null(np.nan)
+        # pyarrow imports pandas, half a second, to make a scalar of a number
+        nan = pa.py_buffer(np.full(1, np.nan, array.type.to_pandas_dtype()))
+        array = array.fill_null(pa.Array.from_buffers(array.type, 1, [None, nan])[0])
     # pyarrow's own to_numpy imports pandas first, a tenth of a second
     return np.from_dlpack(array)
 
