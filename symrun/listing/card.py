@@ -10,7 +10,7 @@ from typing import Any
 from symrun.analysis import is_null
 from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
 from symrun.config import WITHOUT_EFFECT, flat
-from symrun.errors import UsageError
+from symrun.errors import UsageError, in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import KILLED, SCORES, Summary
 from symrun.listing.words import count, decimal, duration, of_planned, share, size
@@ -127,9 +127,6 @@ _RECORDED = (
 
 def as_text(one: Card) -> str:
     """The card in paragraphs, each a table with a heading."""
-    heading = f"{one.summary.path}: {one.info.model.title}"
-    data = one.info.dataset
-    heading += f" on {data.title} ({data.contents})" if data else ""
     paragraphs = [
         _paragraph("run", _circumstances(one)),
         _paragraph(*_settings(one)),
@@ -139,7 +136,7 @@ def as_text(one: Card) -> str:
         _paragraph("on disk", _disk(one)),
         _paragraph("next", [[command] for command in _next(one)]),
     ]
-    return "\n\n".join([heading, *filter(None, paragraphs)])
+    return "\n\n".join([in_one_line(one.summary.path), *filter(None, paragraphs)])
 
 
 def _paragraph(heading: str, lines: Sequence[Sequence[str]]) -> str:
@@ -155,9 +152,13 @@ def _circumstances(one: Card) -> list[list[str]]:
     status += ": nobody writes it any more" if summary.status == KILLED else ""
     processor = info.hardware.processor if info.hardware else ""
     threads = "" if info.threads is None else f"{info.threads} threads"
+    network, data = info.model, info.dataset
+    size_of = "" if network.parameters is None else f", {network.parameters:,} parameters"
     where = [info.device, processor, threads, info.precision.value]
     took = "" if info.seconds is None else f", {duration(info.seconds)} of training"
     lines = [
+        ["model", network.title + size_of],
+        ["data", "" if data is None else f"{data.title}, {data.counted}"],
         ["status", status],
         ["", "" if info.diverged is None else str(info.diverged)],
         ["started", info.created[:16].replace("T", " ") + took],

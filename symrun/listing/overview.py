@@ -16,13 +16,16 @@ from symrun.listing.cached import Listed
 from symrun.listing.filters import TABLE_KEYS, Condition, require_known, shown, value_of
 from symrun.listing.summary import Summary, differing
 from symrun.listing.words import decimal, of_planned, share
-from symrun.runs.directory import RunDirectory
+from symrun.runs.directory import folders_below
 
 _WIDEST = 24
 """Characters of a setting's value that a table shows."""
 
 _ALIKE = ("model", "data")
 """Columns that are left out where all runs have the same."""
+
+_CONSTANT = 20
+"""Added to the rank of a column in which all runs have the same."""
 
 _TOLD = ("model.name", "data.name")
 """Settings that have a column of their own anyway."""
@@ -33,15 +36,14 @@ _HEADS = ("run", "status", "model", "data", "steps", "top-1", "loss")
 def found_below(folder: Path) -> tuple[list[Listed], list[UsageError]]:
     """The runs in `folder` and below, the one started last first, and why others are unreadable.
 
-    A run comes before its thinned copies. A folder whose name begins with a dot holds no whole run.
+    A run comes before its thinned copies, as in `runs_below`.
     """
     runs, refused = [], []
-    for run_json in folder.glob("**/run.json"):
-        if not any(part.startswith(".") for part in run_json.relative_to(folder).parts):
-            try:
-                runs.append(Listed(RunDirectory(run_json.parent)))
-            except UsageError as error:
-                refused.append(error)
+    for run in folders_below(folder):
+        try:
+            runs.append(Listed(run))
+        except UsageError as error:
+            refused.append(error)
     runs.sort(key=lambda one: str(one.described.path))
     runs.sort(key=lambda one: (one.described.created, -one.described.every), reverse=True)
     return runs, refused
@@ -126,7 +128,8 @@ class _Column:
 def as_table(summaries: Sequence[Summary], width: int | None = None) -> str:
     """A line for each run, in at most `width` characters unless paths alone take more.
 
-    Settings go first, those with the fewest values before others; a line says which are left out.
+    What tells least is left out first: columns in which all runs have the same, then loss, data,
+    model and steps, then settings, of which those with few values go first. A line says what is.
     """
     columns = _columns(summaries)
     shown_columns = columns
@@ -154,18 +157,19 @@ def _columns(summaries: Sequence[Summary]) -> list[_Column]:
     """Those that tell something: no model that all runs share, no loss where all have a top-1."""
 
     def column(head: str, rank: float, cell: Callable[[Summary], str]) -> _Column:
-        return _Column(head, [cell(one) for one in summaries], rank)
+        cells = [cell(one) for one in summaries]
+        return _Column(head, cells, rank if rank == 0 or len({*cells}) > 1 else rank + _CONSTANT)
 
     scored = any(one.top1 is not None for one in summaries)
     columns = [
         column("run", 0, lambda one: in_one_line(one.path)),
         column("status", 3, lambda one: one.status),
-        column("model", 5, lambda one: one.model),
-        column("data", 6, lambda one: one.data),
+        column("model", 7, lambda one: one.model),
+        column("data", 8, lambda one: one.data),
         *_settings(summaries),
-        column("steps", 4, lambda one: of_planned(one.step, one.planned)),
-        column("top-1", 2 if scored else 8, lambda one: share(one.top1)),
-        column("loss", 7 if scored else 2, lambda one: decimal(one.loss)),
+        column("steps", 6, lambda one: of_planned(one.step, one.planned)),
+        column("top-1", 2 if scored else 10, lambda one: share(one.top1)),
+        column("loss", 9 if scored else 2, lambda one: decimal(one.loss)),
         column("1 - R^2", 1, lambda one: scientific(one.unexplained)),
     ]
     return [one for one in columns if one.head not in _ALIKE or len({*one.cells}) > 1]
@@ -181,5 +185,5 @@ def _settings(summaries: Sequence[Summary]) -> Iterator[_Column]:
         yield _Column(
             name if last[head] > 1 or head in _HEADS else head,
             [cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 3]}..." for cell in cells],
-            10 + few,
+            4 + few,
         )

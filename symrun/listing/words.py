@@ -4,15 +4,17 @@ UNKNOWN = "-"
 
 
 def count(value: float | None) -> str:
+    """ "39,100" """
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def share(value: float | None) -> str:
-    """ "62.3 %" """
+    """ "62.3%" """
     return UNKNOWN if value is None else f"{value:.1%}"
 
 
 def decimal(value: float | None) -> str:
+    """ "0.416" """
     return UNKNOWN if value is None else f"{value:.3f}"
 
 

@@ -215,18 +215,25 @@ class RunDirectory:
             draft.write_text(json.dumps(content, indent=2))
 
 
+def folders_below(outputs: Path) -> Iterator[RunDirectory]:
+    """Every folder in `outputs` and below that holds a run.json, readable or not, in no order.
+
+    A folder whose name begins with a dot holds no whole run yet.
+    """
+    for run_json in outputs.glob("**/run.json"):
+        if not any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
+            yield RunDirectory(run_json.parent)
+
+
 def runs_below(outputs: Path) -> list[RunDirectory]:
     """The readable runs in `outputs` and below, the one started last first.
 
     A run comes before its thinned copies, which share its start time; a copy with more records
-    comes before one with fewer. A folder whose name begins with a dot holds no whole run yet.
+    comes before one with fewer.
     """
     ranks: dict[RunDirectory, tuple[str, int]] = {}
-    for run_json in outputs.glob("**/run.json"):
-        if any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
-            continue
+    for run in folders_below(outputs):
         with contextlib.suppress(UsageError):
-            run = RunDirectory(run_json.parent)
             info = run.info()
             ranks[run] = (info.created, -info.thinned.every if info.thinned else 0)
     return sorted(ranks, key=ranks.__getitem__, reverse=True)
