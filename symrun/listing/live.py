@@ -45,18 +45,17 @@ def _on_screen(state: LiveState, console: Console) -> None:
     ):
         while state.look() or state.under_way or not state.whole:
             shown.update(view(state, console, time.time()), refresh=True)
-            if state.whole:
+            if state.whole and state.under_way:
                 _sleep(console)
 
 
 def _in_lines(state: LiveState, console: Console) -> None:
-    told = ""
+    told = 0
     while state.look() or state.under_way or not state.whole:
-        now = line(state, time.time())
-        if state.under_way and state.whole and state.step and now != told:
-            print(now, flush=True)
-            told = now
         if state.under_way and state.whole:
+            if state.step != told:
+                console.out(line(state, time.time()))
+                told = state.step
             time.sleep(_SECONDS)
 
 
