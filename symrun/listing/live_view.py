@@ -34,8 +34,7 @@ _MOST = 80
 
 
 def view(state: LiveState, console: Console, now: float) -> RenderableType:
-    """Everything, in as many lines as it takes, 23 for three symmetries. now: seconds since the
-    epoch."""
+    """Everything, in 20 lines for three symmetries and three laws. now: seconds since the epoch."""
     width = console.width
     blocks = BLOCKS if console.encoding.startswith("utf") else PLAIN
     return Group(

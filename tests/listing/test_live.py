@@ -186,7 +186,7 @@ def test_a_view_fits_the_terminal(own_loops, kind, width):
     lines = shown(state, width).splitlines()
     assert all(len(one) <= width for one in lines)
     if width >= 80:
-        assert len(lines) <= 23
+        assert len(lines) <= 20
         laws = {"exact", "flow", "discrete"} if kind != "adamw" else {"exact"}
         assert {law for law in ("exact", "flow", "discrete") if law in " ".join(lines)} == laws
 
