@@ -7,22 +7,31 @@ from symrun import __version__
 from symrun.commands import (
     bench,
     check,
+    compare,
     completion,
     data,
     plot,
     report,
     resume,
+    runs,
+    show,
     symmetries,
     thin,
     train,
+    watch,
 )
 from symrun.commands.parser import Parser
 from symrun.display import guarded
 from symrun.errors import Interrupted, SymrunError, in_one_line, refusal
 from symrun.warned import warnings_in_one_line
 
-_RESULTS_ARE_PRINTED = ("check", "symmetries", "bench")
+_RESULTS_ARE_PRINTED = ("check", "symmetries", "bench", "runs", "show", "compare", "watch")
 """Commands that fail once nobody can take their output; others go on without it."""
+
+_COMMANDS = (
+    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, data),
+    *(bench, completion),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,6 +90,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"symrun {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, resume, plot, check, symmetries, report, thin, data, bench, completion):
+    for command in _COMMANDS:
         command.add(commands)
     return parser

@@ -20,6 +20,7 @@ LAYERS = [
     "integrations",
     "attached",
     "bench",
+    "listing",
     "launch",
     "settings",
     "constraints",
@@ -116,9 +117,11 @@ def test_laws_know_neither_torch_modules_nor_files():
 
 
 def test_reading_tables_imports_none_of_what_is_slow_to_import():
-    """What `symrun --help`, check and plot need; a process of its own, since tests import torch."""
+    """What `symrun --help`, check, plot, runs and watch need; a process of its own, since tests
+    import torch."""
     slow = ["torch", "torchvision", "pandas", "scipy", "hydra"]
     code = "import sys, symrun.cli, symrun.analysis, symrun.figures, symrun.figures.residual;"
+    code += "import symrun.listing.overview, symrun.listing.card, symrun.listing.live;"
     code += "symrun.open_run, symrun.RunInfo, symrun.UsageError;"
     code += f"print([name for name in {slow} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout

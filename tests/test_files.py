@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from symrun.errors import UsageError, refusal
-from symrun.files import complete_or_absent, require_place
+from symrun.files import complete_or_absent, is_locked, locked, require_place
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -65,6 +65,17 @@ def test_a_refusal_says_why_and_what_to_do(code, line):
             raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
     except RuntimeError as error:
         assert refusal(error).startswith(line)
+
+
+def test_a_lock_is_seen_by_others_and_left_alone(tmp_path):
+    path = tmp_path / ".lock"
+    assert not is_locked(path) and not path.exists()
+    with locked(path, wait=False):
+        assert is_locked(path)
+    assert not is_locked(path)
+    with locked(path, wait=False):  # looking took no lock that stays
+        pass
+    assert is_locked(tmp_path / ("x" * 300))  # nobody can tell
 
 
 def test_an_output_that_is_full_is_one_line():

@@ -46,6 +46,8 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(self._unknown_option(word, rest[place + 1 :], options))
         if "overrides" in options:
             options.overrides += rest  # argparse stops at the first option in between
+        elif "words" in options:
+            options.words += rest
         elif rest:
             raise UsageError(f"{self.prog} takes no {rest[0]} here: type {self._example}")
         return options, []

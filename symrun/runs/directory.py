@@ -13,7 +13,7 @@ from pathlib import Path
 
 from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
-from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.files import complete_or_absent, is_locked, locked, sweep_drafts
 from symrun.models.registry import MODELS
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.run_json import MOST_BYTES, read_info
@@ -108,6 +108,11 @@ class RunDirectory:
             except OSError as error:
                 raise UsageError(f"{self.path} cannot be written: {refusal(error)}") from None
             yield
+
+    def is_written(self) -> bool:
+        """Whether another process writes to this run, or nobody can tell, as on a file system
+        without locks."""
+        return is_locked(self._lock)
 
     def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
         """Remove what was written after the checkpoint of `step`.
@@ -210,18 +215,25 @@ class RunDirectory:
             draft.write_text(json.dumps(content, indent=2))
 
 
+def folders_below(outputs: Path) -> Iterator[RunDirectory]:
+    """Every folder in `outputs` and below that holds a run.json, readable or not, in no order.
+
+    A folder whose name begins with a dot holds no whole run yet.
+    """
+    for run_json in outputs.glob("**/run.json"):
+        if not any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
+            yield RunDirectory(run_json.parent)
+
+
 def runs_below(outputs: Path) -> list[RunDirectory]:
     """The readable runs in `outputs` and below, the one started last first.
 
     A run comes before its thinned copies, which share its start time; a copy with more records
-    comes before one with fewer. A folder whose name begins with a dot holds no whole run yet.
+    comes before one with fewer.
     """
     ranks: dict[RunDirectory, tuple[str, int]] = {}
-    for run_json in outputs.glob("**/run.json"):
-        if any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
-            continue
+    for run in folders_below(outputs):
         with contextlib.suppress(UsageError):
-            run = RunDirectory(run_json.parent)
             info = run.info()
             ranks[run] = (info.created, -info.thinned.every if info.thinned else 0)
     return sorted(ranks, key=ranks.__getitem__, reverse=True)

@@ -40,6 +40,9 @@ _FOOTERS = 1024
 
 _UNKNOWN = ("", "\U0010ffff")
 
+_NAN = pa.Array.from_buffers(pa.float64(), 1, [None, pa.py_buffer(np.full(1, np.nan))])[0]
+"""Made without pa.scalar, which imports pandas first, half a second."""
+
 Rows = dict[str, NDArray[Any]]
 """Column -> its values, NaN for null."""
 
@@ -204,7 +207,7 @@ def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     array = column.combine_chunks()
     if array.null_count:
-        array = array.fill_null(np.nan)
+        array = array.fill_null(_NAN.cast(array.type))
     # pyarrow's own to_numpy imports pandas first, a tenth of a second
     return np.from_dlpack(array)
 

@@ -173,7 +173,7 @@ def replaced(name, values):
         (replaced("flow", pa.array(["1.0"] * UNITS)), "column flow holds string, not floating"),
         (replaced("flow", pa.nulls(UNITS)), "column flow holds null, not floating"),
         (replaced("step", pa.array([0.0] * UNITS)), "column step holds double, not integers"),
-        (replaced("step", pa.nulls(UNITS, pa.int32())), "Could not convert nan"),
+        (replaced("step", pa.nulls(UNITS, pa.int32())), "Float value nan was truncated"),
         (replaced("group", pa.array([1] * UNITS)), "column group holds int64, not names"),
         (replaced("group", pa.array([1] * UNITS).dictionary_encode()), "column group holds int64"),
     ],

@@ -1,0 +1,42 @@
+"""`symrun compare`: runs beside each other."""
+
+import argparse
+from pathlib import Path
+
+from symrun.commands.parser import Commands
+from symrun.errors import UsageError
+
+
+def add(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="runs beside each other: settings that differ, numbers",
+        example="symrun compare RUN RUN",
+    )
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="machine-readable rows")
+    form.add_argument("--csv", action="store_true", help="the same rows as CSV")
+    compare.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from symrun.analysis.report import rows_as_json
+    from symrun.listing import side_by_side
+    from symrun.listing.cached import Listed
+    from symrun.listing.overview import as_csv
+    from symrun.runs.directory import RunDirectory
+
+    paths = list(dict.fromkeys(options.runs))
+    if len(paths) < 2:
+        raise UsageError(
+            f"compare needs two runs, got {paths[0]} alone: type symrun compare RUN RUN"
+        )
+    summaries = [Listed(RunDirectory.open(path)).summary for path in paths]
+    if options.json:
+        print(rows_as_json(side_by_side.as_rows(summaries)))
+    elif options.csv:
+        print(as_csv(side_by_side.as_rows(summaries)))
+    else:
+        print(side_by_side.as_table(summaries))
+    return 0

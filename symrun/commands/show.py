@@ -1,0 +1,27 @@
+"""`symrun show`: one run at a glance."""
+
+import argparse
+import json
+from pathlib import Path
+
+from symrun.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    show = commands.add_parser(
+        "show", help="one run at a glance, and what to type next", example="symrun show RUN"
+    )
+    show.add_argument("folder", metavar="RUN", type=Path)
+    show.add_argument("--json", action="store_true", help="machine-readable, with every setting")
+    show.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from symrun.listing.cached import Listed
+    from symrun.listing.card import as_json, as_text, card
+    from symrun.runs.directory import RunDirectory
+
+    run = RunDirectory.open(options.folder)
+    one = card(run, Listed(run).summary)
+    print(json.dumps(as_json(one), indent=1, allow_nan=False) if options.json else as_text(one))
+    return 0

@@ -1,0 +1,24 @@
+"""`symrun watch`: a run of another process, live."""
+
+import argparse
+from pathlib import Path
+
+from symrun.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    watch = commands.add_parser(
+        "watch",
+        help="a run of another process, live until it ends; in a pipe a line a change",
+        example="symrun watch RUN",
+    )
+    watch.add_argument("folder", metavar="RUN", type=Path)
+    watch.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from symrun.listing.live import watch
+    from symrun.runs.directory import RunDirectory
+
+    watch(RunDirectory.open(options.folder))
+    return 0

@@ -1,0 +1,98 @@
+"""What the tables of runs that have ended come to, kept in the user's cache folder.
+
+$XDG_CACHE_HOME/symrun/runs (~/.cache/symrun/runs) has a file for each run, named by the digest of
+its path. It counts only while run.json, the parts of the tables and the code that judges them are
+as they were. A cache that cannot be read or written is none.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import symrun
+from symrun.analysis import Agreement
+from symrun.listing.summary import Summary, described, with_tables
+from symrun.runs.directory import TABLES, RunDirectory
+
+_CODE = ("analysis/*.py", "laws/*.py", "listing/*.py", "runs/*.py", "schedule.py")
+
+
+class Listed:
+    """A run of a list, whose tables are read when they are asked for.
+
+    described: what run.json says, and perhaps the tables too.
+
+    Error: UsageError if run.json cannot be read.
+    Example: Listed(RunDirectory.open("outputs/mine")).summary.unexplained
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self._state = _state(run)
+        self._known = _read(run, self._state)
+        self.described = self._known or described(run)
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """What run.json and the tables say."""
+        if self._known is not None:
+            return self._known
+        whole = with_tables(self.run, self.described)
+        if whole.has_ended:
+            _write(self.run, self._state, whole)
+        return whole
+
+
+def _state(run: RunDirectory) -> str:
+    """A digest of the names, sizes and times of run.json and all parts, and of the code."""
+    found = [_code()]
+    with contextlib.suppress(OSError):
+        found.append(_stamp(os.stat(run.run_json)))
+        for table in TABLES:
+            with os.scandir(run.table(table)) as entries:
+                parts = [f"{one.name} {_stamp(one.stat())}" for one in entries]
+            found += [table, *sorted(parts)]
+    return hashlib.sha256("\n".join(found).encode(errors="surrogateescape")).hexdigest()
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns} {status.st_size}"
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of the code that reads and judges tables."""
+    digest, root = hashlib.sha256(), Path(symrun.__file__).parent
+    for file in sorted(file for pattern in _CODE for file in root.glob(pattern)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _file(run: RunDirectory) -> Path:
+    """Error: RuntimeError without a home."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:32]
+    return Path(base) / "symrun" / "runs" / f"{name}.json"
+
+
+def _read(run: RunDirectory, state: str) -> Summary | None:
+    with contextlib.suppress(OSError, RuntimeError, ValueError, LookupError, TypeError):
+        content = json.loads(_file(run).read_bytes())
+        if content.pop("state") == state:
+            laws = tuple(Agreement(**row) for row in content.pop("laws"))
+            return Summary(path=run.path, laws=laws, **content)
+    return None
+
+
+def _write(run: RunDirectory, state: str, one: Summary) -> None:
+    """One that is cut short is no JSON, and so is none."""
+    content = dataclasses.asdict(one) | {"state": state}
+    del content["path"]
+    with contextlib.suppress(OSError, RuntimeError):
+        file = _file(run)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))

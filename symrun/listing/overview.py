@@ -1,0 +1,189 @@
+"""Many runs: which they are, and a row for each."""
+
+import contextlib
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from symrun.analysis.report import aligned, scientific
+from symrun.display import bar
+from symrun.errors import UsageError, in_one_line
+from symrun.listing.cached import Listed
+from symrun.listing.filters import TABLE_KEYS, Condition, require_known, shown, value_of
+from symrun.listing.summary import Summary, differing
+from symrun.listing.words import decimal, of_planned, share
+from symrun.runs.directory import folders_below
+
+_WIDEST = 24
+"""Characters of a setting's value that a table shows."""
+
+_ALIKE = ("model", "data")
+"""Columns that are left out where all runs have the same."""
+
+_CONSTANT = 20
+"""Added to the rank of a column in which all runs have the same."""
+
+_TOLD = ("model.name", "data.name")
+"""Settings that have a column of their own anyway."""
+
+_HEADS = ("run", "status", "model", "data", "steps", "top-1", "loss")
+
+
+def found_below(folder: Path) -> tuple[list[Listed], list[UsageError]]:
+    """The runs in `folder` and below, the one started last first, and why others are unreadable.
+
+    A run comes before its thinned copies, as in `runs_below`.
+    """
+    runs, refused = [], []
+    for run in folders_below(folder):
+        try:
+            runs.append(Listed(run))
+        except UsageError as error:
+            refused.append(error)
+    runs.sort(key=lambda one: str(one.described.path))
+    runs.sort(key=lambda one: (one.described.created, -one.described.every), reverse=True)
+    return runs, refused
+
+
+def chosen(runs: Sequence[Listed], conditions: Sequence[Condition]) -> list[Summary]:
+    """Those of `runs` of which all conditions hold; the tables of others are not read if run.json
+    tells as much.
+
+    Error: UsageError for a key that no run has.
+    """
+    require_known([one.key for one in conditions], [one.described for one in runs])
+    quick = [one for one in conditions if one.key not in TABLE_KEYS]
+    slow = [one for one in conditions if one.key in TABLE_KEYS]
+    left = [run for run in runs if _hold(quick, run.described)]
+    summaries = []
+    with contextlib.closing(bar("reading", len(left), " runs", passing=True)) as shown_bar:
+        for run in left:
+            summaries.append(run.summary)
+            shown_bar.update()
+    return [one for one in summaries if _hold(slow, one)]
+
+
+def _hold(conditions: Sequence[Condition], one: Summary) -> bool:
+    return all(condition.holds(value_of(one, condition.key)) for condition in conditions)
+
+
+def by_key(summaries: Sequence[Summary], key: str) -> list[Summary]:
+    """The runs from the least `key` to the greatest, "-key" the other way; unknown ones last.
+
+    Error: UsageError for a key that no run has.
+    """
+    name = key.removeprefix("-")
+    require_known([name], summaries)
+    known = [one for one in summaries if value_of(one, name) is not None]
+    numbers = all(isinstance(value_of(one, name), int | float) for one in known)
+
+    def rank(one: Summary) -> Any:
+        value = value_of(one, name)
+        return value if numbers else shown(value)
+
+    unknown = [one for one in summaries if value_of(one, name) is None]
+    return sorted(known, key=rank, reverse=key.startswith("-")) + unknown
+
+
+def as_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """A row for each run, with all that a filter knows and the settings that differ."""
+    settings = [name for name in differing(summaries) if name not in _TOLD]
+    names = ("status", "model", "data", "name", "created", "step", "planned", "seconds")
+    return [
+        {"path": str(one.path)}
+        | {name: getattr(one, name) for name in (*names, "loss", "top1", "unexplained")}
+        | {name: one.settings.get(name) for name in settings}
+        for one in summaries
+    ]
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows under their names; what is unknown is empty, lists are as one types them."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(rows[0] if rows else [])
+    for row in rows:
+        values = row.values()
+        table.writerow([shown(one) if isinstance(one, list | bool) else one for one in values])
+    return text.getvalue().removesuffix("\n")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """rank: what does not fit is left out from the highest rank down."""
+
+    head: str
+    cells: list[str]
+    rank: float
+
+    @property
+    def width(self) -> int:
+        return max(len(self.head), *map(len, self.cells))
+
+
+def as_table(summaries: Sequence[Summary], width: int | None = None) -> str:
+    """A line for each run, in at most `width` characters unless paths alone take more.
+
+    What tells least is left out first: columns in which all runs have the same, then loss, data,
+    model and steps, then settings, of which those with few values go first. A line says what is.
+    """
+    columns = _columns(summaries)
+    shown_columns = columns
+    while width is not None and _width(shown_columns) > width and len(shown_columns) > 1:
+        last = max(shown_columns, key=lambda column: column.rank)
+        shown_columns = [column for column in shown_columns if column is not last]
+    lines = [[column.head for column in shown_columns]]
+    lines += map(list, zip(*(column.cells for column in shown_columns), strict=True))
+    missing = [column.head for column in columns if column not in shown_columns]
+    return aligned(lines) + (f"\n\n{_left_out(missing, width)}" if missing else "")
+
+
+def _left_out(names: list[str], width: int | None) -> str:
+    line = f"no room for {', '.join(names)}"
+    remedy = ": --csv has all"
+    most = (width or len(line) + len(remedy)) - len(remedy)
+    return (line if len(line) <= most else line[: most - 3] + "...") + remedy
+
+
+def _width(columns: Sequence[_Column]) -> int:
+    return sum(column.width for column in columns) + 2 * (len(columns) - 1)
+
+
+def _columns(summaries: Sequence[Summary]) -> list[_Column]:
+    """Those that tell something: no model that all runs share, no loss where all have a top-1."""
+
+    def column(head: str, rank: float, cell: Callable[[Summary], str]) -> _Column:
+        cells = [cell(one) for one in summaries]
+        return _Column(head, cells, rank if rank == 0 or len({*cells}) > 1 else rank + _CONSTANT)
+
+    scored = any(one.top1 is not None for one in summaries)
+    columns = [
+        column("run", 0, lambda one: in_one_line(one.path)),
+        column("status", 3, lambda one: one.status),
+        column("model", 7, lambda one: one.model),
+        column("data", 8, lambda one: one.data),
+        *_settings(summaries),
+        column("steps", 6, lambda one: of_planned(one.step, one.planned)),
+        column("top-1", 2 if scored else 10, lambda one: share(one.top1)),
+        column("loss", 9 if scored else 2, lambda one: decimal(one.loss)),
+        column("1 - R^2", 1, lambda one: scientific(one.unexplained)),
+    ]
+    return [one for one in columns if one.head not in _ALIKE or len({*one.cells}) > 1]
+
+
+def _settings(summaries: Sequence[Summary]) -> Iterator[_Column]:
+    names = [name for name in differing(summaries) if name not in _TOLD]
+    last = Counter(name.rpartition(".")[2] for name in names)
+    for name in names:
+        cells = [shown(value_of(one, name)) for one in summaries]
+        head = name.rpartition(".")[2]
+        few = 1 / len({*cells})
+        yield _Column(
+            name if last[head] > 1 or head in _HEADS else head,
+            [cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 3]}..." for cell in cells],
+            4 + few,
+        )
