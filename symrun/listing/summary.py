@@ -16,6 +16,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of, read_part
 from symrun.runs.tables import progress_curves
+from symrun.typed import plain
 
 KILLED = "killed"
 """The status of a run that run.json calls running although nobody writes it any more."""
@@ -85,7 +86,7 @@ def current(run: RunDirectory) -> tuple[RunInfo, str]:
 def described(run: RunDirectory) -> Summary:
     """What run.json says of a run, without its tables. Error: UsageError as in `current`."""
     info, status = current(run)
-    settings = info.config.by_name
+    settings = plain(info.config.by_name)
     data = "" if info.dataset is None else info.dataset.title
     return Summary(
         run.path,
@@ -138,14 +139,20 @@ def last_recorded(run: RunDirectory) -> int:
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """The settings in which runs differ, but for those without effect on results."""
+    """The settings in which runs differ, but for those without effect on results.
+
+    One that a run lacks, since an older symrun made it, is no difference; one that its model, data
+    set, task or optimiser does not have is.
+    """
+
+    def differ(name: str) -> bool:
+        group = f"{name.partition('.')[0]}.name"
+        values = [one.settings[name] for one in summaries if name in one.settings]
+        missing = len(values) < len(summaries) and name != group and differ(group)
+        return missing or any(value != values[0] for value in values)
+
     names = dict.fromkeys(name for one in summaries for name in one.settings)
-    return [
-        name
-        for name in names
-        if not name.startswith(WITHOUT_EFFECT)
-        and len({repr(one.settings.get(name)) for one in summaries}) > 1
-    ]
+    return [name for name in names if not name.startswith(WITHOUT_EFFECT) and differ(name)]
 
 
 @contextlib.contextmanager

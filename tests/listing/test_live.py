@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,8 +181,9 @@ def test_weights_that_are_not_finite_are_said(own_loops, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "mixed"])
 @pytest.mark.parametrize("width", [40, 80, 140])
-def test_a_view_fits_the_terminal(own_loops, kind, width):
-    state = LiveState(own_loops[kind])
+def test_a_view_fits_the_terminal(own_loops, kind, width, monkeypatch):
+    monkeypatch.chdir(own_loops[kind].path)
+    state = LiveState(RunDirectory.open(Path(".")))
     state.look()
     lines = shown(state, width).splitlines()
     assert all(len(one) <= width for one in lines)
@@ -207,6 +209,8 @@ class Terminal:
         self.text = ""
         # Not execv, which passes the COLUMNS on that readline sets in pytest
         environment = {**os.environ, "TERM": "xterm", **environment}
+        for name in ("COLUMNS", "LINES"):  # of the process that started this one
+            environment.pop(name, None)
         command = [sys.executable, "-m", "symrun", "watch", str(run.path)]
         process, self.descriptor = pty.fork()
         if process == 0:
