@@ -139,11 +139,13 @@ class _Shown:
 
     @cached_property
     def first(self) -> dict[str, int]:
-        """Symmetry -> the place of its group whose median unit moved most, else of the largest."""
+        """Symmetry -> the place of that group among those with `law` whose median unit moved most,
+        or which is the largest if no unit moved."""
 
-        def rank(place: int) -> tuple[float, int]:
+        def rank(place: int) -> tuple[bool, float, int]:
             group = self.groups[place]
-            return (group["motion"] if group["moved"] else 0.0), group["of"]
+            moved = group["motion"] if group["moved"] else 0.0
+            return self.law in group["laws"], moved, group["of"]
 
         places = range(len(self.groups))
         alike = {name: [p for p in places if self.groups[p]["symmetry"] == name] for name in _ORDER}
