@@ -99,7 +99,7 @@ def _said(group: Comparison, law: str | None) -> str:
         f"{group.motion.size:,} units {updates}: measured {starts} at the start, {ends} at the end"
     )
     if not group.moved.any():
-        text += ", which is no more than 100 roundings of float32"
+        text += "; none moved off its baseline by more than 100 roundings of float32"
     if law is None:
         return f"{text}; no law predicts them."
     residual = shown(float(group.residual(law).max()), ".1e")

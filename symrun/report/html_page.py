@@ -240,9 +240,10 @@ def _environment() -> Environment:
 
 
 def _inline(text: str) -> Markup:
-    """Text with `code` and [links](address), as in a Paragraph."""
+    """Text with `code` and [links](address), as in a Paragraph; no line breaks inside 1.2e-03."""
     text = html.escape(text, quote=True)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\b\d\.\de[-+]\d\d\b", r'<span class="whole">\g<0></span>', text)
     return Markup(re.sub(r"\[([^\]]+)\]\((https?:[^)\s]+)\)", r'<a href="\2">\1</a>', text))
 
 

@@ -106,7 +106,7 @@
       const places = group.units.map((_, place) => place).filter((place) => place % 2 === 0 || group.units.length < 6);
       figure.querySelector("h3").textContent = group.symmetry[0].toUpperCase() + group.symmetry.slice(1);
       figure.querySelector(".merit").textContent = run.numbers[group.symmetry];
-      figure.querySelector("figcaption").textContent = `${group.group}, ${places.length} of ${grouped(group.of)} units${group.moved ? "" : ": none moved by more than 100 roundings"}`;
+      figure.querySelector("figcaption").textContent = `${group.group}, ${places.length} of ${grouped(group.of)} units${group.moved ? "" : ": none moved off its baseline by more than 100 roundings"}`;
       const host = figure.querySelector(".chart");
       host.setAttribute("aria-label", `${group.symmetry}, ${group.group}: ${group.said}`);
       chart(host, group.steps, linesOf(group, run.law, places), undefined, rounding(group));
