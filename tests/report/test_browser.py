@@ -132,6 +132,19 @@ def test_another_run_by_keyboard(opened, several):
         assert "no law predicts it" in page.locator("#summary").inner_text()
 
 
+def test_a_run_may_have_more_symmetries_than_the_first(opened, own_loops, monkeypatch, tmp_path):
+    monkeypatch.setattr(own_loop, "GROUPS", own_loop.GROUPS[:2])
+    monkeypatch.setattr(html_page, "draw", lambda *_: [])
+    less = own_loop.own_loop_run(tmp_path / "less", "sgd")
+    path = report([less, own_loops["sgd"]], tmp_path / "page.html")
+    with opened(path.as_uri()) as page:
+        heads = page.locator("#first figure:visible h3")
+        assert heads.all_inner_texts() == ["Scale"]
+        page.locator("#run").select_option("1")
+        assert heads.all_inner_texts() == ["Scale", "Rescale", "Translation"]
+        assert page.locator("#first canvas:visible").count() == 3
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_table_of_laws_is_sorted_and_searched(opened, several, width, wait):
     with opened(several, width) as page:
