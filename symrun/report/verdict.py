@@ -57,6 +57,9 @@ def verdict(one: Evidence) -> Verdict:
 
 def _without_flow(one: Evidence) -> Verdict:
     """The verdict on a run of which `flow` makes no prediction."""
+    if not one.summary:
+        nothing = "No symmetry was found in this network, so there is nothing to predict."
+        return Verdict("no symmetry was found", None, nothing)
     others = dict.fromkeys(row.law for row in one.summary if predicts(row))
     why = " ".join(f"{line}." for line in silences(one.setup))
     if not others:

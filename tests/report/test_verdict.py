@@ -70,3 +70,11 @@ def test_an_identity_is_no_prediction():
     label, good, sentence = of(silent, other, EXACT, unpredicted={"flow": NESTEROV})
     assert (label, good) == ("flow makes no prediction", None)
     assert "`discrete` leaves unexplained: 1 − R² = 1.0e-07 in scale" in sentence
+
+
+def test_a_network_without_symmetries_is_told():
+    assert of() == (
+        "no symmetry was found",
+        None,
+        "No symmetry was found in this network, so there is nothing to predict.",
+    )
