@@ -1,10 +1,19 @@
 """`symrun report`: one HTML page about runs."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from symrun.commands.parser import Commands
 from symrun.commands.plot import leave_the_users_matplotlib
+from symrun.errors import UsageError
+from symrun.typed import require
+
+if TYPE_CHECKING:
+    from symrun.runs.directory import RunDirectory
+
+_PORT = 8571
 
 
 def add(commands: Commands) -> None:
@@ -15,14 +24,42 @@ def add(commands: Commands) -> None:
     report.add_argument(
         "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
     )
+    report.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page to this machine's browser, and make it anew while runs go on",
+    )
+    report.add_argument(
+        "--port", metavar="N", type=int, help=f"of --serve; 0 for any that is free ({_PORT})"
+    )
     report.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     leave_the_users_matplotlib()
-    from symrun.report import report
     from symrun.runs.directory import RunDirectory
 
+    if options.serve and options.out:
+        raise UsageError("--out has no effect with --serve, which writes no file")
+    if options.port is not None and not options.serve:
+        raise UsageError("--port has no effect without --serve")
     runs = [RunDirectory.open(path) for path in options.runs]
+    if options.serve:
+        return _serve(runs, _PORT if options.port is None else options.port)
+    from symrun.report import report
+
     print(report(runs, options.out or runs[0].path / "report.html"))
+    return 0
+
+
+def _serve(runs: Sequence["RunDirectory"], port: int) -> int:
+    """Serve until Ctrl-C, which ends it as it ends other commands."""
+    require("--port", 0 <= port <= 65535, "in [0, 65535]", port)
+    from symrun.report.serve import ReportServer
+
+    for run in runs:
+        run.warn_unless_finished()
+    with ReportServer(runs, port) as server:
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
     return 0

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,9 @@ class Evidence:
         with complete_or_absent(folder / self.name / _CHECK) as path:
             path.write_text(json.dumps({"rows": self.check}, indent=1) + "\n", encoding="utf-8")
         with complete_or_absent(folder / self.name / _SUMMARY) as path:
-            _write_csv(path, [asdict(row) for row in self.summary])
+            path.write_text(csv_text([asdict(row) for row in self.summary]), encoding="utf-8")
         with complete_or_absent(folder / self.name / _PROGRESS) as path:
-            _write_csv(path, self.progress)
+            path.write_text(csv_text(self.progress), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Evidence":
@@ -91,11 +93,16 @@ def _progress(run: RunDirectory) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["step"])
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, rows[0] if rows else [], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """A line with the names of the first row's values, and a line a row; None is an empty cell.
+
+    Example: csv_text([{"step": 1, "loss": None}]) == "step,loss\\n1,\\n"
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
@@ -104,7 +111,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | float | bool | str | None:
-    """The value that `_write_csv` wrote as `text`; an empty cell is None."""
+    """The value that `csv_text` wrote as `text`; an empty cell is None."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

@@ -1,9 +1,8 @@
-"""A page about runs: what they were, how good each law was, how long they took."""
+"""The tables and figures about runs: what they were, how good each law was, how long they took."""
 
 import logging
 import math
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import numpy as np
 from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import moved_units
-from symrun.errors import UsageError, refusal
+from symrun.errors import UsageError
 from symrun.figures import FIGURES, select_runs
-from symrun.figures.captions import optimiser, settings
+from symrun.figures.captions import optimiser
 from symrun.figures.style import save
-from symrun.files import complete_or_absent, require_place
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_html
-from symrun.report.evidence import Evidence, evidence
+from symrun.report.document import Block, Paragraph, Picture, Table, shown
+from symrun.report.evidence import Evidence
+from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of
@@ -43,56 +42,6 @@ _NUMBERS = (
     "predicts 1 % too large, or as gradients of a constant norm would cause it, or from another "
     "unit of the group."
 )
-_BARS: tuple[tuple[str, str, float], ...] = (
-    ("`flow` leaves 1 − R² ≤ 1e-6 for the median unit", "unexplained", 1e-6),
-    ("`flow` leaves 1 − R² ≤ 1e-4 for 99 in 100 units", "unexplained_99", 1e-4),
-    ("residual of `flow` ≤ 1e-3", "residual", 1e-3),
-)
-"""The bar in words; the field of Agreement; the largest value.
-
-Null laws leave 1e-4 or more. Where no unit of a symmetry moved there is no R²: with a
-constant weight decay translation moves by rounding alone.
-"""
-
-
-def report(runs: Sequence[RunDirectory], out: Path) -> Path:
-    """One self-contained HTML page about `runs`, written to `out`.
-
-    Error: UsageError if a run has fewer than two records, or `out` cannot be written or has no
-    folder to lie in.
-    Example: report([RunDirectory.open("outputs/mine")], Path("report.html"))
-    """
-    require_place("--out", out)
-    named = dict(zip(_names(runs), runs, strict=True))
-    for run in runs:
-        run.warn_unless_finished()
-    evidences = [evidence(name, run) for name, run in named.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = list(draw(named, Path(folder), ["png"]))
-        pictures = [Picture(title, png=path.read_bytes()) for title, path in drawn]
-    title = f"symrun: {settings(one.setup for one in evidences)}"
-    page = as_html(title, [Heading(title, 1), *section(evidences, pictures)])
-    try:
-        with complete_or_absent(out) as draft:
-            draft.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {refusal(error)}") from None
-    return out
-
-
-def _names(runs: Sequence[RunDirectory]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart.
-
-    Error: UsageError for a run that is given twice.
-    """
-    parts = 1
-    while True:
-        names = ["/".join(run.path.resolve().parts[-parts:]) for run in runs]
-        if len(set(names)) == len(names):
-            return names
-        if parts > max(len(run.path.resolve().parts) for run in runs):
-            raise UsageError("a run is given twice")
-        parts += 1
 
 
 def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[Block]:
@@ -100,7 +49,7 @@ def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Itera
     yield runs_table(evidences)
     yield machine(evidences)
     yield from pictures
-    yield Paragraph(f"{_laws()}. {_NUMBERS}")
+    yield Paragraph(legend())
     yield laws_table(evidences)
     yield from filter(None, (silent(evidences), bars_table(evidences), audit(evidences)))
 
@@ -197,13 +146,13 @@ def _run_row(one: Evidence) -> list[str]:
         f"`{one.name}`",
         _network(setup),
         ", ".join([*optimiser(setup), setup.batch]),
-        _shown(setup.epochs(last), ".3g"),
+        shown(setup.epochs(last), ".3g"),
         _updates(setup, last),
-        _shown(training[-1]["loss"] if training else None, ".3f"),
-        *(_shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
+        shown(training[-1]["loss"] if training else None, ".3f"),
+        *(shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
         "-" if setup.loss is None else _chance(training, setup.loss.chance),
         _time(setup.seconds),
-        _shown(speed, ",.0f"),
+        shown(speed, ",.0f"),
     ]
 
 
@@ -224,10 +173,6 @@ def _updates(setup: RunInfo, last: int) -> str:
         anyway = any(event.changed for event in setup.resumed)
         words.append(f"resumed at {steps}" + (", changed" if anyway else ""))
     return "; ".join(words)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return format(value, form) if value is not None and math.isfinite(value) else "-"
 
 
 def _chance(training: Sequence[dict[str, Any]], chance: float) -> str:
@@ -270,14 +215,14 @@ def circumstances(setup: RunInfo) -> str:
     return f"{'; '.join(filter(None, what))}."
 
 
-def _laws() -> str:
-    """What each column of the tables holds, in one sentence."""
+def legend() -> str:
+    """What each law of the tables is, and what each of their numbers means."""
     said = []
     for column, kind in kinds_of_sgd(momentum=False).items():
         labels = dict.fromkeys([kind.label, kinds_of_sgd(momentum=True)[column].label])
         identity = ", an identity" if kind.identity else ""
         said.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
-    return "; ".join(said)
+    return f"{'; '.join(said)}. {_NUMBERS}"
 
 
 _VERSIONS = ("symrun", "torch", "cuda", "python")
@@ -300,36 +245,9 @@ def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
 def _law_row(name: str, row: Agreement) -> list[str]:
     law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
-    numbers = [_shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
+    numbers = [shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
     return [f"`{name}`", row.symmetry, law, *counts, *numbers, row.worst_unit or "-"]
-
-
-def bars_table(evidences: Sequence[Evidence]) -> Table | None:
-    """Each bar, and whether each run clears it; None if `flow` predicts no run."""
-    rows = [
-        [f"`{one.name}`", row.symmetry, what, *_verdict(one.setup, row, key, bar)]
-        for one in evidences
-        for row in one.summary
-        if row.law == "flow" and row.residual is not None
-        for what, key, bar in _BARS
-    ]
-    return Table(["run", "symmetry", "bar", "measured", "cleared"], rows) if rows else None
-
-
-def _verdict(setup: RunInfo, row: Agreement, key: str, bar: float) -> list[str]:
-    """The number, and whether it clears the bar, by how many units if not by all of them."""
-    value = getattr(row, key)
-    if value is None:
-        return ["-", "not judged: no unit moved"]
-    words = ["yes" if value <= bar else "no"]
-    if key != "residual" and (row.excluded or row.moved < FEW):
-        words.append(f"{row.moved:,} of {row.units:,} units judged")
-    if setup.status is not Status.finished:
-        words.append("so far")
-    if setup.diverged:
-        words = ["no", "it diverged"]
-    return [_shown(value, ".1e"), ", ".join(words)]
 
 
 def audit(evidences: Sequence[Evidence]) -> Paragraph | None:

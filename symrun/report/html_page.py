@@ -1,0 +1,263 @@
+"""One HTML page about runs, which needs no other file and no network."""
+
+import base64
+import hashlib
+import html
+import io
+import math
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from symrun.analysis import is_identity
+from symrun.errors import UsageError, refusal
+from symrun.figures.captions import settings
+from symrun.files import complete_or_absent, require_place
+from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
+from symrun.report.document import Table, shown
+from symrun.report.evidence import Evidence, csv_text, evidence
+from symrun.report.explorer import explorer
+from symrun.report.page import audit, draw, laws_table, legend, machine, runs_table, silent
+from symrun.report.repeat import command
+from symrun.report.training import MOST_ROWS, curves, evenly, said
+from symrun.report.verdict import Verdict, bars_table, verdict
+from symrun.runs.directory import RunDirectory
+from symrun.runs.tables import LAWS
+
+_HERE = Path(__file__).parent
+_CURVES_BYTES = 2.4e6
+"""Of the units' curves of all runs, so that a page stays below 5 MB."""
+_SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "report.js")
+_PICTURE_WIDTH = 1100
+"""In pixels, of the static pictures."""
+
+
+def report(runs: Sequence[RunDirectory], out: Path) -> Path:
+    """One self-contained HTML page about `runs`, written to `out`.
+
+    Error: UsageError if a run has fewer than two records, or `out` cannot be written or has no
+    folder to lie in.
+    Example: report([RunDirectory.open("outputs/mine")], Path("report.html"))
+    """
+    require_place("--out", out)
+    for run in runs:
+        run.warn_unless_finished()
+    text = page(runs)
+    try:
+        with complete_or_absent(out) as draft:
+            draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {refusal(error)}") from None
+    return out
+
+
+def page(runs: Sequence[RunDirectory], state: str = "") -> str:
+    """The page as text.
+
+    state: of the tables that it shows; a page with one asks the server for it, and loads itself
+    anew once it is another.
+    Error: UsageError if a run has fewer than two records.
+    """
+    named = dict(zip(_names(runs), runs, strict=True))
+    told = [
+        _Shown(evidence(name, run), explorer(run, _CURVES_BYTES / len(runs)))
+        for name, run in named.items()
+    ]
+    evidences = [one.evidence for one in told]
+    template = _environment().get_template("page.html")
+    return template.render(
+        title=settings(one.setup for one in evidences),
+        state=state,
+        runs=told,
+        data={"runs": [one.data for one in told]},
+        summary=runs_table(evidences),
+        merit=figures_of_merit(evidences),
+        differing=differing(evidences),
+        laws=laws_table(evidences),
+        bars=bars_table(evidences),
+        notes=[note.text for note in (silent(evidences), audit(evidences)) if note],
+        legend=legend(),
+        settings=settings_table(evidences),
+        environments=environments(evidences),
+        machine=machine(evidences).text,
+        pictures=_pictures(named, told),
+        trained=said(evidences),
+        script=Markup("\n").join(map(_asset, _SCRIPTS)),
+        asset=_asset,
+        digest=_digest,
+    )
+
+
+def _names(runs: Sequence[RunDirectory]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart.
+
+    Error: UsageError for a run that is given twice.
+    """
+    parts = 1
+    while True:
+        names = ["/".join(run.path.resolve().parts[-parts:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+        if parts > max(len(run.path.resolve().parts) for run in runs):
+            raise UsageError("a run is given twice")
+        parts += 1
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the page says of one run. groups: as in `explorer`."""
+
+    evidence: Evidence
+    groups: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.evidence.name
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        return verdict(self.evidence)
+
+    @property
+    def command(self) -> str | None:
+        return command(self.evidence.setup)
+
+    @property
+    def heat(self) -> dict[str, Table]:
+        return heat(self.evidence)
+
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """Symmetry -> the place of that group among those with `law` whose median unit moved most,
+        or which is the largest if no unit moved."""
+
+        def rank(place: int) -> tuple[bool, float, int]:
+            group = self.groups[place]
+            moved = group["motion"] if group["moved"] else 0.0
+            return self.law in group["laws"], moved, group["of"]
+
+        places = range(len(self.groups))
+        alike = {name: [p for p in places if self.groups[p]["symmetry"] == name] for name in _ORDER}
+        return {name: max(found, key=rank) for name, found in alike.items() if found}
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """Symmetry -> how good the law is that the page shows first, in a few words."""
+        rows = [row for row in self.evidence.summary if row.law == self.law]
+        shares = [
+            "no unit moved" if row.unexplained is None else f"1 − R² {row.unexplained:.1e}"
+            for row in rows
+        ]
+        return {
+            row.symmetry: f"{share}, residual {shown(row.residual, '.1e')}"
+            for row, share in zip(rows, shares, strict=True)
+        }
+
+    @property
+    def law(self) -> str:
+        """The law that the page shows first: one that predicts, if there is any."""
+        there = {law for group in self.groups for law in group["laws"]}
+        return next(law for law in (*LAWS, LAWS[-1]) if law in there or law == LAWS[-1])
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the scripts of the page know of the run, as JSON values."""
+        laws = [{"name": law, "identity": is_identity(law)} for law in LAWS]
+        progress = curves(self.evidence.progress)
+        return {
+            "name": self.name, "laws": laws, "law": self.law, "groups": self.groups,
+            "first": list(self.first.values()), "numbers": self.numbers, "progress": progress,
+        }  # fmt: skip
+
+    @property
+    def files(self) -> list[tuple[str, str, str]]:
+        """Name, what it holds and address of each CSV that the page carries."""
+        one = self.evidence
+        progress = evenly(one.progress, MOST_ROWS)
+        left = f", {len(progress):,} of {len(one.progress):,}" * (progress != one.progress)
+        tables = [
+            ("summary", "a row a law and symmetry", [asdict(row) for row in one.summary]),
+            ("check", "a row a law and layer", one.check),
+            ("progress", f"losses and accuracies{left}", progress),
+        ]
+        stem = re.sub(r"[^\w.-]+", "_", self.name)
+        return [
+            (f"{stem}_{name}.csv", what, _address("text/csv", csv_text(rows).encode()))
+            for name, what, rows in tables
+            if rows
+        ]
+
+
+_ORDER = ("scale", "rescale", "translation")
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _pictures(runs: dict[str, RunDirectory], told: Sequence[_Shown]) -> list[dict[str, Any]]:
+    """The static figures: title, what is seen, address, width and height of each."""
+    verdicts = " ".join(f"{one.name}: {one.verdict.sentence}" for one in told).replace("`", "")
+    trained = said([one.evidence for one in told])
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for title, path in draw(runs, Path(folder), ["png"]):
+            with Image.open(path) as picture:
+                height = round(picture.height * _PICTURE_WIDTH / picture.width)
+                small = picture.convert("RGB").resize((_PICTURE_WIDTH, height))
+            file = io.BytesIO()
+            small.save(file, "webp", quality=80)
+            numbers = trained if title.startswith("Loss") else verdicts
+            found.append({
+                "title": title, "alt": f"{title}. {numbers}", "width": _PICTURE_WIDTH,
+                "height": height, "address": _address("image/webp", file.getvalue()),
+            })  # fmt: skip
+    return found
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"inline": _inline, "heat": _heat}
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+def _inline(text: str) -> Markup:
+    """Text with `code` and [links](address), as in a Paragraph; no line breaks inside 1.2e-03."""
+    text = html.escape(text, quote=True)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\b\d\.\de[-+]\d\d\b", r'<span class="whole">\g<0></span>', text)
+    return Markup(re.sub(r"\[([^\]]+)\]\((https?:[^)\s]+)\)", r'<a href="\2">\1</a>', text))
+
+
+def _heat(cell: str) -> int | None:
+    """How strongly a cell is shaded, in percent: 0 for 1e-12, 60 for 1; None for words."""
+    try:
+        power = math.log10(max(float(cell), 1e-12))
+    except ValueError:
+        return None
+    return round(60 * min(1 + power / 12, 1))
+
+
+def _asset(name: str) -> Markup:
+    """A file of the package as it is, for a script or a style."""
+    return Markup((_HERE / "assets" / name).read_text(encoding="utf-8"))
+
+
+def _digest(script: str) -> str:
+    """What a content security policy calls a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,47 @@
+"""The command on the page makes the configuration that the run had."""
+
+import shlex
+
+import pytest
+from run_json import described
+
+from symrun.launch import compose
+from symrun.report.repeat import command
+
+RUNS = {
+    "experiment=fig1 data.root=/somewhere": "symrun train model=vgg16_bn data=tiny_imagenet "
+    "task=cross_entropy optim=sgd optim.weight_decay=0.0001",
+    "experiment=quickstart_bn seed=7 device=cpu run.name=mine": None,
+    "experiment=momentum optim.lr=1e-5": None,
+    "experiment=mlp_mnist": None,
+    "experiment=resnet18_tiny_imagenet data.mean=[0.5,0.5,0.25]": None,
+    "model=torchvision/resnet18 data=synthetic": None,
+    "data=synthetic optim.schedule=multistep optim.milestones=[0.5,0.75] optim.gamma=0.1": None,
+    "data=synthetic optim=adamw track.dynamics=true": None,
+    "data=synthetic task=cross_entropy task.label_smoothing=0.1 train.compile=true": None,
+}
+
+
+@pytest.mark.parametrize("words", RUNS)
+def test_the_command_repeats_the_run(words):
+    config = compose(words.split())
+    precision = "float32" if config.precision.value == "auto" else config.precision.value
+    setup = described(words.split(), precision=precision)
+    said = command(setup.published())
+    if RUNS[words] is not None:
+        assert said == f"{RUNS[words]} precision=float32"
+    program, train, *settings = shlex.split(said)
+    assert (program, train) == ("symrun", "train")
+    differences = [one.split()[0] for one in config.differences(compose(settings))]
+    assert differences == (["precision"] if config.precision.value == "auto" else [])
+
+
+def test_there_is_none_for_a_loop_of_ones_own(own_loops):
+    assert {command(run.info()) for run in own_loops.values()} == {None}
+
+
+def test_a_run_from_before_the_task_was_a_group():
+    setup = described()
+    old = {**setup.config.settings, "task": "classification"}
+    config = type(setup.config).of(old)
+    assert "classification" not in command(type(setup)(**{**vars(setup), "config": config}))
