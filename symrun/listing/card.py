@@ -9,11 +9,11 @@ from typing import Any
 
 from symrun.analysis import is_null
 from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
-from symrun.config import WITHOUT_EFFECT, flat
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import KILLED, SCORES, Summary
 from symrun.listing.words import count, decimal, duration, of_planned, share, size
+from symrun.runs.differences import changed_settings
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
 
@@ -52,29 +52,6 @@ def card(run: RunDirectory, summary: Summary) -> Card:
         {name: _files(run.path / path) for name, path in _PLACES.items()},
         run.checkpointed(),
     )
-
-
-def changed_settings(info: RunInfo) -> dict[str, tuple[object, object]] | None:
-    """The settings that are not the defaults of this model, data set, task and optimiser.
-
-    None where there are no defaults, or this symrun does not know them.
-    """
-    if info.loop is not None:
-        return None
-    from symrun.launch import compose  # Hydra takes a while to import
-
-    settings = info.config.by_name
-    groups = {group: settings.get(f"{group}.name") for group in ("model", "data", "task", "optim")}
-    try:
-        words = [f"{group}={name}" for group, name in groups.items() if name is not None]
-        usual = flat(compose(words).to_dict())
-    except UsageError:
-        return None
-    return {
-        name: (value, usual.get(name))
-        for name, value in settings.items()
-        if value != usual.get(name) and not name.startswith(WITHOUT_EFFECT)
-    }
 
 
 def _symmetries(info: RunInfo) -> dict[str, dict[str, int | None]]:

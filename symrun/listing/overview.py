@@ -14,8 +14,9 @@ from symrun.display import bar
 from symrun.errors import UsageError, in_one_line
 from symrun.listing.cached import Listed
 from symrun.listing.filters import TABLE_KEYS, Condition, require_known, shown, value_of
-from symrun.listing.summary import Summary, differing
+from symrun.listing.summary import Summary
 from symrun.listing.words import decimal, of_planned, share
+from symrun.runs.differences import differing_settings
 from symrun.runs.directory import folders_below
 
 _WIDEST = 24
@@ -91,7 +92,7 @@ def by_key(summaries: Sequence[Summary], key: str) -> list[Summary]:
 
 def as_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """A row for each run, with all that a filter knows and the settings that differ."""
-    settings = [name for name in differing(summaries) if name not in _TOLD]
+    settings = _differing(summaries)
     names = ("status", "model", "data", "name", "created", "step", "planned", "seconds")
     return [
         {"path": str(one.path)}
@@ -176,7 +177,7 @@ def _columns(summaries: Sequence[Summary]) -> list[_Column]:
 
 
 def _settings(summaries: Sequence[Summary]) -> Iterator[_Column]:
-    names = [name for name in differing(summaries) if name not in _TOLD]
+    names = _differing(summaries)
     last = Counter(name.rpartition(".")[2] for name in names)
     for name in names:
         cells = [shown(value_of(one, name)) for one in summaries]
@@ -187,3 +188,8 @@ def _settings(summaries: Sequence[Summary]) -> Iterator[_Column]:
             [cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 3]}..." for cell in cells],
             4 + few,
         )
+
+
+def _differing(summaries: Sequence[Summary]) -> list[str]:
+    names = differing_settings([one.settings for one in summaries])
+    return [name for name in names if name not in _TOLD]

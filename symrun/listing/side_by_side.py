@@ -8,8 +8,9 @@ from symrun.analysis import Agreement, is_null
 from symrun.analysis.report import aligned, scientific
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
-from symrun.listing.summary import SCORES, Summary, differing
+from symrun.listing.summary import SCORES, Summary
 from symrun.listing.words import UNKNOWN, count, decimal, duration, share
+from symrun.runs.differences import differing_settings
 
 Numbers = dict[str, list[Any]]
 """Name -> its value in each run."""
@@ -21,7 +22,8 @@ _FORMS |= {"planned": count, "images_per_second": count}
 
 def settings(summaries: Sequence[Summary]) -> Numbers:
     """Those that differ."""
-    return {name: [one.settings.get(name) for one in summaries] for name in differing(summaries)}
+    names = differing_settings([one.settings for one in summaries])
+    return {name: [one.settings.get(name) for one in summaries] for name in names}
 
 
 def numbers(summaries: Sequence[Summary]) -> Numbers:

@@ -4,19 +4,17 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from symrun.analysis import Agreement, judge
-from symrun.config import WITHOUT_EFFECT
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of, read_part
 from symrun.runs.tables import progress_curves
-from symrun.typed import plain
 
 KILLED = "killed"
 """The status of a run that run.json calls running although nobody writes it any more."""
@@ -86,7 +84,7 @@ def current(run: RunDirectory) -> tuple[RunInfo, str]:
 def described(run: RunDirectory) -> Summary:
     """What run.json says of a run, without its tables. Error: UsageError as in `current`."""
     info, status = current(run)
-    settings = plain(info.config.by_name)
+    settings = info.config.by_name
     data = "" if info.dataset is None else info.dataset.title
     return Summary(
         run.path,
@@ -136,23 +134,6 @@ def last_recorded(run: RunDirectory) -> int:
     """The last step that the tables hold; 0 without any. Error: UsageError if one is damaged."""
     last = [parts[-1] for name in ("units", "progress") if (parts := parts_of(run, name))]
     return max((int(read_part(part, ["step"])["step"].max()) for part in last), default=0)
-
-
-def differing(summaries: Sequence[Summary]) -> list[str]:
-    """The settings in which runs differ, but for those without effect on results.
-
-    One that a run lacks, since an older symrun made it, is no difference; one that its model, data
-    set, task or optimiser does not have is.
-    """
-
-    def differ(name: str) -> bool:
-        group = f"{name.partition('.')[0]}.name"
-        values = [one.settings[name] for one in summaries if name in one.settings]
-        missing = len(values) < len(summaries) and name != group and differ(group)
-        return missing or any(value != values[0] for value in values)
-
-    names = dict.fromkeys(name for one in summaries for name in one.settings)
-    return [name for name in names if not name.startswith(WITHOUT_EFFECT) and differ(name)]
 
 
 @contextlib.contextmanager

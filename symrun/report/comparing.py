@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from symrun.analysis.report import moved_units
 from symrun.report.document import Table, shown
 from symrun.report.evidence import Evidence
+from symrun.runs.differences import differing_settings
 from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS
 
@@ -16,15 +17,11 @@ def settings_table(evidences: Sequence[Evidence]) -> Table:
 
 
 def differing(evidences: Sequence[Evidence]) -> Table:
-    """The rows of `settings_table` in which runs differ that recorded the setting."""
+    """The rows of `settings_table` in which runs differ."""
     found = list(map(_settings, evidences))
-    alike = [
-        name
-        for name in {name for settings in found for name in settings}
-        if len({_said(settings[name]) for settings in found if name in settings}) == 1
-    ]
+    names = differing_settings(found)
     table = _side_by_side("setting", evidences, found)
-    return Table(table.head, [row for row in table.rows if row[0] not in alike])
+    return Table(table.head, [row for row in table.rows if row[0] in names])
 
 
 def _settings(one: Evidence) -> dict[str, object]:

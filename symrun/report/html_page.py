@@ -26,9 +26,9 @@ from symrun.report.document import Table, shown
 from symrun.report.evidence import Evidence, csv_text, evidence
 from symrun.report.explorer import explorer
 from symrun.report.page import audit, draw, laws_table, legend, machine, runs_table, silent
-from symrun.report.repeat import command
 from symrun.report.training import MOST_ROWS, curves, evenly, said
 from symrun.report.verdict import Verdict, bars_table, verdict
+from symrun.runs.differences import command
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 

@@ -33,10 +33,7 @@ class Verdict:
 
 
 def verdict(one: Evidence) -> Verdict:
-    """What the tables say about `flow` in this run; what it does not predict it is not praised for.
-
-    Example: verdict(evidence("fig1", run)).label == "flow clears 8 of 9 bars"
-    """
+    """What the tables say about `flow` in this run, and nothing of what it does not predict."""
     rows = [row for row in one.summary if row.law == "flow" and row.residual is not None]
     if not rows:
         return _without_flow(one)

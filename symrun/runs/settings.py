@@ -14,7 +14,7 @@ from symrun.data.registry import DATA_SETS
 from symrun.models.registry import BN_EPS, MODELS, entry_of
 from symrun.optimizers import OptimConfig
 from symrun.tasks import task_config
-from symrun.typed import Entry, build, require, require_lines
+from symrun.typed import Entry, build, plain, require, require_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -136,7 +136,7 @@ class RecordedConfig:
             if isinstance(values := settings.get(group), Mapping):
                 name = str(values.get("name"))
                 entry = registry.get(entry_of(name) if group == "model" else name)
-                settings[group] = {**(_defaults(entry.settings) if entry else {}), **values}
+                settings[group] = {**(plain(_defaults(entry.settings)) if entry else {}), **values}
         if not isinstance(settings.get("task"), Mapping):
             settings["task"] = dataclasses.asdict(task_config(settings))
         typed = {"settings": settings, "optim": optim_config(settings)}

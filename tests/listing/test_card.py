@@ -9,7 +9,8 @@ from run_json import recorded, rewrite
 from symrun.analysis import judge
 from symrun.listing import side_by_side
 from symrun.listing.cached import Listed
-from symrun.listing.card import as_json, as_text, card, changed_settings
+from symrun.listing.card import as_json, as_text, card
+from symrun.runs.differences import changed_settings
 
 
 def told(run):

@@ -83,28 +83,14 @@ def residual(table, law):
     return relative.groupby(table["symmetry"], observed=True).max()
 
 
+OSCILLATORS = ("momentum 0.9", "momentum 0.99", "dampening", "drop")
+"""Variants of which `flow` stays within a thousandth of the motion where weight decay is small."""
 CASES = [
     (variant, weight_decay)
     for variant, sgd in VARIANTS.items()
-    for weight_decay in (0.0, 1e-4, 1e-2, "critical")
+    for weight_decay in (0.0, *((1e-4, 1e-3) if variant in OSCILLATORS else (1e-2,)), "critical")
     if sgd.momentum or weight_decay != "critical"
 ]
-
-
-@pytest.mark.parametrize("with_bn", [False, True], ids=["plain", "bn"])
-@pytest.mark.parametrize(("variant", "weight_decay"), CASES)
-def test_exact_and_discrete_laws(variant, with_bn, weight_decay, tmp_path):
-    sgd = VARIANTS[variant]
-    if weight_decay == "critical":
-        weight_decay = critical(sgd, max(rate(variant, step) for step in range(STEPS)))
-    sgd = dataclasses.replace(sgd, weight_decay=weight_decay)
-    table = trained(sgd, variant, with_bn, tmp_path / "run")
-    # 400 updates of about 20 roundings each, 2^-53 of the magnitude, are 9e-13
-    assert residual(table, "exact").max() <= 1e-12
-    discrete = residual(table, "discrete")
-    assert discrete["rescale"] <= 1e-12 and discrete["translation"] <= 1e-12
-    if with_bn:  # eps breaks it; by 2 eta D an update, so it stays far below the motion
-        assert 1e-12 < discrete["scale"] < 1e-2
 
 
 def curves(table, column, symmetry):
@@ -113,13 +99,9 @@ def curves(table, column, symmetry):
     return rows.pivot(index="step", columns=["group", "unit"], values=column)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 1e-3])
-@pytest.mark.parametrize("with_bn", [False, True], ids=["plain", "bn"])
-@pytest.mark.parametrize("variant", ["momentum 0.9", "momentum 0.99", "dampening", "drop"])
-def test_oscillator_within_a_thousandth_of_the_motion(variant, with_bn, weight_decay, tmp_path):
-    """Of every unit's own motion, where it moved at all; column sums need weight decay for that."""
-    sgd = dataclasses.replace(VARIANTS[variant], weight_decay=weight_decay)
-    table = trained(sgd, variant, with_bn, tmp_path / "run")
+def oscillates_as_predicted(table):
+    """Within a thousandth of every unit's own motion, where it moved at all; column sums need
+    weight decay for that."""
     units = 0
     for symmetry in table["symmetry"].unique():
         measured, flow, size = (
@@ -130,3 +112,21 @@ def test_oscillator_within_a_thousandth_of_the_motion(variant, with_bn, weight_d
         assert (measured - flow).abs().max()[moved].le(1e-3 * motion[moved]).all(), symmetry
         units += moved.sum()
     assert units > 10
+
+
+@pytest.mark.parametrize("with_bn", [False, True], ids=["plain", "bn"])
+@pytest.mark.parametrize(("variant", "weight_decay"), CASES)
+def test_each_law_is_as_close_as_it_claims(variant, with_bn, weight_decay, tmp_path):
+    sgd, small = VARIANTS[variant], weight_decay != "critical"
+    if not small:
+        weight_decay = critical(sgd, max(rate(variant, step) for step in range(STEPS)))
+    sgd = dataclasses.replace(sgd, weight_decay=weight_decay)
+    table = trained(sgd, variant, with_bn, tmp_path / "run")
+    # 400 updates of about 20 roundings each, 2^-53 of the magnitude, are 9e-13
+    assert residual(table, "exact").max() <= 1e-12
+    discrete = residual(table, "discrete")
+    assert discrete["rescale"] <= 1e-12 and discrete["translation"] <= 1e-12
+    if with_bn:  # eps breaks it; by 2 eta D an update, so it stays far below the motion
+        assert 1e-12 < discrete["scale"] < 1e-2
+    if small and variant in OSCILLATORS:
+        oscillates_as_predicted(table)

@@ -6,7 +6,7 @@ import pytest
 from run_json import described
 
 from symrun.launch import compose
-from symrun.report.repeat import command
+from symrun.runs.differences import changed_settings, command, differing_settings
 
 RUNS = {
     "experiment=fig1 data.root=/somewhere": "symrun train model=vgg16_bn data=tiny_imagenet "
@@ -45,3 +45,14 @@ def test_a_run_from_before_the_task_was_a_group():
     old = {**setup.config.settings, "task": "classification"}
     config = type(setup.config).of(old)
     assert "classification" not in command(type(setup)(**{**vars(setup), "config": config}))
+
+
+def test_settings_that_differ_and_those_that_are_not_the_defaults():
+    adam = {"optim.name": "adam", "optim.beta1": 0.9, "seed": 0, "run.name": "a"}
+    sgd = {"optim.name": "sgd", "optim.momentum": 0.9, "seed": 0, "run.name": "b"}
+    assert differing_settings([adam, sgd]) == ["optim.name", "optim.beta1", "optim.momentum"]
+    older = {"optim.name": "sgd", "seed": 1}  # made before there was such a setting
+    assert differing_settings([sgd, older]) == ["seed"]
+    assert differing_settings([sgd]) == []
+    changed = changed_settings(described(["data=synthetic", "seed=3", "device=cpu"]))
+    assert changed == {"seed": (3, 0)}
