@@ -52,7 +52,7 @@ class TrainConfig:
 
     epochs: Annotated[int, Setting("passes over the training set", "in [1, 10000000]")]
     steps: Annotated[int | None, Setting("updates; wins over train.epochs", "in [1, 10000000]")]
-    batch_size: Annotated[int, Setting("examples in an update", ">= 2")]
+    batch_size: Annotated[int, Setting("examples in an update, at most the training set", ">= 2")]
     on_divergence: Annotated[
         OnDivergence, Setting("what to do once the loss or a weight is not finite")
     ]
@@ -80,7 +80,7 @@ class TrackConfig:
     """What is recorded."""
 
     every: Annotated[
-        int, Setting("updates between records; the laws advance at each of them", ">= 1")
+        int, Setting("updates between records; the laws advance at every update", ">= 1")
     ]
     parameters: Annotated[int, Setting("single parameters sampled in each layer", ">= 0")]
     sums: Annotated[
@@ -114,7 +114,7 @@ class Logger(Enum):
 class RunConfig:
     """Where the run goes."""
 
-    name: Annotated[str, Setting("of the run, in outputs/NAME/TIME")]
+    name: Annotated[str, Setting("name of the run, which goes to outputs/NAME/TIME")]
     dir: Annotated[
         Path | None, Setting("the run's folder, which must not exist; null: outputs/NAME/TIME")
     ]
@@ -149,7 +149,9 @@ class Config:
     deterministic: Annotated[
         bool, Setting("GPU: only algorithms that give the same bits again, which are slower")
     ]
-    seed: Annotated[int, Setting("of initial weights, batches and augmentation", "in [0, 2^63)")]
+    seed: Annotated[
+        int, Setting("seed of initial weights, batches and augmentation", "in [0, 2^63)")
+    ]
     logger: Annotated[Logger, Setting("shows how well the laws hold while the run goes on")] = (
         Logger.none
     )

@@ -103,7 +103,7 @@ def show_help(words: list[str], options: dict[str, str]) -> None:
     """
     from symrun.settings import print_help
 
-    print_help(compose(_members(words, several=True)[0]), options)
+    print_help(_typed(_members(words, several=True)[0], dict), options)
 
 
 def show(arguments: list[str], words: list[str]) -> None:
@@ -115,10 +115,11 @@ def show(arguments: list[str], words: list[str]) -> None:
     """
     for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
         compose(member)
-    readable = {
-        word: [override.input_line or word for override in read([word], several=True)]
-        for word in words
-    }
+    folder = [word for word in words if word.startswith(MORE_PRESETS)]
+    readable = {}
+    for word in words:
+        overrides = read([*folder, word], several=True)[len(folder) :]
+        readable[word] = [override.input_line or word for override in overrides]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     with _own_hydra():
         sys.argv = ["symrun train"]

@@ -35,7 +35,7 @@ class OptimConfig:
 
     name: str
     lr: Annotated[float, Setting("learning rate", "> 0")]
-    weight_decay: Annotated[float, Setting("of every parameter", ">= 0")]
+    weight_decay: Annotated[float, Setting("weight decay, added to the gradient", ">= 0")]
     schedule: Annotated[Schedule, Setting("how the learning rate changes over the run")]
     milestones: Annotated[
         tuple[float, ...] | None,
@@ -92,8 +92,11 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class SgdConfig(OptimConfig):
-    momentum: Annotated[float, Setting("of the gradients' running sum", "in [0, 1)")]
-    dampening: Annotated[float, Setting("of what enters that sum", "in [0, 1)")]
+    weight_decay: Annotated[
+        float, Setting("weight decay, added to the gradient; below 1 / optim.lr", ">= 0")
+    ]
+    momentum: Annotated[float, Setting("share of the momentum buffer that stays", "in [0, 1)")]
+    dampening: Annotated[float, Setting("share of the gradient kept out of it", "in [0, 1)")]
     nesterov: Annotated[bool, Setting("Nesterov's momentum")]
 
     @property
@@ -132,6 +135,9 @@ class SgdConfig(OptimConfig):
 class AdamConfig(OptimConfig):
     """Adam, and AdamW, whose weight decay is decoupled from the gradient."""
 
+    weight_decay: Annotated[
+        float, Setting("weight decay: of adam in the gradient, of adamw beside it", ">= 0")
+    ]
     beta1: Annotated[float, Setting("decay of the gradients' running mean", "in [0, 1)")]
     beta2: Annotated[float, Setting("decay of the running mean of their squares", "in [0, 1)")]
     eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
@@ -146,7 +152,7 @@ class AdamConfig(OptimConfig):
 class RmspropConfig(OptimConfig):
     alpha: Annotated[float, Setting("decay of the running mean of squared gradients", "in [0, 1)")]
     eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
-    momentum: Annotated[float, Setting("of the updates' running sum", "in [0, 1)")]
+    momentum: Annotated[float, Setting("share of the momentum buffer that stays", "in [0, 1)")]
 
 
 @dataclass(frozen=True)

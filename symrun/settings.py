@@ -4,6 +4,7 @@ Meanings and intervals are those of the annotations that check them, defaults th
 """
 
 import re
+import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,10 @@ from enum import Enum
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from symrun.config import Config, RunConfig, TrackConfig, TrainConfig
+from symrun.models.registry import entry_of
 from symrun.overrides import NAMED_MODELS, REGISTRIES, choices_of, configs
 from symrun.typed import settings_of
 
@@ -73,46 +73,52 @@ def presets() -> dict[str, str]:
     return found
 
 
-def print_help(config: Config, options: Mapping[str, str]) -> None:
-    """Print what can be set, with the values of `config`, on standard output.
+def print_help(values: Mapping[str, Any], options: Mapping[str, str]) -> None:
+    """Print what can be set, on standard output.
 
-    options: what each option of the command does.
+    values: of each setting, plain and in groups. options: what each option of the command does.
     """
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=True)
+    choices = {
+        f"{group}=": ", ".join(NAMED_MODELS.get(name, name) for name in choices_of(group))
+        for group in REGISTRIES
+    }
+    described = {f"experiment={name}": what for name, what in presets().items()}
     console.print(Text(_HELP, "bold"))
-    console.print("\nChoose with GROUP=NAME:\n")
-    for group in REGISTRIES:
-        names = [NAMED_MODELS.get(name, name) for name in choices_of(group)]
-        _columns(console, [(f"{group}=", ", ".join(names))])
-    console.print("\nPresets, several on top of each other with experiment=[ONE,OTHER]:\n")
-    _columns(console, [(f"experiment={name}", what) for name, what in presets().items()])
-    plain = config.to_dict()
-    for group, kind in _groups(config):
-        name = plain[group].get("name") if group in REGISTRIES else None
+    _section(console, "Choose with GROUP=NAME:", choices)
+    _section(console, "Presets, one over another with experiment=[ONE,OTHER]:", described)
+    for group, kind in _groups(values):
+        name = values[group]["name"] if group in REGISTRIES else ""
+        found = rows(kind, group, values[group] if group else values)
         title = f"{group}={name}" if name else group or "all else"
-        console.print(Text(f"\n{title}\n", "bold"))
-        values = plain[group] if group else plain
-        found = rows(kind, group, values)
-        _columns(console, [(f"{row.name}={row.value}", row.line) for row in found])
-    for title, lines in (("options", options), ("examples", _EXAMPLES)):
-        console.print(Text(f"\n{title}\n", "bold"))
-        _columns(console, list(lines.items()))
+        _section(console, title, {f"{row.name}={row.value}": row.line for row in found})
+    _section(console, "options", options)
+    _section(console, "examples", _EXAMPLES)
 
 
-def _groups(config: Config) -> Iterator[tuple[str, type]]:
-    for group in REGISTRIES:
-        yield group, type(getattr(config, group))
+def _groups(values: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
+    for group, registry in REGISTRIES.items():
+        name = values[group]["name"]
+        yield group, registry[entry_of(name) if group == "model" else name].settings
     yield from ALWAYS.items()
 
 
-def _columns(console: Console, lines: list[tuple[str, str]]) -> None:
-    """Two columns, of which the second wraps."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=34, max_width=52, overflow="fold")
-    table.add_column()
-    for name, meaning in lines:
-        table.add_row(Text(name, "cyan"), Text(meaning))
-    console.print(Padding(table, (0, 0, 0, 2)))
+def _section(console: Console, title: str, lines: Mapping[str, str]) -> None:
+    """A heading and two columns, of which the second wraps; where there is no room for two, it
+    stands below the first."""
+    console.print(Text(f"\n{title}\n", "bold"))
+    beside = console.width >= 70
+    indent = max([32, *map(len, lines)]) + 4 if beside else 6
+    for name, meaning in lines.items():
+        below = not beside or len(name) > console.width // 2
+        width = max(console.width - (6 if below else indent), 20)
+        wrapped = textwrap.wrap(meaning, width, break_long_words=False, break_on_hyphens=False)
+        text = Text.assemble("  ", (name, "cyan"))
+        if not below:
+            text.append(" " * (indent - 2 - len(name)) + wrapped.pop(0))
+        for line in wrapped:
+            text.append(f"\n{' ' * (6 if below else indent)}{line}")
+        console.print(text)
 
 
 def _shown(value: Any) -> str:

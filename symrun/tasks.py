@@ -37,7 +37,7 @@ class CrossEntropyConfig(TaskConfig):
     ] = 0.0
     class_weights: Annotated[
         tuple[float, ...] | None,
-        Setting("a weight for the loss of each class, such as [1,2.5]; null: all alike"),
+        Setting("a weight > 0 for the loss of each class, as [1,2.5]; null: all alike"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -74,6 +74,33 @@ def test_help_shows_the_settings_given_and_no_colours_in_a_pipe(capfd):
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+@pytest.mark.parametrize("words", [["data=text"], ["data=image_folder"], ["optim.lr=-1"]])
+def test_help_is_there_for_what_cannot_run_yet(capfd, words):
+    assert main(["train", "--help", *words]) == 0
+    assert words[0] in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("width", [30, 40, 69, 70, 200])
+def test_help_fits_the_terminal_and_loses_nothing(capfd, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["train", "--help"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    for kind in (TrainConfig, TrackConfig, RunConfig, Config):
+        assert all(setting.meaning in text for _, setting in settings_of(kind).values())
+    assert all(line == line.rstrip() for line in lines)
+    long = [line for line in lines if len(line) > max(width, 40)]
+    assert all(line.strip().count(" ") <= 4 for line in long)  # a name or a command alone
+
+
+def test_a_preset_of_ones_own_is_shown(capfd, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    preset = "# @package _global_\ndefaults:\n  - override /model: mlp\nseed: 5\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(preset)
+    words = ["train", "--config-dir", str(tmp_path), "--cfg", "job", "experiment=mine"]
+    assert main(words) == 0 and "seed: 5" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_help_is_coloured_on_a_terminal_unless_told_otherwise(no_color, coloured):
     ours, theirs = pty.openpty()

@@ -51,9 +51,12 @@ class ImageConfig(DataConfig):
 
     mean: Annotated[
         tuple[float, ...] | None,
-        Setting("of each channel in [0, 1], to normalise with; null: of the training images"),
+        Setting("mean of each channel of images in [0, 1]; null: of the training images"),
     ] = None
-    std: Annotated[tuple[float, ...] | None, Setting("likewise the standard deviation")] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        Setting("their standard deviations, > 0; null: of the training images"),
+    ] = None
     augment: _Augment = Augment.flip_crop
     crop_padding: Annotated[
         int, Setting("pixels of black border around an image before a random crop", "in [1, 256]")
@@ -206,7 +209,7 @@ class SyntheticConfig(ImageConfig):
     image_size: Annotated[int, Setting("pixels along a side", "in [8, 1024]")]
     train_images: Annotated[int, Setting("images to train on", "in [1, 1000000]")]
     val_images: Annotated[int, Setting("images to validate on", "in [1, 1000000]")]
-    seed: Annotated[int, Setting("of the textures", ">= 0")]
+    seed: Annotated[int, Setting("seed of the textures", "in [0, 2^63)")]
     channels: Annotated[int, Setting("3, or 1 for grey")] = 3
     augment: _Augment = field(default=Augment.crop, kw_only=True)
 

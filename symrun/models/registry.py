@@ -97,7 +97,9 @@ def entry_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class VggConfig(ScaledConfig):
-    dropout: Annotated[float, Setting("share of hidden units that are left out", "in [0, 1)")]
+    dropout: Annotated[
+        float, Setting("share of the classifier's hidden units left out", "in [0, 1)")
+    ]
     eps: Annotated[float, Setting("what BatchNorm adds to the variance", "> 0")] = BN_EPS
 
     def require_side(self, side: int | None, setting: str = "data.image_size") -> None:
@@ -167,8 +169,8 @@ def _mlp(config: MlpConfig, shape: Shape, classes: int) -> "nn.Module":
 @dataclass(frozen=True)
 class GptConfig(ModelConfig):
     layers: Annotated[int, Setting("blocks of attention and MLP", "in [1, 100000]")]
-    heads: Annotated[int, Setting("of attention, in each block", "in [1, 100000]")]
-    width: Annotated[int, Setting("of the residual stream", "in [1, 100000]")]
+    heads: Annotated[int, Setting("attention heads in each block", "in [1, 100000]")]
+    width: Annotated[int, Setting("width of the residual stream", "in [1, 100000]")]
     dropout: Annotated[float, Setting("share of activations that are left out", "in [0, 1)")]
     bias: Annotated[bool, Setting("a bias in every layer")]
     tied: Annotated[bool, Setting("whether the last layer is the embedding of tokens")]
