@@ -84,7 +84,7 @@ def print_help(values: Mapping[str, Any], options: Mapping[str, str]) -> None:
         for group in REGISTRIES
     }
     described = {f"experiment={name}": what for name, what in presets().items()}
-    console.print(Text(_HELP, "bold"), soft_wrap=False)
+    console.print(Text(textwrap.fill(_HELP, console.width), "bold"))
     _section(console, "Choose with GROUP=NAME:", choices)
     _section(console, "Presets, one over another with experiment=[ONE,OTHER]:", described)
     for group, kind in _groups(values):
@@ -106,7 +106,7 @@ def _groups(values: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
 def _section(console: Console, title: str, lines: Mapping[str, str]) -> None:
     """A heading and two columns, of which the second wraps; where there is no room for two, it
     stands below the first."""
-    console.print(Text(f"\n{title}\n", "bold"), soft_wrap=False)
+    console.print(Text(f"\n{textwrap.fill(title, console.width)}\n", "bold"))
     beside = console.width >= 70
     indent = max([32, *map(len, lines)]) + 4 if beside else 6
     for name, meaning in lines.items():

@@ -384,7 +384,13 @@ def started(folder, *overrides):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2],
+    [
+        *(signal.SIGINT, signal.SIGTERM),
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        ),
+    ],
 )
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     process = started(tmp_path / "run")
