@@ -120,6 +120,7 @@ def test_no_text_lies_on_another(overlaps, dpi):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_still_format_is_written_the_same_each_time(tmp_path):
     formats = ["png", "pdf", "svg"]
     paths = plot("fig2", [], tmp_path / "a", formats)

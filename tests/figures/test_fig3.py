@@ -167,6 +167,7 @@ def test_trajectories_grow_in_time():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_format_is_written_the_same_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(style, "_GIF_FRAMES", 4)
     formats = ["png", "pdf", "svg", "gif"]

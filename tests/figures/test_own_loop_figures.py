@@ -22,13 +22,27 @@ def texts(axes):
     return " ".join(" ".join(text.get_text() for text in axes.texts).split())
 
 
+SLOW = pytest.mark.slow
+
+
 def dashed(axes):
     """Whether it has lines that look as predictions do."""
     return any(lines.get_linewidth() == PREDICTED["linewidth"] for lines in axes.collections)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("figure", ["fig1", "symmetries", "phase", "residual", "units", "progress"])
+SHOWN = ("fig1", "symmetries", "phase", "residual", "units", "progress")
+WITH_LAWS = ("phase", "residual", "units")
+"""Figures in which it matters what was predicted of a run; of others one kind is enough."""
+
+
+@pytest.mark.parametrize(
+    ("figure", "kind"),
+    [
+        pytest.param(figure, kind, marks=[] if kind == "sgd" or figure in WITH_LAWS else SLOW)
+        for figure in SHOWN
+        for kind in KINDS
+    ],
+)
 def test_each_figure_of_one_run_is_drawn_or_refused_in_one_line(
     own_loops, overlaps, tmp_path, kind, figure
 ):

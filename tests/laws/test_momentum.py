@@ -256,7 +256,8 @@ def test_oscillator_does_not_describe_nesterov(lr):
     assert (measured - predicted["discrete"]).abs().max() < allowed
 
 
-@pytest.mark.parametrize("momentum", [pytest.param(0.9, marks=pytest.mark.slow), 0.99])
+@pytest.mark.slow
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
 def test_40000_updates_stay_finite_and_as_accurate(momentum):
     sgd = SGD(1e-3, momentum)
     flow, exact = Oscillator(sgd, corrected=True), DiscreteLaw(sgd, with_defect=True)

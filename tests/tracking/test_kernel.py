@@ -232,7 +232,10 @@ def test_all_kinds_of_sums_over_one_parameter():
 @on_device
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    [("plain", torch.channels_last), ("nesterov", torch.contiguous_format)],
+    [
+        pytest.param("plain", torch.channels_last, marks=pytest.mark.slow),
+        ("nesterov", torch.contiguous_format),
+    ],
 )
 def test_parts_that_are_larger_and_smaller_than_a_tile(kind, layout):
     """Of 70 x 135 and 3 x 180 entries, and single rows."""
@@ -269,7 +272,7 @@ def test_parts_that_are_larger_and_smaller_than_a_tile(kind, layout):
 
 
 @on_device
-@pytest.mark.parametrize("kind", ["plain", "momentum"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_every_shape_of_tiles_that_bench_times(kind):
     """Over rows and columns of a weight that each shape cuts into whole tiles and narrow rests."""
     groups = [

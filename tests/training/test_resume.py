@@ -101,7 +101,7 @@ OPTIMISERS = [
     ["optim.momentum=0.9", "optim.dampening=0.5", "precision=float64"],
     ["optim=adam", "optim.lr=1e-3"],
 ]
-QUICK = [("vgg11_bn", 1), ("vgg11_bn", 3)]
+QUICK = [("vgg11_bn", 1)]
 """Models and places of optimisers that each test run takes; `make stress` takes all."""
 
 
