@@ -1,6 +1,7 @@
 """`symrun compare`: runs beside each other."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from symrun.commands.parser import Commands
@@ -25,6 +26,7 @@ def _run(options: argparse.Namespace) -> int:
     from symrun.listing import side_by_side
     from symrun.listing.cached import Listed
     from symrun.listing.overview import as_csv
+    from symrun.listing.summary import missing_numbers
     from symrun.runs.directory import RunDirectory
 
     paths = list(dict.fromkeys(options.runs))
@@ -33,10 +35,13 @@ def _run(options: argparse.Namespace) -> int:
             f"compare needs two runs, got {paths[0]} alone: type symrun compare RUN RUN"
         )
     summaries = [Listed(RunDirectory.open(path)).summary for path in paths]
+    if line := missing_numbers(summaries):
+        print(f"symrun: {line}", file=sys.stderr)
+    rows = side_by_side.as_rows(summaries)
     if options.json:
-        print(rows_as_json(side_by_side.as_rows(summaries)))
+        print(rows_as_json(rows))
     elif options.csv:
-        print(as_csv(side_by_side.as_rows(summaries)))
+        print(as_csv([*rows[0]], rows))
     else:
         print(side_by_side.as_table(summaries))
     return 0

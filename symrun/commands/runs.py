@@ -4,6 +4,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from symrun.errors import UsageError, in_one_line
 
 if TYPE_CHECKING:
     from symrun.listing.filters import Condition
+    from symrun.listing.summary import Summary
 
 
 def add(commands: Commands) -> None:
@@ -30,8 +32,8 @@ def add(commands: Commands) -> None:
     )
     words.completer = _completions  # argcomplete's own attribute
     form = runs.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="machine-readable rows")
-    form.add_argument("--csv", action="store_true", help="the same rows as CSV")
+    form.add_argument("--json", action="store_true", help="machine-readable, with every setting")
+    form.add_argument("--csv", action="store_true", help="rows with the settings that differ")
     runs.add_argument(
         "--sort", metavar="KEY", help="by what filters know, least first; --sort=-KEY: greatest"
     )
@@ -49,27 +51,48 @@ def _completions(prefix: str, **_: object) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from symrun.analysis.report import rows_as_json
     from symrun.listing import overview
+    from symrun.listing.filters import whole_key
+    from symrun.listing.summary import missing_numbers
 
     folder, conditions = _folder_and_conditions(options.words)
     runs, refused = overview.found_below(folder)
     if refused:
         others = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         print(f"symrun: passed over{others}: {refused[0]}", file=sys.stderr)
-    summaries = overview.chosen(runs, conditions) if runs else []
-    if options.sort is not None and runs:
-        summaries = overview.by_key(summaries, options.sort)
+    sort = options.sort
+    if runs:  # all keys are looked at before any table is read
+        described = [one.described for one in runs]
+        conditions = [replace(one, key=whole_key(one.key, described)) for one in conditions]
+        sort = sort and sort[: sort.startswith("-")] + whole_key(sort.removeprefix("-"), described)
+    summaries = overview.chosen(runs, conditions)
+    if sort is not None:
+        summaries = overview.by_key(summaries, sort)
+    keys = [one.key for one in conditions] + ([sort.removeprefix("-")] if sort else [])
     if not summaries:
-        print(f"symrun: {_nothing(folder, len(runs), options.words)}", file=sys.stderr)
+        filters = options.words[len(options.words) - len(conditions) :]
+        print(f"symrun: {_nothing(folder, len(runs), filters)}", file=sys.stderr)
+    if line := missing_numbers(summaries):
+        print(f"symrun: {line}", file=sys.stderr)
+    _print(options, summaries, keys)
+    return 0
+
+
+def _print(options: argparse.Namespace, summaries: "list[Summary]", keys: list[str]) -> None:
+    """keys: the whole keys that runs were filtered or sorted by."""
+    from symrun.analysis.report import rows_as_json
+    from symrun.listing import overview
+
     if options.json:
-        print(rows_as_json(overview.as_rows(summaries)))
+        rows = overview.as_rows(summaries, overview.columns_of(summaries, keys))
+        settings = [{"settings": dict(one.settings)} for one in summaries]
+        print(rows_as_json([row | more for row, more in zip(rows, settings, strict=True)]))
     elif options.csv:
-        print(overview.as_csv(overview.as_rows(summaries)))
+        names = overview.columns_of(summaries, keys)
+        print(overview.as_csv(names, overview.as_rows(summaries, names)))
     elif summaries:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print(overview.as_table(summaries, width))
-    return 0
 
 
 def _folder_and_conditions(words: Sequence[str]) -> tuple[Path, "list[Condition]"]:
@@ -93,9 +116,11 @@ def _folder_and_conditions(words: Sequence[str]) -> tuple[Path, "list[Condition]
     return folder, conditions
 
 
-def _nothing(folder: Path, runs: int, words: Sequence[str]) -> str:
+def _nothing(folder: Path, runs: int, filters: Sequence[str]) -> str:
     """Why there is nothing to list."""
     if not runs:
         return f"there is no run in {in_one_line(folder)}: `symrun train` makes one"
-    one = "the one run" if runs == 1 else f"none of the {runs:,} runs"
-    return f"{one} in {in_one_line(folder)} fits {in_one_line(' '.join(words))}"
+    where, what = in_one_line(folder), in_one_line(" ".join(filters))
+    if runs == 1:
+        return f"the one run in {where} does not fit {what}"
+    return f"none of the {runs:,} runs in {where} fits {what}"

@@ -2,7 +2,8 @@
 
 $XDG_CACHE_HOME/symrun/runs (~/.cache/symrun/runs) has a file for each run, named by the digest of
 its path. It counts only while run.json, the parts of the tables and the code that judges them are
-as they were. A cache that cannot be read or written is none.
+as they were. A cache that cannot be read or written is none. What is old, or of a run that is gone,
+is removed.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import symrun
@@ -19,6 +21,8 @@ from symrun.listing.summary import Summary, described, with_tables
 from symrun.runs.directory import TABLES, RunDirectory
 
 _CODE = ("analysis/*.py", "laws/*.py", "listing/*.py", "runs/*.py", "schedule.py")
+
+_KEPT_SECONDS = 90 * 24 * 3600
 
 
 class Listed:
@@ -42,7 +46,7 @@ class Listed:
         if self._known is not None:
             return self._known
         whole = with_tables(self.run, self.described)
-        if whole.has_ended:
+        if whole.has_ended and whole.unjudged is None:  # the disk may be well next time
             _write(self.run, self._state, whole)
         return whole
 
@@ -82,7 +86,7 @@ def _file(run: RunDirectory) -> Path:
 def _read(run: RunDirectory, state: str) -> Summary | None:
     with contextlib.suppress(OSError, RuntimeError, ValueError, LookupError, TypeError):
         content = json.loads(_file(run).read_bytes())
-        if content.pop("state") == state:
+        if content.pop("state") == state and content.pop("path"):
             laws = tuple(Agreement(**row) for row in content.pop("laws"))
             return Summary(path=run.path, laws=laws, **content)
     return None
@@ -90,9 +94,26 @@ def _read(run: RunDirectory, state: str) -> Summary | None:
 
 def _write(run: RunDirectory, state: str, one: Summary) -> None:
     """One that is cut short is no JSON, and so is none."""
-    content = dataclasses.asdict(one) | {"state": state}
-    del content["path"]
+    content = dataclasses.asdict(one) | {"path": str(run.path.resolve()), "state": state}
     with contextlib.suppress(OSError, RuntimeError):
         file = _file(run)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
+        _sweep(file.parent)
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Once a process, remove what is older than 90 days, damaged, or of a run that is gone."""
+    for file in folder.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > _KEPT_SECONDS or not _is_there(file):
+                file.unlink()
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is the run of which `file` tells."""
+    try:
+        return RunDirectory(Path(json.loads(file.read_bytes())["path"])).run_json.exists()
+    except (ValueError, LookupError, TypeError):
+        return False

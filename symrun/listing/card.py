@@ -1,6 +1,7 @@
 """One run at a glance: what it was, how it went, what it takes on the disk."""
 
-import shlex
+import contextlib
+import stat
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,19 @@ from symrun.analysis.report import aligned, json_values, moved_units, scientific
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import KILLED, SCORES, Summary
-from symrun.listing.words import count, decimal, duration, of_planned, share, size
+from symrun.listing.words import (
+    clock,
+    count,
+    decimal,
+    duration,
+    law_in_words,
+    of_planned,
+    optimiser,
+    resumption,
+    share,
+    size,
+    typed,
+)
 from symrun.runs.differences import changed_settings
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
@@ -47,11 +60,19 @@ def card(run: RunDirectory, summary: Summary) -> Card:
     return Card(
         info,
         summary,
-        changed_settings(info),
+        _changed(info),
         _symmetries(info),
         {name: _files(run.path / path) for name, path in _PLACES.items()},
         run.checkpointed(),
     )
+
+
+def _changed(info: RunInfo) -> dict[str, tuple[object, object]] | None:
+    """As `changed_settings`, without the precision: run.json holds the one that `auto` became."""
+    changed = changed_settings(info)
+    if changed is not None and changed.get("precision", ("", ""))[1] == "auto":
+        del changed["precision"]
+    return changed
 
 
 def _symmetries(info: RunInfo) -> dict[str, dict[str, int | None]]:
@@ -68,7 +89,12 @@ def _symmetries(info: RunInfo) -> dict[str, dict[str, int | None]]:
 
 
 def _files(folder: Path) -> tuple[int, int]:
-    sizes = [path.stat().st_size for path in folder.glob("*") if path.is_file()]
+    """How many, and their bytes; what another process removes meanwhile is none."""
+    sizes = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            sizes += [found.st_size] if stat.S_ISREG(found.st_mode) else []
     return len(sizes), sum(sizes)
 
 
@@ -111,7 +137,7 @@ def as_text(one: Card) -> str:
         _laws(one),
         _scores(one.summary),
         _paragraph("on disk", _disk(one)),
-        _paragraph("next", [[command] for command in _next(one)]),
+        _paragraph("next", _next(one)),
     ]
     return "\n\n".join([in_one_line(one.summary.path), *filter(None, paragraphs)])
 
@@ -136,11 +162,11 @@ def _circumstances(one: Card) -> list[list[str]]:
     lines = [
         ["model", network.title + size_of],
         ["data", "" if data is None else f"{data.title}, {data.counted}"],
+        ["optimiser", optimiser(info)],
         ["status", status],
         ["", "" if info.diverged is None else str(info.diverged)],
-        ["started", info.created[:16].replace("T", " ") + took],
-        *(["resumed", f"{(one.at or '')[:16].replace('T', ' ')} at step {one.step:,}"]
-          for one in info.resumed),
+        ["started", clock(info.created) + took],
+        *(["resumed", f"{clock(one.at)} at step {one.step:,}"] for one in info.resumed),
         ["device", ", ".join(filter(None, where))],
         ["versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())],
         ["revision", info.revision or ""],
@@ -179,9 +205,11 @@ def _laws(one: Card) -> str:
         if not is_null(row.law):
             shares = (row.unexplained, row.unexplained_99, row.unexplained_worst)
             cells = map(scientific, (row.residual, *shares))
-            table.append([row.symmetry, row.law, moved_units(row), *cells])
+            table.append([row.symmetry, law_in_words(row.law), moved_units(row), *cells])
     lines = [aligned(table)] if one.summary.laws else []
-    lines += [f"no law was judged: {one.summary.unjudged}"] if one.summary.unjudged else []
+    if one.summary.unjudged:
+        what = "numbers are missing" if one.summary.laws else "no law was judged"
+        lines.append(f"{what}: {in_one_line(one.summary.unjudged)}")
     return "\n".join([*lines, *silences(one.info)])
 
 
@@ -208,14 +236,17 @@ def _disk(one: Card) -> list[list[str]]:
     return lines
 
 
-def _next(one: Card) -> list[str]:
-    """The commands that make sense for this run."""
-    folder, status = shlex.quote(str(one.summary.path)), one.summary.status
+def _next(one: Card) -> list[list[str]]:
+    """The commands that make sense for this run, each with what it does if that is not obvious."""
+    folder, status = typed(one.summary.path), one.summary.status
     goes_on = one.info.loop is None and one.info.thinned is None
     stopped = status in (KILLED, Status.interrupted.value, Status.failed.value)
-    commands = [f"symrun watch {folder}"] if status == Status.running.value else []
-    commands += [f"symrun resume {folder}"] if stopped and goes_on else []
-    if one.summary.laws:
-        commands += [f"symrun check {folder}", f"symrun report {folder}"]
-        commands += [f"symrun plot symmetries {folder}"]
-    return commands
+    names = ("check", "report", "plot symmetries") if one.summary.laws else ()
+    read = [[f"symrun {name} {folder}", ""] for name in names]
+    if status == Status.running.value:
+        return [[f"symrun watch {folder}", ""], *read]
+    if not (stopped and goes_on):
+        return read
+    resume = [[f"symrun resume {folder}", resumption(one.checkpoints)]]
+    # A run that starts again loses its records: one may want to read them before
+    return resume + read if one.checkpoints else read + resume

@@ -4,10 +4,12 @@ import operator
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from symrun.errors import UsageError, did_you_mean, in_one_line, nearest
 from symrun.listing.summary import STATUSES, Summary
+from symrun.listing.words import local
 
 TABLE_KEYS = ("step", "top1", "loss", "unexplained")
 """What the tables tell, and so takes longest to read."""
@@ -33,7 +35,8 @@ class Condition:
     """A key, how it is compared, and with what: a number if `text` is one.
 
     A text is compared without regard to case; ~ asks whether it contains `text`. A time counts as
-    far as `text` goes: created=2026-01 holds for all of January. `none` is what is unknown.
+    far as `text` goes, by the clock here: created=2026-01 holds for all of January; one with a zone
+    is a moment. `none` is what is unknown, 38% is 0.38.
     """
 
     key: str
@@ -68,8 +71,7 @@ class Condition:
         if self.sign == "~":
             return self.text.casefold() in shown(value).casefold()
         if self.key == "created" and value is not None:
-            value = str(value).replace("T", " ")[: len(self.text)]
-            return _compared(self.sign, value, self.text.replace("T", " "))
+            return self._holds_of_time(str(value))
         wanted = _number(self.text)
         if isinstance(wanted, float) and type(value) in (int, float):
             return _compared(self.sign, value, wanted)
@@ -77,18 +79,39 @@ class Condition:
             return False
         return _compared(self.sign, shown(value).casefold(), self.text.casefold())
 
+    def _holds_of_time(self, value: str) -> bool:
+        at, wanted, text = local(value), _zoned(self.text), self.text.replace("T", " ")
+        if at is not None and wanted is not None:
+            return _compared(self.sign, at, wanted)
+        value = value.replace("T", " ") if at is None else at.isoformat(" ")
+        return _compared(self.sign, value[: len(text)], text)
+
 
 def value_of(one: Summary, key: str) -> Value:
     """What `key` is in this run; None if nobody knows, or the run has no such setting."""
     return getattr(one, key) if key in KEYS else one.settings.get(key)
 
 
-def require_known(keys: Sequence[str], summaries: Sequence[Summary]) -> None:
-    """Error: UsageError for the first key that no run has, with the nearest."""
+def whole_key(key: str, summaries: Sequence[Summary]) -> str:
+    """The key that `key` means: itself, or the one setting of these runs whose last part it is.
+
+    Error: UsageError, with the nearest, if no run has it, or if it may mean several settings.
+    Example: whole_key("lr", summaries) == "optim.lr"
+    """
     settings = dict.fromkeys(name for one in summaries for name in one.settings)
-    for key in keys:
-        if key not in settings and key not in KEYS:
-            raise UsageError(f"no run has {key}{_meant(key, [*KEYS, *settings])}")
+    if key in KEYS or key in settings:
+        return key
+    meant = [name for name in settings if last_part(name) == key]
+    if len(meant) > 1:
+        raise UsageError(f"{key} may be {' or '.join(meant)}: type one of them in full")
+    if not meant:
+        raise UsageError(f"no run has {key}{_meant(key, [*KEYS, *settings])}")
+    return meant[0]
+
+
+def last_part(name: str) -> str:
+    """ "lr" of "optim.lr" """
+    return name.rpartition(".")[2]
 
 
 def shown(value: Value) -> str:
@@ -108,18 +131,27 @@ def _compared(sign: str, value: object, wanted: object) -> bool:
 
 def _number(text: str) -> float | str:
     try:
-        return float(text)
+        return float(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except ValueError:
         return text
 
 
+def _zoned(text: str) -> datetime | None:
+    """A time with a zone; None for any other text."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
+
+
 def _meant(key: str, known: Collection[str]) -> str:
     """What to type in place of `key`: the setting with the same last part, or the nearest."""
-    last = key.rpartition(".")[2]
+    last = last_part(key)
     for alike in (
-        [name for name in known if name.rpartition(".")[2] == last],
+        [name for name in known if last_part(name) == last],
         nearest(key, known),
-        [name for name in known if nearest(last, [name.rpartition(".")[2]])],
+        [name for name in known if nearest(last, [last_part(name)])],
     ):
         if alike:
             return f"; did you mean {alike[0]}?"

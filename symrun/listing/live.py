@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 
-from symrun.errors import Interrupted
+from symrun.errors import Interrupted, in_one_line
 from symrun.listing.live_state import LiveState
 from symrun.listing.live_view import line, view
 from symrun.runs.directory import RunDirectory
@@ -34,7 +34,7 @@ def watch(run: RunDirectory) -> None:
     try:
         (_on_screen if live else _in_lines)(state, console)
     except KeyboardInterrupt:
-        raise Interrupted(f"left {run.path}, which goes on") from None
+        raise Interrupted(f"left {in_one_line(run.path)}, which goes on") from None
     console.print(view(state, console, time.time()))
 
 

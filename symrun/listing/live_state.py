@@ -1,16 +1,18 @@
 """A run under way, as far as its tables go: each look reads only the parts that are new."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from symrun.errors import UsageError
 from symrun.listing.summary import current
+from symrun.listing.words import local
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import Rows, read_part
@@ -47,16 +49,20 @@ class _Folder:
         """
         try:
             changed = os.stat(self.path).st_mtime_ns
+            if changed == self.changed and not again:
+                return True
+            with os.scandir(self.path) as entries:
+                parts = sorted(
+                    (one for one in entries if one.name.endswith(".parquet")),
+                    key=lambda one: one.name,
+                )
         except FileNotFoundError:
             return not self.sizes
-        if changed == self.changed and not again:
-            return True
-        before, self.changed = self.sizes, changed
-        with os.scandir(self.path) as entries:
-            parts = sorted(
-                (one.name, one.stat()) for one in entries if one.name.endswith(".parquet")
-            )
-        self.sizes = {name: (status.st_size, status.st_mtime_ns) for name, status in parts}
+        before, self.changed, self.sizes = self.sizes, changed, {}
+        for one in parts:
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                status = one.stat()
+                self.sizes[one.name] = (status.st_size, status.st_mtime_ns)
         return all(self.sizes.get(name) == state for name, state in before.items())
 
     def unread(self) -> Iterator[Path]:
@@ -157,7 +163,12 @@ class LiveState:
             self._read_folders, (self._take_scores, self._take_units), strict=True
         ):
             for part in folder.unread():
-                take(part)
+                try:
+                    take(part)
+                except (FileNotFoundError, UsageError):
+                    if part.exists():
+                        raise
+                    # It was removed: the next look starts over
                 read = True
                 if time.monotonic() > until:
                     break
@@ -209,10 +220,8 @@ class LiveState:
     def started(self) -> float | None:
         """When the process that writes it started or went on, in seconds since the epoch."""
         at = self.info.resumed[-1].at if self.info.resumed else None
-        try:
-            return datetime.fromisoformat(at or self.info.created).timestamp()
-        except ValueError:
-            return None
+        started = local(at or self.info.created)
+        return None if started is None else started.timestamp()
 
 
 def laws_of(info: RunInfo) -> dict[str, list[str]]:

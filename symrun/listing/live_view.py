@@ -1,6 +1,6 @@
 """What `symrun watch` shows of a run, on a terminal and in lines."""
 
-import shlex
+import statistics
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
@@ -9,10 +9,23 @@ from rich.table import Table
 from rich.text import Text
 
 from symrun.analysis.report import scientific
+from symrun.errors import in_one_line
 from symrun.listing.live_state import Curve, LiveState
 from symrun.listing.sparkline import BLOCKS, PLAIN, sparkline
 from symrun.listing.summary import KILLED
-from symrun.listing.words import UNKNOWN, count, decimal, duration, of_planned, share, size
+from symrun.listing.words import (
+    UNKNOWN,
+    count,
+    decimal,
+    duration,
+    law_in_words,
+    of_planned,
+    optimiser,
+    resumption,
+    share,
+    size,
+    typed,
+)
 from symrun.runs.info import Status
 
 _COLOURS = {
@@ -26,10 +39,10 @@ _COLOURS = {
 _LABELS = 10
 """Characters of the names on the left."""
 
-_NUMBERS = 2 * 10
-"""Characters of the columns `now` and `largest`."""
+_GAP = 2
+"""Characters between columns of the residuals."""
 
-_MOST = 80
+_LEAST, _MOST = 8, 80
 """Characters of a curve."""
 
 
@@ -39,7 +52,7 @@ def view(state: LiveState, console: Console, now: float) -> RenderableType:
     blocks = BLOCKS if console.encoding.startswith("utf") else PLAIN
     return Group(
         _heading(state),
-        Text(_network(state), no_wrap=True, overflow="ellipsis", style="dim"),
+        Text(_network(state), style="dim"),
         _progress(state, width),
         _facts(state, width, blocks, now),
         Text(""),
@@ -53,16 +66,14 @@ def _heading(state: LiveState) -> RenderableType:
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     line.add_column(justify="right", no_wrap=True)
     colour = f"bold {_COLOURS[state.status]}"
-    line.add_row(Text(str(state.run.path), style="bold"), Text(state.status, style=colour))
+    line.add_row(Text(in_one_line(state.run.path), style="bold"), Text(state.status, style=colour))
     return line
 
 
 def _network(state: LiveState) -> str:
-    info, optim = state.info, state.info.config.optim
+    info = state.info
     data = "" if info.dataset is None else f" on {info.dataset.title}"
-    decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
-    rate = f"{optim.title}, lr {optim.lr:g}{decay}"
-    return f"{info.model.title}{data}, {rate}, {info.batch}, {info.precision.value}"
+    return f"{info.model.title}{data}, {optimiser(info)}, {info.batch}, {info.precision.value}"
 
 
 def _progress(state: LiveState, width: int) -> RenderableType:
@@ -79,7 +90,7 @@ def _progress(state: LiveState, width: int) -> RenderableType:
 def _facts(state: LiveState, width: int, blocks: str, now: float) -> RenderableType:
     facts = Table.grid(padding=(0, 1))
     facts.add_column(min_width=_LABELS, no_wrap=True)
-    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts.add_column()
     facts.add_row("time", time_in_words(state, now))
     facts.add_row("speed", _speed(state))
     facts.add_row("tables", _disk(state, now))
@@ -94,18 +105,35 @@ def _residuals(state: LiveState, width: int, blocks: str) -> RenderableType:
     """A line for each law in each symmetry."""
     if not state.residuals:
         return Text("no records yet" if state.whole else "reading the tables")
-    cells = max(min(width - 2 * (_LABELS + 2) - _NUMBERS - 4, _MOST), 8)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_row("symmetry", "law", "residual", "now", "largest", style="bold")
+    columns = _columns(state)
+    room = width - sum(max(map(len, (head, *cells))) + _GAP for head, cells in columns.items())
+    if room >= _LEAST:
+        curves = [
+            sparkline(curve, min(room, _MOST), True, blocks) for curve in state.residuals.values()
+        ]
+        columns = {"symmetry": [], "law": [], "residual": curves} | columns
+    elif room + _GAP < 0:
+        del columns["largest"]
+    table = Table.grid(padding=(0, _GAP, 0, 0))
+    for head in columns:
+        number = head in ("now", "largest")
+        table.add_column(justify="right" if number else "left", no_wrap=head != "law")
+    table.add_row(*columns, style="bold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _columns(state: LiveState) -> dict[str, list[str]]:
+    """Head -> cells, but for the curves."""
+    columns: dict[str, list[str]] = {"symmetry": [], "law": [], "now": [], "largest": []}
     before = ""
     for (symmetry, law), curve in state.residuals.items():
         name, before = "" if symmetry == before else symmetry, symmetry
-        table.add_row(name, law, sparkline(curve, cells, True, blocks), *_last_and_largest(curve))
-    return table
+        row = (name, law_in_words(law), *_last_and_largest(curve))
+        for cells, cell in zip(columns.values(), row, strict=True):
+            cells.append(cell)
+    return columns
 
 
 def _last_and_largest(curve: Curve) -> tuple[str, str]:
@@ -131,7 +159,8 @@ def _speed(state: LiveState) -> str:
     speed, images = state.steps_per_second(), state.train.get("images_per_second", [])
     words = [] if speed is None else [f"{speed:,.3g} steps/s"]
     examples = state.info.dataset.examples if state.info.dataset else "images"
-    words += [f"{images[-1][1]:,.0f} {examples}/s in training"] if images else []
+    typical = statistics.median(value for _, value in images) if images else None
+    words += [f"{typical:,.0f} {examples}/s in training"] if images else []
     return ", ".join(words) or UNKNOWN
 
 
@@ -162,9 +191,12 @@ def _footnote(state: LiveState) -> str:
 
 def outcome(state: LiveState) -> str:
     """How the run ended, and what to type next."""
-    info, path = state.info, shlex.quote(str(state.run.path))
-    resumable = info.loop is None and info.thinned is None
-    resume = f": symrun resume {path} goes on with it" if resumable else ""
+    info, path = state.info, typed(state.run.path)
+    resume = ""
+    if info.loop is None and info.thinned is None:
+        checkpoints = state.run.checkpointed()
+        before = "" if checkpoints else f"symrun check {path} and symrun report {path} read it; "
+        resume = f": {before}symrun resume {path} {resumption(checkpoints)}"
     steps = f"at step {state.step:,}"
     if state.status == KILLED:
         return f"killed {steps}: nobody writes it any more{resume}"

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from symrun.analysis.report import aligned, scientific
 from symrun.display import bar
 from symrun.errors import UsageError, in_one_line
 from symrun.listing.cached import Listed
-from symrun.listing.filters import TABLE_KEYS, Condition, require_known, shown, value_of
+from symrun.listing.filters import KEYS, TABLE_KEYS, Condition, last_part, shown, value_of
 from symrun.listing.summary import Summary
-from symrun.listing.words import decimal, of_planned, share
+from symrun.listing.words import decimal, local, of_planned, share
 from symrun.runs.differences import differing_settings
 from symrun.runs.directory import folders_below
 
@@ -46,17 +47,20 @@ def found_below(folder: Path) -> tuple[list[Listed], list[UsageError]]:
         except UsageError as error:
             refused.append(error)
     runs.sort(key=lambda one: str(one.described.path))
-    runs.sort(key=lambda one: (one.described.created, -one.described.every), reverse=True)
+    runs.sort(key=lambda one: (_moment(one.described), -one.described.every), reverse=True)
     return runs, refused
+
+
+def _moment(one: Summary) -> float:
+    """When the run was started, in seconds since the epoch; -inf if nobody knows."""
+    at = local(one.created)
+    return -math.inf if at is None else at.timestamp()
 
 
 def chosen(runs: Sequence[Listed], conditions: Sequence[Condition]) -> list[Summary]:
     """Those of `runs` of which all conditions hold; the tables of others are not read if run.json
-    tells as much.
-
-    Error: UsageError for a key that no run has.
+    tells as much. Assumes: whole keys, as `whole_key` gives.
     """
-    require_known([one.key for one in conditions], [one.described for one in runs])
     quick = [one for one in conditions if one.key not in TABLE_KEYS]
     slow = [one for one in conditions if one.key in TABLE_KEYS]
     left = [run for run in runs if _hold(quick, run.described)]
@@ -75,42 +79,61 @@ def _hold(conditions: Sequence[Condition], one: Summary) -> bool:
 def by_key(summaries: Sequence[Summary], key: str) -> list[Summary]:
     """The runs from the least `key` to the greatest, "-key" the other way; unknown ones last.
 
-    Error: UsageError for a key that no run has.
+    Assumes: a whole key, as `whole_key` gives.
     """
     name = key.removeprefix("-")
-    require_known([name], summaries)
     known = [one for one in summaries if value_of(one, name) is not None]
-    numbers = all(isinstance(value_of(one, name), int | float) for one in known)
+    numbers = name == "created" or all(
+        isinstance(value_of(one, name), int | float) for one in known
+    )
 
     def rank(one: Summary) -> Any:
-        value = value_of(one, name)
+        value = _moment(one) if name == "created" else value_of(one, name)
         return value if numbers else shown(value)
 
     unknown = [one for one in summaries if value_of(one, name) is None]
     return sorted(known, key=rank, reverse=key.startswith("-")) + unknown
 
 
-def as_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
-    """A row for each run, with all that a filter knows and the settings that differ."""
-    settings = _differing(summaries)
-    names = ("status", "model", "data", "name", "created", "step", "planned", "seconds")
+_FIELDS: tuple[str, ...] = (
+    "path",
+    "status",
+    "model",
+    "data",
+    "name",
+    "created",
+    "step",
+    "planned",
+    "seconds",
+)
+_FIELDS += ("loss", "top1", "unexplained", "unexplained_symmetry", "unjudged")
+
+
+def columns_of(summaries: Sequence[Summary], keys: Sequence[str] = ()) -> list[str]:
+    """All that a filter knows, then the settings that differ, and those of `keys`."""
+    return list(dict.fromkeys((*_FIELDS, *keys, *_differing(summaries))))
+
+
+def as_rows(summaries: Sequence[Summary], names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each run. names: of its columns, as in `columns_of`."""
     return [
-        {"path": str(one.path)}
-        | {name: getattr(one, name) for name in (*names, "loss", "top1", "unexplained")}
-        | {name: one.settings.get(name) for name in settings}
+        {name: getattr(one, name) if name in _FIELDS else one.settings.get(name) for name in names}
+        | {"path": str(one.path)}
         for one in summaries
     ]
 
 
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+def as_csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """The rows under their names; what is unknown is empty, lists are as one types them."""
+    lines = [names, *([row[name] for name in names] for row in rows)]
+    return "\n".join(map(_csv_line, lines))
+
+
+def _csv_line(values: Sequence[Any]) -> str:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(rows[0] if rows else [])
-    for row in rows:
-        values = row.values()
-        table.writerow([shown(one) if isinstance(one, list | bool) else one for one in values])
-    return text.getvalue().removesuffix("\n")
+    table = csv.writer(text, lineterminator="\r\n")  # quotes either sign within a value
+    table.writerow([shown(one) if isinstance(one, list | bool) else one for one in values])
+    return text.getvalue().removesuffix("\r\n")
 
 
 @dataclass(frozen=True)
@@ -171,20 +194,26 @@ def _columns(summaries: Sequence[Summary]) -> list[_Column]:
         column("steps", 6, lambda one: of_planned(one.step, one.planned)),
         column("top-1", 2 if scored else 10, lambda one: share(one.top1)),
         column("loss", 9 if scored else 2, lambda one: decimal(one.loss)),
-        column("1 - R^2", 1, lambda one: scientific(one.unexplained)),
+        column("1 - R^2", 1, _unexplained),
     ]
     return [one for one in columns if one.head not in _ALIKE or len({*one.cells}) > 1]
 
 
+def _unexplained(one: Summary) -> str:
+    """ "1.0e+00 translation" """
+    return " ".join([scientific(one.unexplained), *filter(None, [one.unexplained_symmetry])])
+
+
 def _settings(summaries: Sequence[Summary]) -> Iterator[_Column]:
+    """Under the last part of their names, unless that is the name of something else too."""
     names = _differing(summaries)
-    last = Counter(name.rpartition(".")[2] for name in names)
+    last = Counter(map(last_part, {name for one in summaries for name in one.settings}))
     for name in names:
         cells = [shown(value_of(one, name)) for one in summaries]
-        head = name.rpartition(".")[2]
+        head = last_part(name)
         few = 1 / len({*cells})
         yield _Column(
-            name if last[head] > 1 or head in _HEADS else head,
+            name if last[head] > 1 or head in (*_HEADS, *KEYS) else head,
             [cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 3]}..." for cell in cells],
             4 + few,
         )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from symrun.analysis import Agreement, is_null
+from symrun.analysis import Agreement, is_identity, is_null
 from symrun.analysis.report import aligned, scientific
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
-from symrun.listing.words import UNKNOWN, count, decimal, duration, share
+from symrun.listing.words import UNKNOWN, count, decimal, duration, law_in_words, share
 from symrun.runs.differences import differing_settings
 
 Numbers = dict[str, list[Any]]
@@ -51,6 +51,7 @@ def _value(row: Agreement | None, field: str) -> float | None:
 def as_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """A row for each setting and number, with a column for each run's path."""
     both = {**settings(summaries), **numbers(summaries)}
+    both["unjudged"] = [one.unjudged for one in summaries]
     paths = [str(one.path) for one in summaries]
     return [{"name": name, **dict(zip(paths, both[name], strict=True))} for name in both]
 
@@ -66,8 +67,15 @@ def as_table(summaries: Sequence[Summary]) -> str:
         lines.append([name, *map(shown, values)])
     lines.append([""] * len(lines[0]))
     for name, values in numbers(summaries).items():
-        lines.append([name, *(_in_words(name, value) for value in values)])
+        lines.append([_label(name), *(_in_words(name, value) for value in values)])
     return f"{aligned(legend)}\n\n{aligned(lines)}"
+
+
+def _label(name: str) -> str:
+    """The name of a number, with a word where its law is an identity."""
+    symmetry, _, rest = name.partition(" ")
+    law, _, measure = rest.partition(" ")
+    return f"{symmetry} {law_in_words(law)}, {measure}" if is_identity(law) else name
 
 
 def _letter(place: int) -> str:

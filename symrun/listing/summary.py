@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from symrun.analysis import Agreement, judge
-from symrun.errors import UsageError
+from symrun.errors import UsageError, in_one_line
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of, read_part
@@ -22,7 +24,10 @@ KILLED = "killed"
 STATUSES = (*(status.value for status in Status), KILLED)
 
 SCORES = ("loss", "top1", "top5", "images_per_second")
-"""The columns of the table `progress` of which the last value is told."""
+"""The columns of the table `progress` of which the last value is told, of the speed the median."""
+
+_NAMED = 3
+"""Runs that a message names."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Summary:
 
     planned: updates; None in a loop of the user's own. every: updates between records. settings:
     by name. train, val: the last row of the table `progress` of that split, `SCORES` and `step`.
-    laws: the second list of `judge`; if it is empty, `unjudged` says why.
+    laws: the second list of `judge`. unjudged: why numbers of the tables are missing.
     """
 
     path: Path
@@ -63,8 +68,18 @@ class Summary:
     @property
     def unexplained(self) -> float | None:
         """1 - R^2 that the law `flow` leaves to the median unit, in the worst symmetry."""
-        shares = [row.unexplained for row in self.laws if row.law == "flow"]
-        return max((share for share in shares if share is not None), default=None)
+        return self._worst[0]
+
+    @property
+    def unexplained_symmetry(self) -> str | None:
+        """The symmetry of `unexplained`."""
+        return self._worst[1]
+
+    @property
+    def _worst(self) -> tuple[float, str] | tuple[None, None]:
+        flow = [row for row in self.laws if row.law == "flow"]
+        shares = [(row.unexplained, row.symmetry) for row in flow if row.unexplained is not None]
+        return max(shares, key=lambda pair: pair[0], default=(None, None))
 
     @property
     def has_ended(self) -> bool:
@@ -102,21 +117,38 @@ def described(run: RunDirectory) -> Summary:
 
 
 def with_tables(run: RunDirectory, one: Summary) -> Summary:
-    """`one` with what the tables tell; if they are damaged, or too short, `unjudged` says so."""
+    """`one` with what the tables tell; `unjudged` says which are damaged or too short."""
+    readings: dict[str, Callable[[], Any]] = {
+        "train": lambda: last_scores(run, "train"),
+        "val": lambda: last_scores(run, "val"),
+        "laws": lambda: tuple(judge(run)[1]),
+    }
+    if one.status in (Status.running.value, KILLED):  # run.json holds the step at the start
+        readings["step"] = lambda: max(one.step, last_recorded(run))
     told: dict[str, Any] = {}
-    try:
-        told |= {split: last_scores(run, split) for split in ("train", "val")}
-        if one.status in (Status.running.value, KILLED):  # run.json holds the step at the start
-            told["step"] = max(one.step, last_recorded(run))
-        with _without_warnings():
-            told["laws"] = tuple(judge(run)[1])
-    except UsageError as error:
-        told["unjudged"] = str(error)
-    return dataclasses.replace(one, **told)
+    refused: dict[str, None] = {}
+    for name, read in readings.items():
+        try:
+            with _without_warnings():
+                told[name] = read()
+        except UsageError as error:
+            refused[str(error)] = None
+    return dataclasses.replace(one, **told, unjudged="; ".join(refused) or None)
+
+
+def missing_numbers(summaries: Sequence[Summary]) -> str | None:
+    """Which runs have numbers missing, and why the first has, in one line; None if none has."""
+    lacking = [one for one in summaries if one.unjudged is not None]
+    if not lacking:
+        return None
+    named = ", ".join(in_one_line(one.path) for one in lacking[:_NAMED])
+    more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+    return f"numbers are missing of {named}{more}: {in_one_line(lacking[0].unjudged)}"
 
 
 def last_scores(run: RunDirectory, split: str) -> dict[str, float]:
-    """The last row of the table `progress` for a split, without what is unknown in it.
+    """The last row of the table `progress` for a split, without what is unknown in it, and the
+    median speed.
 
     Error: UsageError if the table is damaged.
     """
@@ -126,6 +158,10 @@ def last_scores(run: RunDirectory, split: str) -> dict[str, float]:
     if not curves.steps.size:
         return {}
     values = {name: float(curves.values[name][-1, 0]) for name in SCORES}
+    speeds = curves.values["images_per_second"][:, 0]
+    speeds = speeds[~np.isnan(speeds)]
+    if speeds.size:  # a single epoch may have shared the machine
+        values["images_per_second"] = float(np.median(speeds))
     known = {name: value for name, value in values.items() if not math.isnan(value)}
     return {"step": int(curves.steps[-1]), **known}
 

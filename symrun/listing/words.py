@@ -1,6 +1,66 @@
-"""Numbers as lists and cards show them."""
+"""What lists, cards and the live view say of a run: its numbers, and commands to type."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from symrun.analysis import is_identity
+from symrun.errors import in_one_line
+from symrun.runs.info import RunInfo
 
 UNKNOWN = "-"
+
+
+def typed(path: Path) -> str:
+    """A path as one types it in bash or zsh.
+
+    Example: typed(Path("a b")) == "'a b'"
+    """
+    if str(path).isprintable():
+        return shlex.quote(str(path))
+    plain = b"'\\"
+    signs = [
+        chr(one) if 32 <= one < 127 and one not in plain else f"\\x{one:02x}"
+        for one in os.fsencode(path)
+    ]
+    return f"$'{''.join(signs)}'"
+
+
+def resumption(checkpoints: Sequence[int]) -> str:
+    """What `symrun resume` does. checkpoints: their steps, the last first.
+
+    Example: resumption([100, 50]) == "goes on from step 100"
+    """
+    return f"goes on from step {checkpoints[0]:,}" if checkpoints else "starts again at step 0"
+
+
+def law_in_words(law: str) -> str:
+    """ "flow", "exact, an identity" """
+    return f"{law}, an identity" if is_identity(law) else law
+
+
+def optimiser(info: RunInfo) -> str:
+    """ "SGD, lr 0.1, weight decay 0.001" """
+    optim = info.config.optim
+    decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
+    return f"{optim.title}, lr {optim.lr:g}{decay}"
+
+
+def local(time: str | None) -> datetime | None:
+    """A time in ISO format by the clock here, which also is that of a time without a zone; None if
+    it is no time."""
+    try:
+        return datetime.fromisoformat(time or "").astimezone()
+    except (ValueError, OverflowError):
+        return None
+
+
+def clock(time: str | None) -> str:
+    """ "2026-01-31 13:00 CET"; what is no time stays as it is."""
+    at = local(time)
+    return in_one_line(time or "") if at is None else f"{at:%Y-%m-%d %H:%M %Z}"
 
 
 def count(value: float | None) -> str:

@@ -56,7 +56,8 @@ def test_runs_newest_first(capfd):
         (["outputs"], ["mixed", "adamw", "sgd"]),
         (["outputs", "status=finished"], ["adamw", "sgd"]),
         (["status!=finished"], ["mixed"]),
-        (["optim.lr>=0.1", "loss!=none"], ["mixed", "sgd"]),
+        (["lr>=0.1", "loss!=none"], ["mixed", "sgd"]),
+        (["top1>=80%", "--sort=-lr"], ["mixed"]),
         (["top1=0.8"], ["mixed"]),
         (["optim.title~adam"], ["adamw"]),
         (["created<2026-03"], ["adamw", "sgd"]),
@@ -72,6 +73,8 @@ def test_filters_and_order(capfd, words, found):
 def test_nothing_found_says_so(capfd, tmp_path):
     out, err = printed(capfd, "runs", "loss<0")
     assert (out, err) == ("", "symrun: none of the 3 runs in outputs fits loss<0\n")
+    out, err = printed(capfd, "runs", "outputs/sgd", "loss=nan")
+    assert (out, err) == ("", "symrun: the one run in outputs/sgd does not fit loss=nan\n")
     (tmp_path / "empty").mkdir()
     assert (
         "there is no run in empty: `symrun train` makes one" in printed(capfd, "runs", "empty").err
@@ -84,10 +87,11 @@ def test_nothing_found_says_so(capfd, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lr=1"], "no run has lr; did you mean optim.lr?"),
+        (["optim.rl=1"], "no run has optim.rl; did you mean optim.lr?"),
         (["nowhere"], "nowhere is no folder and no filter: type symrun runs FOLDER"),
         (["outputs", "finished"], "finished is no filter: a filter is KEY=VALUE"),
         (["--sort", "top-1"], "no run has top-1; did you mean top1?"),
+        (["step<0", "--sort=-top-1"], "no run has top-1; did you mean top1?"),
         (["status=done"], "status must be one of running, finished"),
         (["--json", "--csv"], "not allowed with"),
         (["--jsn"], "symrun runs has no option --jsn; did you mean --json?"),
@@ -110,6 +114,31 @@ def test_json_and_csv_rows(capfd):
     read = [*csv.DictReader(io.StringIO(printed(capfd, "runs", "--csv").out))]
     assert [row["optim.momentum"] for row in read] == ["0.9", "0.0", "0.0"]
     assert rows[2]["unexplained"] == float(read[2]["unexplained"])
+    assert rows[2]["settings"]["optim.lr"] == 0.1 and "optim.title" in rows[2]["settings"]
+
+
+def test_csv_has_the_keys_that_were_asked_for_even_without_rows(capfd):
+    arguments = ("runs", "outputs", "step<0", "optim.weight_decay>=0", "--sort=-lr", "--csv")
+    (head,) = printed(capfd, *arguments).out.splitlines()
+    assert {"path", "unjudged", "optim.weight_decay", "optim.lr"} <= set(head.split(","))
+
+
+def test_what_is_missing_is_said_once(capfd, outputs):
+    for kind in ("sgd", "mixed"):
+        part = RunDirectory(outputs / kind).part("progress", 0)
+        part.write_bytes(part.read_bytes()[:-20])
+    out, err = printed(capfd, "runs", "--json")
+    assert err.startswith("symrun: numbers are missing of outputs/mixed, outputs/sgd: ")
+    assert err.count("\n") == 1 and "cannot be read: part-000000.parquet" in err
+    rows = {row["path"]: row for row in json.loads(out)["rows"]}
+    assert rows["outputs/adamw"]["unjudged"] is None
+    assert "progress cannot be read" in rows["outputs/sgd"]["unjudged"]
+    assert rows["outputs/sgd"]["unexplained"] is not None and rows["outputs/sgd"]["loss"] is None
+    out, err = printed(capfd, "compare", "outputs/sgd", "outputs/adamw", "--csv")
+    assert err.startswith("symrun: numbers are missing of outputs/sgd: ")
+    *_, last = csv.DictReader(io.StringIO(out))
+    assert last["name"] == "unjudged" and "cannot be read" in last["outputs/sgd"]
+    assert "numbers are missing: " in printed(capfd, "show", "outputs/sgd").out
 
 
 def test_show(capfd):
@@ -123,6 +152,7 @@ def test_show(capfd):
 
 def test_compare(capfd):
     out = printed(capfd, "compare", "outputs/sgd", "outputs/mixed").out
+    assert "exact, an identity, residual" in out and "unjudged" not in out
     assert "optim.momentum" in out and "optim.lr" not in out
     text = printed(capfd, "compare", "outputs/sgd", "outputs/mixed", "--csv").out
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(text))}

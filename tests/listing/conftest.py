@@ -1,4 +1,5 @@
 import shutil
+import time
 
 import pytest
 from run_json import rewrite
@@ -9,6 +10,16 @@ from symrun.runs.directory import RunDirectory
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def two_hours_east(monkeypatch):
+    """The clock here is two hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "XYZ-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture

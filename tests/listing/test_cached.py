@@ -1,11 +1,14 @@
 """The tables of runs that have ended are read once; the cache never tells what is not so."""
 
 import os
+import shutil
+import time
 
 import pytest
 
 from symrun.analysis import judge
-from symrun.listing import cached
+from symrun.errors import UsageError
+from symrun.listing import cached, summary
 from symrun.listing.cached import Listed
 from symrun.listing.summary import KILLED, described, with_tables
 
@@ -70,7 +73,32 @@ def test_a_damaged_table_says_why_there_are_no_numbers(copied):
     run = copied("one")
     part = run.part("units", 0)
     part.write_bytes(part.read_bytes()[:-20])
-    summary = Listed(run).summary
-    assert summary.laws == () and summary.unexplained is None
-    assert "cannot be read: part-000000.parquet" in summary.unjudged
-    assert summary.loss is not None
+    one = Listed(run).summary
+    assert one.laws == () and one.unexplained is None
+    assert "cannot be read: part-000000.parquet" in one.unjudged
+    assert one.loss is not None
+
+
+def test_a_table_that_could_not_be_read_once_is_read_again(copied, monkeypatch):
+    run = copied("one")
+
+    def refuse(run):
+        raise UsageError("the disk is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(summary, "judge", refuse)
+        assert Listed(run).summary.unjudged == "the disk is away"
+    assert Listed(run).summary.unjudged is None and Listed(run).summary.laws
+
+
+def test_what_is_old_or_of_runs_that_are_gone_leaves_the_cache(copied):
+    runs = {name: copied(name) for name in ("kept", "old", "gone", "new")}
+    for name in ("kept", "old", "gone"):
+        Listed(runs[name]).summary  # noqa: B018  it fills the cache
+    old = time.time() - 91 * 24 * 3600
+    os.utime(cached._file(runs["old"]), (old, old))
+    shutil.rmtree(runs["gone"].path)
+    cached._sweep.cache_clear()
+    Listed(runs["new"]).summary  # noqa: B018
+    left = {name for name, run in runs.items() if cached._file(run).exists()}
+    assert left == {"kept", "new"}

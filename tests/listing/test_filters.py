@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symrun.errors import UsageError
-from symrun.listing.filters import Condition, require_known, shown, value_of
+from symrun.listing.filters import Condition, shown, value_of, whole_key
 from symrun.listing.summary import Summary
 
 SIGNS = {
@@ -105,7 +105,7 @@ def test_what_cannot_hold_is_refused(word, message):
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("lr", "; did you mean optim.lr?"),
+        ("model.lr", "; did you mean optim.lr?"),
         ("top_1", "; did you mean top1?"),
         ("optim.rl", "; did you mean optim.lr?"),
         ("model.widht", "; did you mean model.width?"),
@@ -113,10 +113,38 @@ def test_what_cannot_hold_is_refused(word, message):
     ],
 )
 def test_an_unknown_key_has_a_near_one(key, meant):
-    require_known(["optim.lr", "seed", "loss", "unexplained"], [run()])
+    for known in ("optim.lr", "seed", "loss", "unexplained"):
+        assert whole_key(known, [run()]) == known
     with pytest.raises(UsageError, match=f"no run has {key}") as caught:
-        require_known([key], [run()])
+        whole_key(key, [run()])
     assert meant in str(caught.value)
+
+
+def test_a_short_name_is_enough_if_it_means_one_setting():
+    others = run(settings={"data.width": 3, "run.name": "a"})
+    assert whole_key("lr", [run(), others]) == "optim.lr"
+    assert whole_key("name", [others]) == "name"  # a key of its own
+    with pytest.raises(UsageError, match="width may be model.width or data.width: type one of"):
+        whole_key("width", [run(), others])
+
+
+@pytest.mark.parametrize(
+    ("word", "holds"),
+    [
+        ("created=2026-01-31T14", True),
+        ("created>=2026-01-31 15:00", False),
+        ("created=2026-01-31T12:00:00+00:00", True),
+        ("created<2026-01-31T09:30:00-03:00", True),
+        ("created<2026-01-31T13:30:00+02:00", False),
+    ],
+)
+def test_times_are_compared_across_zones(word, holds, two_hours_east):
+    assert Condition.of(word).holds("2026-01-31T12:00:00+00:00") is holds
+
+
+def test_a_share_may_be_written_in_percent():
+    assert Condition.of("top1>38%").holds(0.381) and not Condition.of("top1>38%").holds(0.38)
+    assert Condition.of("top1=62.3%").holds(0.623) and Condition.of("name=50%").holds("50%")
 
 
 def test_values_are_shown_as_one_types_them():

@@ -21,6 +21,7 @@ from rich.console import Console
 from run_json import rewrite
 
 from symrun.analysis.comparison import comparisons
+from symrun.analysis.report import scientific
 from symrun.cli import main
 from symrun.errors import UsageError
 from symrun.listing import live_state
@@ -191,6 +192,38 @@ def test_a_view_fits_the_terminal(own_loops, kind, width, monkeypatch):
         assert len(lines) <= 20
         laws = {"exact", "flow", "discrete"} if kind != "adamw" else {"exact"}
         assert {law for law in ("exact", "flow", "discrete") if law in " ".join(lines)} == laws
+
+
+def test_in_a_narrow_terminal_curves_go_first_and_numbers_are_whole(parted):
+    state = LiveState(parted)
+    state.look()
+    _, laws = zip(*state.residuals, strict=True)
+    last = [scientific(curve[-1][1]) for curve in state.residuals.values()]
+    for width, heads in [(38, ["now"]), (45, ["now"]), (50, ["now", "largest"]),
+                         (80, ["residual", "now", "largest"])]:  # fmt: skip
+        lines = shown(state, width).splitlines()
+        (head,) = [line.split() for line in lines if line.split()[:2] == ["symmetry", "law"]]
+        assert head[2:] == heads and "…" not in "".join(lines[1:])
+        assert all(len(line) <= width for line in lines)
+        assert all(any(number in line for line in lines) for number in last)
+    assert "exact, an identity" in shown(state) and "exact" in laws
+
+
+def test_a_part_that_is_removed_while_it_is_read_is_passed_over(under_way, monkeypatch):
+    run, grow = under_way
+    state, whole = LiveState(run), live_state.read_part
+    grow(), grow()
+
+    def gone(part, *rest, **equal):
+        part.unlink(missing_ok=True)
+        return whole(part, *rest, **equal)
+
+    monkeypatch.setattr(live_state, "read_part", gone)
+    assert state.look() and state.step == 0
+    monkeypatch.setattr(live_state, "read_part", whole)
+    grow()
+    state.look()
+    assert state.step == 10
 
 
 def test_a_run_that_disappears_is_one_line(under_way):
