@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.listing.summary import current
-from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.directory import TABLES, RunDirectory, current
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import Rows, read_part
 from symrun.runs.tables import LAWS

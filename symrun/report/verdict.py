@@ -21,11 +21,21 @@ Null laws leave 1e-4 or more. Where no unit of a symmetry moved there is no R²:
 constant weight decay translation moves by rounding alone.
 """
 
+_UNTIL = {
+    Status.running: "so far",
+    Status.finished: "",
+    Status.interrupted: "until it was interrupted",
+    Status.failed: "until it failed",
+    Status.diverged: "until it diverged",
+    Status.killed: "until it was killed",
+}
+"""How far the numbers of a run reach, by its status."""
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """label: in a few words. good: whether `flow` clears every bar; None if it predicts nothing.
-    sentence: its numbers."""
+    """label: in a few words. good: whether `flow` clears every bar; None if it predicts nothing, or
+    clears all of them in a run that has not finished. sentence: its numbers."""
 
     label: str
     good: bool | None
@@ -43,13 +53,14 @@ def verdict(one: Evidence) -> Verdict:
         for row, (what, key, bar) in held
         if not _clears(one.setup, row, key, bar)
     ]
-    so_far = "" if one.setup.status is Status.finished else "so far "
-    label = f"{so_far}flow clears {len(held) - len(missed)} of {len(held)} bars"
+    until = _UNTIL[one.setup.status]
+    label = f"{until and until + ' '}flow clears {len(held) - len(missed)} of {len(held)} bars"
     said = f"{_beginning(one.setup)}`flow` leaves unexplained: {'; '.join(map(_numbers, rows))}."
     said += f" Missed: {'; '.join(missed)}." if missed else ""
     if all(row.unexplained is None for row in rows):
         return Verdict("no unit moved: nothing to explain", None, said)
-    return Verdict(label, not missed, said)
+    cleared = True if one.setup.status is Status.finished else None
+    return Verdict(label, False if missed else cleared, said)
 
 
 def _without_flow(one: Evidence) -> Verdict:
@@ -70,7 +81,8 @@ def _without_flow(one: Evidence) -> Verdict:
 def _beginning(setup: RunInfo) -> str:
     if setup.diverged:
         return f"The run diverged at step {setup.diverged.step:,}; up to there "
-    return "" if setup.status is Status.finished else "So far, "
+    until = _UNTIL[setup.status]
+    return until and f"{until.capitalize()}, "
 
 
 def _numbers(row: Agreement) -> str:
@@ -106,8 +118,7 @@ def _judged(setup: RunInfo, row: Agreement, key: str, bar: float) -> list[str]:
     words = ["yes" if _clears(setup, row, key, bar) else "no"]
     if key != "residual" and (row.excluded or row.moved < FEW):
         words.append(f"{row.moved:,} of {row.units:,} units judged")
-    if setup.status is not Status.finished:
-        words.append("so far")
+    words += filter(None, [_UNTIL[setup.status]])
     if setup.diverged:
         words = ["no", "it diverged"]
     return [shown(value, ".1e"), ", ".join(words)]

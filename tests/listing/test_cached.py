@@ -7,7 +7,8 @@ import pytest
 from symrun.analysis import judge
 from symrun.listing import cached
 from symrun.listing.cached import Listed
-from symrun.listing.summary import KILLED, described, with_tables
+from symrun.listing.summary import described, with_tables
+from symrun.runs.directory import KILLED
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ from symrun.cli import main
 from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
+from symrun.report.comparing import environments
 from symrun.report.document import Heading, Paragraph, Picture, Table, as_markdown
 from symrun.report.page import audit, draw, laws_table, runs_table
-from symrun.report.verdict import bars_table
+from symrun.report.verdict import bars_table, verdict
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import Status
 from symrun.runs.run_json import info_from
 from symrun.training.lifecycle import train
 
@@ -222,6 +225,24 @@ def test_how_far_a_run_came_is_told(told):
     assert updates(diverged={"step": 3, "loss": True, "layers": []}) == "7; not finite from 3"
     events = [{"step": 2, "changed": []}, {"step": 4, "changed": ["seed 0 -> 1"]}]
     assert updates(resumed=events) == "7; resumed at 2, 4, changed"
+
+
+def test_a_killed_run_is_told(runs, tmp_path, caplog):
+    run = RunDirectory(shutil.copytree(runs["vgg11_bn"].path, tmp_path / "run"))
+    run.write_info(dataclasses.replace(run.info(), status=Status.running, last_step=0))
+    shutil.rmtree(run.table("progress"))
+    with run.locked():
+        under_way = evidence("one", run)
+    one = evidence("one", run)
+    assert [runs_table([each]).rows[0][4].split("; ")[1] for each in (under_way, one)] == [
+        "running",
+        "killed",
+    ]
+    assert ["status", "killed"] in environments([one]).rows
+    assert verdict(one).label.startswith("until it was killed flow clears ")
+    assert verdict(one).good is not True
+    run.warn_unless_finished()
+    assert caplog.messages == [f"{run.path} was killed: this is what it has so far"]
 
 
 def test_a_diverged_run_is_told(tmp_path, caplog):

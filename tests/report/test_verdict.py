@@ -41,8 +41,8 @@ def test_what_it_misses_is_told(value):
 
 def test_units_left_out_and_runs_under_way_are_told():
     some = dataclasses.replace(GOOD, moved=4, excluded=6)
-    label, _, sentence = of(some, status="running")
-    assert label == "so far flow clears 3 of 3 bars"
+    label, good, sentence = of(some, status="running")
+    assert (label, good) == ("so far flow clears 3 of 3 bars", None)
     assert sentence.startswith("So far, `flow`") and "median of 4 of 10 units" in sentence
 
 
@@ -50,7 +50,7 @@ def test_a_diverged_run_clears_nothing():
     label, good, sentence = of(
         GOOD, status="diverged", diverged={"step": 3, "loss": True, "layers": []}
     )
-    assert (label, good) == ("so far flow clears 0 of 3 bars", False)
+    assert (label, good) == ("until it diverged flow clears 0 of 3 bars", False)
     assert sentence.startswith("The run diverged at step 3; up to there `flow`")
 
 
