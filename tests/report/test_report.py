@@ -6,13 +6,14 @@ import math
 import re
 import shutil
 
+import markupsafe
 import numpy as np
 import pandas as pd
 import pytest
 from made_small import MADE_SMALL
 from run_json import described
 
-from symrun.analysis import Agreement
+from symrun.analysis import Agreement, judge
 from symrun.analysis.comparison import CONSERVED
 from symrun.bench.tables import make_run
 from symrun.cli import main
@@ -20,7 +21,16 @@ from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
 from symrun.report.comparing import environments
-from symrun.report.document import Heading, Paragraph, Picture, Table, as_markdown
+from symrun.report.document import (
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    as_markdown,
+    code,
+    plain,
+)
+from symrun.report.html_page import _inline
 from symrun.report.page import audit, draw, laws_table, runs_table
 from symrun.report.verdict import bars_table, verdict
 from symrun.runs.directory import RunDirectory
@@ -308,6 +318,32 @@ def test_wrong_input_is_one_line(tmp_path, capfd, runs):
         assert main(["report", *arguments]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert message in line
+
+
+@pytest.mark.parametrize("name", ["a", "a`b", "`", "``a` b", "[x](https:evil)", r"\`a\`", "a\nb`"])
+def test_names_stand_in_a_page_as_they_are(name):
+    escaped = str(markupsafe.escape(name))
+    assert _inline(f"`flow` {code(name)}, {plain(name)}.") == (
+        f"<code>flow</code> <code>{escaped}</code>, {escaped}."
+    )
+
+
+def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path):
+    run = runs["vgg11"]
+    (data,) = data_of(report([run], tmp_path / "page.html"))["runs"]
+    rows = {(row.symmetry, row.group): row for row in judge(run)[0] if row.law == "flow"}
+    for place in data["first"]:
+        group = data["groups"][place]
+        row = rows[group["symmetry"], group["group"]]
+        share = f"1 − R² {row.unexplained:.1e}" if row.moved else "no unit left exp(−λt)"
+        assert data["numbers"][row.symmetry] == f"{share}, residual {row.residual:.1e}"
+    assert {*data["numbers"]} == {"rescale", "translation"}
+
+
+def data_of(page):
+    """What the scripts of a page know."""
+    text = re.search(r'<script type="application/json" id="data">(.*)</script>', page.read_text())
+    return json.loads(text[1])
 
 
 def test_a_document_as_markdown():

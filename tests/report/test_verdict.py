@@ -7,6 +7,7 @@ import pytest
 from run_json import described
 
 from symrun.analysis import Agreement
+from symrun.launch import compose
 from symrun.report import Evidence
 from symrun.report.verdict import verdict
 
@@ -55,7 +56,9 @@ def test_a_diverged_run_clears_nothing():
 
 
 def test_where_nothing_moved_nothing_is_praised():
-    assert of(STILL)[:2] == ("no unit moved: nothing to explain", None)
+    for decay, still in (("0", "no unit moved"), ("1e-4", "no unit left exp(−λt)")):
+        config = compose(["data=synthetic", f"optim.weight_decay={decay}"]).to_dict()
+        assert of(STILL, config=config)[:2] == (f"{still}: nothing to explain", None)
 
 
 def test_an_identity_is_no_prediction():
