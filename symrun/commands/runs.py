@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
 
 def _completions(prefix: str, **_: object) -> list[str]:
     from symrun.listing.filters import KEYS
-    from symrun.listing.summary import STATUSES
     from symrun.overrides import completions
+    from symrun.runs.directory import STATUSES
 
     words = [*(f"{key}=" for key in KEYS), *(f"status={status}" for status in STATUSES)]
     folders = [f"{path}/" for path in Path().glob(f"{prefix}*") if path.is_dir()]

@@ -12,7 +12,7 @@ from symrun.analysis import is_null
 from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
-from symrun.listing.summary import KILLED, SCORES, Summary
+from symrun.listing.summary import SCORES, Summary
 from symrun.listing.words import (
     clock,
     count,
@@ -27,7 +27,7 @@ from symrun.listing.words import (
     typed,
 )
 from symrun.runs.differences import changed_settings
-from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.directory import KILLED, TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
 
 _PLACES = {

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from symrun.errors import UsageError, did_you_mean, in_one_line, nearest
-from symrun.listing.summary import STATUSES, Summary
+from symrun.listing.summary import Summary
 from symrun.listing.words import local
+from symrun.runs.directory import STATUSES
 
 TABLE_KEYS = ("step", "top1", "loss", "unexplained")
 """What the tables tell, and so takes longest to read."""

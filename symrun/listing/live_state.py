@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.listing.summary import current
 from symrun.listing.words import local
-from symrun.runs.directory import TABLES, RunDirectory
+from symrun.runs.directory import TABLES, RunDirectory, current
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import Rows, read_part
 from symrun.runs.tables import LAWS

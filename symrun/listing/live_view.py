@@ -12,7 +12,6 @@ from symrun.analysis.report import scientific
 from symrun.errors import in_one_line
 from symrun.listing.live_state import Curve, LiveState
 from symrun.listing.sparkline import BLOCKS, PLAIN, sparkline
-from symrun.listing.summary import KILLED
 from symrun.listing.words import (
     UNKNOWN,
     count,
@@ -26,6 +25,7 @@ from symrun.listing.words import (
     size,
     typed,
 )
+from symrun.runs.directory import KILLED
 from symrun.runs.info import Status
 
 _COLOURS = {

@@ -13,15 +13,10 @@ import numpy as np
 
 from symrun.analysis import Agreement, judge
 from symrun.errors import UsageError, in_one_line
-from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo, Status
+from symrun.runs.directory import KILLED, RunDirectory, current
+from symrun.runs.info import Status
 from symrun.runs.reading import parts_of, read_part
 from symrun.runs.tables import progress_curves
-
-KILLED = "killed"
-"""The status of a run that run.json calls running although nobody writes it any more."""
-
-STATUSES = (*(status.value for status in Status), KILLED)
 
 SCORES = ("loss", "top1", "top5", "images_per_second")
 """The columns of the table `progress` of which the last value is told, of the speed the median."""
@@ -85,15 +80,6 @@ class Summary:
     def has_ended(self) -> bool:
         """Whether nobody writes to it any more."""
         return self.status != Status.running.value
-
-
-def current(run: RunDirectory) -> tuple[RunInfo, str]:
-    """What run.json says now, and the status, one of `STATUSES`. Error: UsageError as in `info`."""
-    info = run.info()
-    if info.status is not Status.running or run.is_written():
-        return info, info.status.value
-    info = run.info()  # the run may have ended between the two looks
-    return info, KILLED if info.status is Status.running else info.status.value
 
 
 def described(run: RunDirectory) -> Summary:

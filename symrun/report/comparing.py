@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from symrun.analysis.report import moved_units
-from symrun.report.document import Table, shown
+from symrun.report.document import Table, code, plain, shown
 from symrun.report.evidence import Evidence
 from symrun.runs.differences import differing_settings
 from symrun.runs.info import RunInfo
@@ -58,18 +58,18 @@ def _side_by_side(
 ) -> Table:
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(_said(column.get(name)) for column in columns)] for name in names]
-    return Table([what, *(one.name for one in evidences)], rows)
+    return Table([what, *(plain(one.name) for one in evidences)], rows)
 
 
 def _said(value: object) -> str:
-    return value if isinstance(value, str) else "-" if value is None else json.dumps(value)
+    return plain(value if isinstance(value, str) else "-" if value is None else json.dumps(value))
 
 
 def figures_of_merit(evidences: Sequence[Evidence]) -> Table:
     """How much `flow` leaves unexplained in each symmetry of each run."""
     head = ["run", "symmetry", "moved", "1 − R² of flow", "99 in 100 units", "residual"]
     rows = [
-        [f"`{one.name}`", row.symmetry, moved_units(row)]
+        [code(one.name), row.symmetry, moved_units(row)]
         + [
             shown(value, ".1e") if row.residual is not None else "not predicted"
             for value in (row.unexplained, row.unexplained_99, row.residual)

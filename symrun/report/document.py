@@ -21,7 +21,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as in a paragraph. A column of numbers alone is set to the right."""
+    """Cells are text as in a paragraph: what is named from outside goes through `code` or `plain`.
+
+    A column of numbers alone is set to the right.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -61,6 +64,24 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(title, path):
             return f"![{title}]({path})"
+
+
+def code(text: str) -> str:
+    """`text` as code, whatever signs it has.
+
+    Example: code("a`b") == "``a`b``"
+    """
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " if "`" in (text[:1], text[-1:]) else ""
+    return f"{fence}{room}{text}{room}{fence}"
+
+
+def plain(text: str) -> str:
+    r"""`text` in which a backtick is no more than that.
+
+    Example: plain("a`b") == r"a\`b"
+    """
+    return text.replace("`", r"\`")
 
 
 def shown(value: float | None, form: str) -> str:

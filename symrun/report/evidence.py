@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from symrun.analysis import Agreement, judge
 from symrun.analysis.report import json_values
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
-from symrun.runs.directory import RunDirectory
-from symrun.runs.info import RunInfo
+from symrun.runs.directory import RunDirectory, current
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.reading import parts_of
 from symrun.runs.run_json import read_info
 from symrun.runs.tables import progress_curves
 
@@ -70,12 +72,14 @@ def evidence(name: str, run: RunDirectory) -> Evidence:
     """
     groups, symmetries = judge(run)
     check = [json_values(asdict(row)) for row in groups]
-    return Evidence(name, run.info().published(), check, symmetries, _progress(run))
+    info, status = current(run)
+    setup = dataclasses.replace(info.published(), status=Status(status))
+    return Evidence(name, setup, check, symmetries, _progress(run))
 
 
 def _progress(run: RunDirectory) -> list[dict[str, Any]]:
     """The rows of the table `progress` by step; at equal steps training comes first."""
-    if not any(run.table("progress").iterdir()):
+    if not parts_of(run, "progress"):
         return []
     columns = ("epoch", "loss", "top1", "top5", "lr", "images_per_second")
     rows = []

@@ -27,7 +27,7 @@ from symrun.report.evidence import Evidence, csv_text, evidence
 from symrun.report.explorer import explorer
 from symrun.report.page import audit, draw, laws_table, legend, machine, runs_table, silent
 from symrun.report.training import MOST_ROWS, curves, evenly, said
-from symrun.report.verdict import Verdict, bars_table, verdict
+from symrun.report.verdict import Verdict, bars_table, nothing_moved, verdict
 from symrun.runs.differences import command
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
@@ -150,16 +150,20 @@ class _Shown:
 
     @property
     def numbers(self) -> dict[str, str]:
-        """Symmetry -> how good the law is that the page shows first, in a few words."""
-        rows = [row for row in self.evidence.summary if row.law == self.law]
-        shares = [
-            "no unit moved" if row.unexplained is None else f"1 − R² {row.unexplained:.1e}"
-            for row in rows
-        ]
+        """Symmetry -> how good the law that the page shows first is in the layer that it shows."""
+        rows = {(row["symmetry"], row["group"], row["law"]): row for row in self.evidence.check}
+        groups = [self.groups[place] for place in self.first.values()]
         return {
-            row.symmetry: f"{share}, residual {shown(row.residual, '.1e')}"
-            for row, share in zip(rows, shares, strict=True)
+            group["symmetry"]: self._number(rows[group["symmetry"], group["group"], self.law])
+            for group in groups
         }
+
+    def _number(self, row: dict[str, Any]) -> str:
+        if row["residual"] is None:
+            return "not predicted"
+        share, still = row["unexplained"], nothing_moved(self.evidence.setup)
+        unexplained = f"1 − R² {shown(share, '.1e')}" if row["moved"] else still
+        return f"{unexplained}, residual {shown(row['residual'], '.1e')}"
 
     @property
     def law(self) -> str:
@@ -232,16 +236,29 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"inline": _inline, "heat": _heat}
+    environment.tests["identity"] = is_identity
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 
 
+_CODE = re.compile(r"\\`|(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
+
+
 def _inline(text: str) -> Markup:
-    """Text with `code` and [links](address), as in a Paragraph; no line breaks inside 1.2e-03."""
-    text = html.escape(text, quote=True)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\b\d\.\de[-+]\d\d\b", r'<span class="whole">\g<0></span>', text)
-    return Markup(re.sub(r"\[([^\]]+)\]\((https?:[^)\s]+)\)", r'<a href="\2">\1</a>', text))
+    """Text with code as `document.code` and `document.plain` write it, and with no other Markdown;
+    no line breaks inside 1.2e-03."""
+    pieces = _CODE.split(text)
+    parts = [_whole_numbers(pieces[0])]
+    for fence, code, words in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        inside = code[1:-1] if fence and len(fence) > 1 and code[0] == code[-1] == " " else code
+        parts += [Markup("<code>{}</code>").format(inside) if fence else Markup("`")]
+        parts += [_whole_numbers(words)]
+    return Markup("").join(parts)
+
+
+def _whole_numbers(text: str) -> Markup:
+    whole = r'<span class="whole">\g<0></span>'
+    return Markup(re.sub(r"\b\d\.\de[-+]\d\d\b", whole, html.escape(text, quote=True)))
 
 
 def _heat(cell: str) -> int | None:

@@ -17,7 +17,7 @@ from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Paragraph, Picture, Table, shown
+from symrun.report.document import Block, Paragraph, Picture, Table, code, plain, shown
 from symrun.report.evidence import Evidence
 from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
@@ -143,8 +143,8 @@ def _run_row(one: Evidence) -> list[str]:
     speeds = [speed for row in training if (speed := row["images_per_second"]) is not None]
     speed = statistics.median(speeds) if speeds else None
     return [
-        f"`{one.name}`",
-        _network(setup),
+        code(one.name),
+        plain(_network(setup)),
         ", ".join([*optimiser(setup), setup.batch]),
         shown(setup.epochs(last), ".3g"),
         _updates(setup, last),
@@ -194,7 +194,7 @@ def machine(evidences: Sequence[Evidence]) -> Paragraph:
     """Data, precision, hardware and versions, once where all runs share them."""
     names: dict[str, list[str]] = {}
     for one in evidences:
-        names.setdefault(circumstances(one.setup), []).append(f"`{one.name}`")
+        names.setdefault(plain(circumstances(one.setup)), []).append(code(one.name))
     if len(names) == 1:
         return Paragraph(*names)
     return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
@@ -237,7 +237,7 @@ def laws_table(evidences: Sequence[Evidence]) -> Table:
 
 def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
     """Which laws make no prediction of which run, and why; None if every law predicts each."""
-    lines = [f"`{one.name}`: {'; '.join(found)}." for one in evidences
+    lines = [f"{code(one.name)}: {plain('; '.join(found))}." for one in evidences
              if (found := silences(one.setup))]  # fmt: skip
     return Paragraph(" ".join(lines)) if lines else None
 
@@ -247,13 +247,14 @@ def _law_row(name: str, row: Agreement) -> list[str]:
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
     numbers = [shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
-    return [f"`{name}`", row.symmetry, law, *counts, *numbers, row.worst_unit or "-"]
+    worst = plain(row.worst_unit or "-")
+    return [code(name), row.symmetry, law, *counts, *numbers, worst]
 
 
 def audit(evidences: Sequence[Evidence]) -> Paragraph | None:
     """How closely the measurement audits itself; None if no run has the law `exact`."""
     found = [
-        f"{row.residual:.1e} for {row.symmetry} in `{one.name}`"
+        f"{row.residual:.1e} for {row.symmetry} in {code(one.name)}"
         for one in evidences
         for row in one.summary
         if is_identity(row.law) and row.residual is not None

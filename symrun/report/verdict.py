@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from symrun.analysis import Agreement, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import predicts
-from symrun.report.document import Table, shown
+from symrun.report.document import Table, code, plain, shown
 from symrun.report.evidence import Evidence
 from symrun.runs.info import RunInfo, Status
 
@@ -21,11 +21,21 @@ Null laws leave 1e-4 or more. Where no unit of a symmetry moved there is no R²:
 constant weight decay translation moves by rounding alone.
 """
 
+_UNTIL = {
+    Status.running: "so far",
+    Status.finished: "",
+    Status.interrupted: "until it was interrupted",
+    Status.failed: "until it failed",
+    Status.diverged: "until it diverged",
+    Status.killed: "until it was killed",
+}
+"""How far the numbers of a run reach, by its status."""
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """label: in a few words. good: whether `flow` clears every bar; None if it predicts nothing.
-    sentence: its numbers."""
+    """label: in a few words. good: whether `flow` clears every bar; None if it predicts nothing, or
+    clears all of them in a run that has not finished. sentence: its numbers."""
 
     label: str
     good: bool | None
@@ -43,13 +53,15 @@ def verdict(one: Evidence) -> Verdict:
         for row, (what, key, bar) in held
         if not _clears(one.setup, row, key, bar)
     ]
-    so_far = "" if one.setup.status is Status.finished else "so far "
-    label = f"{so_far}flow clears {len(held) - len(missed)} of {len(held)} bars"
-    said = f"{_beginning(one.setup)}`flow` leaves unexplained: {'; '.join(map(_numbers, rows))}."
+    until = _UNTIL[one.setup.status]
+    label = f"{until and until + ' '}flow clears {len(held) - len(missed)} of {len(held)} bars"
+    numbers = "; ".join(_numbers(one.setup, row) for row in rows)
+    said = f"{_beginning(one.setup)}`flow` leaves unexplained: {numbers}."
     said += f" Missed: {'; '.join(missed)}." if missed else ""
     if all(row.unexplained is None for row in rows):
-        return Verdict("no unit moved: nothing to explain", None, said)
-    return Verdict(label, not missed, said)
+        return Verdict(f"{nothing_moved(one.setup)}: nothing to explain", None, said)
+    cleared = True if one.setup.status is Status.finished else None
+    return Verdict(label, False if missed else cleared, said)
 
 
 def _without_flow(one: Evidence) -> Verdict:
@@ -58,11 +70,11 @@ def _without_flow(one: Evidence) -> Verdict:
         nothing = "No symmetry was found in this network, so there is nothing to predict."
         return Verdict("no symmetry was found", None, nothing)
     others = dict.fromkeys(row.law for row in one.summary if predicts(row))
-    why = " ".join(f"{line}." for line in silences(one.setup))
+    why = " ".join(plain(f"{line}.") for line in silences(one.setup))
     if not others:
         return Verdict("no law predicts it", None, f"No law predicts this run: {why}")
     rows = [row for row in one.summary if row.law == next(iter(others))]
-    numbers = "; ".join(_numbers(row) for row in rows if row.residual is not None)
+    numbers = "; ".join(_numbers(one.setup, row) for row in rows if row.residual is not None)
     said = f"`flow` makes no prediction of this run. `{rows[0].law}` leaves unexplained: {numbers}."
     return Verdict("flow makes no prediction", None, f"{said} {why}")
 
@@ -70,13 +82,21 @@ def _without_flow(one: Evidence) -> Verdict:
 def _beginning(setup: RunInfo) -> str:
     if setup.diverged:
         return f"The run diverged at step {setup.diverged.step:,}; up to there "
-    return "" if setup.status is Status.finished else "So far, "
+    until = _UNTIL[setup.status]
+    return until and f"{until.capitalize()}, "
 
 
-def _numbers(row: Agreement) -> str:
+def nothing_moved(setup: RunInfo) -> str:
+    """What is said where no unit moved: with weight decay they did, with exp(−λt)."""
+    optim = setup.planned_optim
+    decay = optim.flow_decay if optim else setup.config.by_name.get("optim.weight_decay")
+    return "no unit left exp(−λt)" if decay else "no unit moved"
+
+
+def _numbers(setup: RunInfo, row: Agreement) -> str:
     residual = f"residual {shown(row.residual, '.1e')}"
     if row.unexplained is None:
-        return f"nothing in {row.symmetry}, where no unit moved ({residual})"
+        return f"nothing in {row.symmetry}, where {nothing_moved(setup)} ({residual})"
     share = f"1 − R² = {shown(row.unexplained, '.1e')} in {row.symmetry}"
     judged = f"{row.moved:,} of {row.units:,} units" if row.excluded else f"{row.units:,} units"
     return f"{share} (median of {judged}; {residual})"
@@ -85,7 +105,7 @@ def _numbers(row: Agreement) -> str:
 def bars_table(evidences: Sequence[Evidence]) -> Table | None:
     """Each bar, and whether each run clears it; None if `flow` predicts no run."""
     rows = [
-        [f"`{one.name}`", row.symmetry, what, *_judged(one.setup, row, key, bar)]
+        [code(one.name), row.symmetry, what, *_judged(one.setup, row, key, bar)]
         for one in evidences
         for row in one.summary
         if row.law == "flow" and row.residual is not None
@@ -102,12 +122,11 @@ def _judged(setup: RunInfo, row: Agreement, key: str, bar: float) -> list[str]:
     """The number, and whether it clears the bar, by how many units if not by all of them."""
     value = getattr(row, key)
     if value is None:
-        return ["-", "not judged: no unit moved"]
+        return ["-", f"not judged: {nothing_moved(setup)}"]
     words = ["yes" if _clears(setup, row, key, bar) else "no"]
     if key != "residual" and (row.excluded or row.moved < FEW):
         words.append(f"{row.moved:,} of {row.units:,} units judged")
-    if setup.status is not Status.finished:
-        words.append("so far")
+    words += filter(None, [_UNTIL[setup.status]])
     if setup.diverged:
         words = ["no", "it diverged"]
     return [shown(value, ".1e"), ", ".join(words)]

@@ -20,6 +20,8 @@ from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
+KILLED = Status.killed.value
+STATUSES = tuple(status.value for status in Status)
 _log = logging.getLogger(__name__)
 
 _PART = re.compile(r"part-([0-9]{6,9})\.parquet")
@@ -177,12 +179,13 @@ class RunDirectory:
 
     def warn_unless_finished(self) -> None:
         """Say in one line, to whoever reads its results, that a run did not come to its end."""
-        info = self.info()
-        if info.status is Status.running:
-            _log.warning("%s is running, or was killed: this is what it has so far", self.path)
+        info, status = current(self)
+        if info.status is Status.running:  # run.json holds the step at the start
+            what = "was killed" if status == KILLED else "is running"
+            _log.warning("%s %s: this is what it has so far", self.path, what)
         elif info.status is not Status.finished:
             steps = f"at step {info.last_step:,}{info.of_planned_steps}"
-            _log.warning("%s is %s %s", self.path, info.status.value, steps)
+            _log.warning("%s is %s %s", self.path, status, steps)
 
     def config(self, elsewhere: str = "resume it there") -> Config:
         """The recorded settings, as `symrun train` takes them.
@@ -213,6 +216,15 @@ class RunDirectory:
             content |= {key: before[key] for key in before if key not in known | {"schema"}}
         with complete_or_absent(self.run_json) as draft:
             draft.write_text(json.dumps(content, indent=2))
+
+
+def current(run: RunDirectory) -> tuple[RunInfo, str]:
+    """What run.json says now, and the status, one of `STATUSES`. Error: UsageError as in `info`."""
+    info = run.info()
+    if info.status is not Status.running or run.is_written():
+        return info, info.status.value
+    info = run.info()  # the run may have ended between the two looks
+    return info, KILLED if info.status is Status.running else info.status.value
 
 
 def folders_below(outputs: Path) -> Iterator[RunDirectory]:

@@ -23,13 +23,17 @@ SCHEMA = 3
 
 
 class Status(StrEnum):
-    """Whether a run goes on, and if not, why."""
+    """Whether a run goes on, and if not, why.
+
+    killed: run.json says that it is running, but nobody writes it any more.
+    """
 
     running = "running"
     finished = "finished"
     interrupted = "interrupted"
     failed = "failed"
     diverged = "diverged"
+    killed = "killed"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from symrun.analysis import judge
 from symrun.errors import UsageError
 from symrun.listing import cached, summary
 from symrun.listing.cached import Listed
-from symrun.listing.summary import KILLED, described, with_tables
+from symrun.listing.summary import described, with_tables
+from symrun.runs.directory import KILLED
 
 
 @pytest.fixture

@@ -195,6 +195,17 @@ def test_without_scripts_there_are_pictures_and_numbers(opened, address):
         assert picture.is_visible() and re.search(r"\d\.\de-\d\d", picture.get_attribute("alt"))
         assert page.locator("#laws-table tbody tr").count() > 5
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("#first .chart:visible").count() == 0
+        assert page.locator("#first figcaption:visible").count() == 3
+
+
+def test_without_scripts_an_identity_is_no_prediction(opened, own_loops, monkeypatch, tmp_path):
+    monkeypatch.setattr(html_page, "draw", lambda *_: [])
+    path = report([own_loops["adamw"]], tmp_path / "page.html")
+    with opened(path.as_uri(), java_script_enabled=False) as page:
+        head = page.locator("#measured").inner_text()
+        assert head == "Measured (solid) and the identity exact (dashed)"
+        assert "predicted" not in page.locator("#explorer").inner_text().lower()
 
 
 def test_downloads_hold_the_tables(opened, address, own_loops):
@@ -211,14 +222,19 @@ def test_names_may_hold_anything(opened, monkeypatch, tmp_path):
         dataclasses.replace(group, group=f"{HOSTILE} {group.group}") for group in own_loop.GROUPS
     ]
     monkeypatch.setattr(own_loop, "GROUPS", tuple(groups))
-    folder = tmp_path / "'\"><svg onload=alert(2)>`a`"
+    names = ["'\"><svg onload=alert(2)>`a`", "``[x](https:evil.com)` \\`"]
     monkeypatch.setattr(html_page, "draw", lambda *_: [])
-    run = own_loop.own_loop_run(folder, "sgd")
-    path = report([run], tmp_path / "page.html")
+    found = [own_loop.own_loop_run(tmp_path / name, "sgd") for name in names]
+    path = report(found, tmp_path / "page.html")
     with opened(path.as_uri()) as page:
         assert page.locator("#group option").first.inner_text() == f"{HOSTILE} conv1"
         assert f"{HOSTILE} conv2" in page.locator("#layers").inner_text()
         assert page.locator("#layers img, svg").count() == 0
+        assert page.locator("a[href*=evil]").count() == 0
+        cells = page.locator("#summary table").first.locator("tbody th code").all_inner_texts()
+        assert cells == names
+        heads = page.locator("#setup table").first.locator("thead th").all_inner_texts()
+        assert heads[1:] == names
         assert len(readout(page)) > 1
 
 

@@ -4,24 +4,37 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
+import markupsafe
 import numpy as np
 import pandas as pd
 import pytest
 from made_small import MADE_SMALL
 from run_json import described
 
-from symrun.analysis import Agreement
+from symrun.analysis import Agreement, judge
 from symrun.analysis.comparison import CONSERVED
 from symrun.bench.tables import make_run
 from symrun.cli import main
 from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
 from symrun.report import Evidence, evidence, report
-from symrun.report.document import Heading, Paragraph, Picture, Table, as_markdown
+from symrun.report.comparing import environments
+from symrun.report.document import (
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    as_markdown,
+    code,
+    plain,
+)
+from symrun.report.html_page import _inline
 from symrun.report.page import audit, draw, laws_table, runs_table
-from symrun.report.verdict import bars_table
+from symrun.report.verdict import bars_table, verdict
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import Status
 from symrun.runs.run_json import info_from
 from symrun.training.lifecycle import train
 
@@ -224,6 +237,24 @@ def test_how_far_a_run_came_is_told(told):
     assert updates(resumed=events) == "7; resumed at 2, 4, changed"
 
 
+def test_a_killed_run_is_told(runs, tmp_path, caplog):
+    run = RunDirectory(shutil.copytree(runs["vgg11_bn"].path, tmp_path / "run"))
+    run.write_info(dataclasses.replace(run.info(), status=Status.running, last_step=0))
+    shutil.rmtree(run.table("progress"))
+    with run.locked():
+        under_way = evidence("one", run)
+    one = evidence("one", run)
+    assert [runs_table([each]).rows[0][4].split("; ")[1] for each in (under_way, one)] == [
+        "running",
+        "killed",
+    ]
+    assert ["status", "killed"] in environments([one]).rows
+    assert verdict(one).label.startswith("until it was killed flow clears ")
+    assert verdict(one).good is not True
+    run.warn_unless_finished()
+    assert caplog.messages == [f"{run.path} was killed: this is what it has so far"]
+
+
 def test_a_diverged_run_is_told(tmp_path, caplog):
     config = compose([*TINY, "model=vgg11_bn", *BLOWN_UP, f"run.dir={tmp_path / 'lost'}"])
     with pytest.raises(Diverged):
@@ -287,6 +318,32 @@ def test_wrong_input_is_one_line(tmp_path, capfd, runs):
         assert main(["report", *arguments]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert message in line
+
+
+@pytest.mark.parametrize("name", ["a", "a`b", "`", "``a` b", "[x](https:evil)", r"\`a\`", "a\nb`"])
+def test_names_stand_in_a_page_as_they_are(name):
+    escaped = str(markupsafe.escape(name))
+    assert _inline(f"`flow` {code(name)}, {plain(name)}.") == (
+        f"<code>flow</code> <code>{escaped}</code>, {escaped}."
+    )
+
+
+def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path):
+    run = runs["vgg11"]
+    (data,) = data_of(report([run], tmp_path / "page.html"))["runs"]
+    rows = {(row.symmetry, row.group): row for row in judge(run)[0] if row.law == "flow"}
+    for place in data["first"]:
+        group = data["groups"][place]
+        row = rows[group["symmetry"], group["group"]]
+        share = f"1 − R² {row.unexplained:.1e}" if row.moved else "no unit left exp(−λt)"
+        assert data["numbers"][row.symmetry] == f"{share}, residual {row.residual:.1e}"
+    assert {*data["numbers"]} == {"rescale", "translation"}
+
+
+def data_of(page):
+    """What the scripts of a page know."""
+    text = re.search(r'<script type="application/json" id="data">(.*)</script>', page.read_text())
+    return json.loads(text[1])
 
 
 def test_a_document_as_markdown():

@@ -7,6 +7,7 @@ import pytest
 from run_json import described
 
 from symrun.analysis import Agreement
+from symrun.launch import compose
 from symrun.report import Evidence
 from symrun.report.verdict import verdict
 
@@ -41,8 +42,8 @@ def test_what_it_misses_is_told(value):
 
 def test_units_left_out_and_runs_under_way_are_told():
     some = dataclasses.replace(GOOD, moved=4, excluded=6)
-    label, _, sentence = of(some, status="running")
-    assert label == "so far flow clears 3 of 3 bars"
+    label, good, sentence = of(some, status="running")
+    assert (label, good) == ("so far flow clears 3 of 3 bars", None)
     assert sentence.startswith("So far, `flow`") and "median of 4 of 10 units" in sentence
 
 
@@ -50,12 +51,14 @@ def test_a_diverged_run_clears_nothing():
     label, good, sentence = of(
         GOOD, status="diverged", diverged={"step": 3, "loss": True, "layers": []}
     )
-    assert (label, good) == ("so far flow clears 0 of 3 bars", False)
+    assert (label, good) == ("until it diverged flow clears 0 of 3 bars", False)
     assert sentence.startswith("The run diverged at step 3; up to there `flow`")
 
 
 def test_where_nothing_moved_nothing_is_praised():
-    assert of(STILL)[:2] == ("no unit moved: nothing to explain", None)
+    for decay, still in (("0", "no unit moved"), ("1e-4", "no unit left exp(−λt)")):
+        config = compose(["data=synthetic", f"optim.weight_decay={decay}"]).to_dict()
+        assert of(STILL, config=config)[:2] == (f"{still}: nothing to explain", None)
 
 
 def test_an_identity_is_no_prediction():

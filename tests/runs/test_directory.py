@@ -88,7 +88,7 @@ def test_newest_first_without_what_cannot_be_drawn(tmp_path):
         ("finished", ""),
         ("interrupted", " is interrupted at step 7 of 800"),
         ("diverged", " is diverged at step 7 of 800"),
-        ("running", " is running, or was killed: this is what it has so far"),
+        ("running", " was killed: this is what it has so far"),
     ],
 )
 def test_who_reads_an_unfinished_run_is_told(tmp_path, caplog, status, line):

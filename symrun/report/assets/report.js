@@ -93,7 +93,7 @@
   function showUnits(group) {
     const judged = group.unexplained[state.law];
     get("stated").textContent =
-      `(${group.units.length} of ${grouped(group.of)}, ${group.moved ? "the worst by 1 − R² first, evenly by rank to the best" : "none of which moved"}; ${group.steps.length} records)`;
+      `(${group.units.length} of ${grouped(group.of)}, ${group.moved ? "the worst by 1 − R² first, evenly by rank to the best" : "none of which left its baseline"}; ${group.steps.length} records)`;
     const focused = document.activeElement?.dataset?.unit;
     get("units").replaceChildren(
       ...group.units.map((unit, place) => {
