@@ -7,6 +7,7 @@ import io
 import math
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,7 +36,8 @@ from symrun.runs.tables import LAWS
 _HERE = Path(__file__).parent
 _CURVES_BYTES = 2.4e6
 """Of the units' curves of all runs, so that a page stays below 5 MB."""
-_SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "report.js")
+_SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "training.js", "report.js")
+_PAUSE_SECONDS, _PAUSES = 30, 10
 _PICTURE_WIDTH = 1100
 """In pixels, of the static pictures."""
 
@@ -62,20 +64,24 @@ def report(runs: Sequence[RunDirectory], out: Path) -> Path:
 def page(runs: Sequence[RunDirectory], state: str = "") -> str:
     """The page as text.
 
-    state: of the tables that it shows; a page with one asks the server for it, and loads itself
-    anew once it is another.
+    state: of the tables that it shows. A page with one asks the server for it; once it is another,
+    it offers to load itself anew, and does so by itself after `_PAUSE_SECONDS`, or `_PAUSES` times
+    what it took to make if that is longer.
     Error: UsageError if a run has fewer than two records.
     """
+    began = time.monotonic()
     named = dict(zip(_names(runs), runs, strict=True))
     told = [
         _Shown(evidence(name, run), explorer(run, _CURVES_BYTES / len(runs)))
         for name, run in named.items()
     ]
     evidences = [one.evidence for one in told]
-    template = _environment().get_template("page.html")
+    template, pictures = _environment().get_template("page.html"), _pictures(named, told)
+    pause = max(_PAUSE_SECONDS, _PAUSES * (time.monotonic() - began))
     return template.render(
         title=settings(one.setup for one in evidences),
         state=state,
+        pause=round(pause, 1),
         runs=told,
         data={"runs": [one.data for one in told]},
         summary=runs_table(evidences),
@@ -88,7 +94,7 @@ def page(runs: Sequence[RunDirectory], state: str = "") -> str:
         settings=settings_table(evidences),
         environments=environments(evidences),
         machine=machine(evidences).text,
-        pictures=_pictures(named, told),
+        pictures=pictures,
         trained=said(evidences),
         script=Markup("\n").join(map(_asset, _SCRIPTS)),
         asset=_asset,

@@ -119,6 +119,24 @@ def test_choices_by_mouse_and_by_keyboard(opened, address, own_loops, width, wai
         assert sorted(readout(page)) == kept
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "run=abc&group=-1&record=abc&units=abc.-1.0.5&sort=length.ascending",
+        "run=99&group=99&record=-5&units=99.0.0&sort=0.backwards",
+        "symmetry=none&law=none&record=1.5&units=.&sort=99.ascending",
+        "record=1e9",
+    ],
+)
+def test_an_address_that_makes_no_sense_still_shows_the_run(opened, address, choices):
+    with opened(f"{address}#{choices}") as page:
+        assert len(readout(page)) >= 1
+        assert page.locator("#step").inner_text().startswith("update ")
+        assert page.locator("#curves canvas").count() == 1
+        slider = page.locator("#record")
+        assert 0 <= int(slider.input_value()) <= int(slider.get_attribute("max"))
+
+
 def test_another_run_by_keyboard(opened, several):
     with opened(several) as page:
         assert "predicted by flow" in page.locator("#measured").inner_text()
