@@ -9,10 +9,11 @@ from typing import Any
 
 from symrun.analysis import is_null
 from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
+from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
-from symrun.listing.words import count, decimal, duration, of_planned, share, size
+from symrun.listing.words import count, decimal, of_planned, share, size
 from symrun.runs.differences import changed_settings
 from symrun.runs.directory import KILLED, TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status

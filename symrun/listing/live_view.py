@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from symrun.analysis.report import scientific
+from symrun.display import duration
 from symrun.listing.live_state import Curve, LiveState
 from symrun.listing.sparkline import BLOCKS, PLAIN, sparkline
-from symrun.listing.words import UNKNOWN, count, decimal, duration, of_planned, share, size
+from symrun.listing.words import UNKNOWN, count, decimal, of_planned, share, size
 from symrun.runs.directory import KILLED
 from symrun.runs.info import Status
 

@@ -19,14 +19,23 @@ from markupsafe import Markup
 from PIL import Image
 
 from symrun.analysis import is_identity
+from symrun.display import bar
 from symrun.errors import UsageError, refusal
-from symrun.figures.captions import settings
 from symrun.files import complete_or_absent, require_place
 from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
 from symrun.report.document import Table, shown
 from symrun.report.evidence import Evidence, csv_text, evidence
 from symrun.report.explorer import explorer
-from symrun.report.page import audit, draw, laws_table, legend, machine, runs_table, silent
+from symrun.report.page import (
+    audit,
+    draw,
+    laws_table,
+    legend,
+    machine,
+    runs_table,
+    silent,
+    title_of,
+)
 from symrun.report.training import MOST_ROWS, curves, evenly, said
 from symrun.report.verdict import Verdict, bars_table, nothing_moved, verdict
 from symrun.runs.differences import command
@@ -38,6 +47,8 @@ _CURVES_BYTES = 2.4e6
 """Of the units' curves of all runs, so that a page stays below 5 MB."""
 _SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "training.js", "report.js")
 _PAUSE_SECONDS, _PAUSES = 30, 10
+_MOST_PICTURED = 4
+"""Of more runs than these only the figures that they share are drawn."""
 _PICTURE_WIDTH = 1100
 """In pixels, of the static pictures."""
 
@@ -71,15 +82,17 @@ def page(runs: Sequence[RunDirectory], state: str = "") -> str:
     """
     began = time.monotonic()
     named = dict(zip(_names(runs), runs, strict=True))
-    told = [
-        _Shown(evidence(name, run), explorer(run, _CURVES_BYTES / len(runs)))
-        for name, run in named.items()
-    ]
+    told = []
+    with bar("reading runs", len(runs), " runs", passing=True) as read:
+        for name, run in named.items():
+            groups = explorer(run, _CURVES_BYTES / len(runs))
+            told.append(_Shown(evidence(name, run), groups, MOST_ROWS // len(runs)))
+            read.update()
     evidences = [one.evidence for one in told]
     template, pictures = _environment().get_template("page.html"), _pictures(named, told)
     pause = max(_PAUSE_SECONDS, _PAUSES * (time.monotonic() - began))
     return template.render(
-        title=settings(one.setup for one in evidences),
+        title=title_of(evidences),
         state=state,
         pause=round(pause, 1),
         runs=told,
@@ -119,10 +132,11 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the page says of one run. groups: as in `explorer`."""
+    """What the page says of one run. groups: as in `explorer`. most_rows: of a CSV."""
 
     evidence: Evidence
     groups: list[dict[str, Any]]
+    most_rows: int
 
     @property
     def name(self) -> str:
@@ -191,7 +205,7 @@ class _Shown:
     def files(self) -> list[tuple[str, str, str]]:
         """Name, what it holds and address of each CSV that the page carries."""
         one = self.evidence
-        progress = evenly(one.progress, MOST_ROWS)
+        progress = evenly(one.progress, self.most_rows)
         left = f", {len(progress):,} of {len(one.progress):,}" * (progress != one.progress)
         tables = [
             ("summary", "a row a law and symmetry", [asdict(row) for row in one.summary]),
@@ -219,7 +233,8 @@ def _pictures(runs: dict[str, RunDirectory], told: Sequence[_Shown]) -> list[dic
     trained = said([one.evidence for one in told])
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for title, path in draw(runs, Path(folder), ["png"]):
+        few = len(runs) <= _MOST_PICTURED
+        for title, path in draw(runs, Path(folder), ["png"], "progress", few):
             with Image.open(path) as picture:
                 height = round(picture.height * _PICTURE_WIDTH / picture.width)
                 small = picture.convert("RGB").resize((_PICTURE_WIDTH, height))

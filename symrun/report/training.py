@@ -8,7 +8,7 @@ from symrun.report.evidence import Evidence
 _POINTS = 400
 """Of a curve: more than a screen tells apart."""
 MOST_ROWS = 4000
-"""Of a table that the page carries."""
+"""Of the tables `progress` that the page carries, all runs together."""
 _QUANTITIES = ("loss", "top1")
 
 

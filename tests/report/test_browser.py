@@ -226,6 +226,17 @@ def test_without_scripts_an_identity_is_no_prediction(opened, own_loops, monkeyp
         assert "predicted" not in page.locator("#explorer").inner_text().lower()
 
 
+def test_long_names_make_no_page_wider(opened, own_loops, tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page, "draw", lambda *_: [])
+    folders = [tmp_path / f"{'a_long_name' * 9}{number}" for number in range(2)]
+    runs = [own_loop.own_loop_run(folder, "mixed") for folder in folders]
+    for given in (runs, runs[:1]):
+        path = report(given, tmp_path / "page.html")
+        for scripts in (True, False):
+            with opened(path.as_uri(), 390, java_script_enabled=scripts) as page:
+                assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_downloads_hold_the_tables(opened, address, own_loops):
     with opened(address) as page:
         with page.expect_download() as download:
