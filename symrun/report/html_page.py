@@ -23,7 +23,7 @@ from symrun.display import bar
 from symrun.errors import UsageError, refusal
 from symrun.files import complete_or_absent, require_place
 from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
-from symrun.report.document import Table, shown
+from symrun.report.document import Table, formatted
 from symrun.report.evidence import Evidence, csv_text, evidence
 from symrun.report.explorer import explorer
 from symrun.report.page import (
@@ -36,7 +36,7 @@ from symrun.report.page import (
     silent,
     title_of,
 )
-from symrun.report.training import MOST_ROWS, curves, evenly, said
+from symrun.report.training import MOST_ROWS, curves, evenly, scores_in_words
 from symrun.report.verdict import Verdict, bars_table, nothing_moved, verdict
 from symrun.runs.differences import command
 from symrun.runs.directory import RunDirectory
@@ -82,21 +82,21 @@ def page(runs: Sequence[RunDirectory], state: str = "") -> str:
     """
     began = time.monotonic()
     named = dict(zip(_names(runs), runs, strict=True))
-    told = []
+    views = []
     with bar("reading runs", len(runs), " runs", passing=True) as read:
         for name, run in named.items():
             groups = explorer(run, _CURVES_BYTES / len(runs))
-            told.append(_Shown(evidence(name, run), groups, MOST_ROWS // len(runs)))
+            views.append(_RunView(evidence(name, run), groups, MOST_ROWS // len(runs)))
             read.update()
-    evidences = [one.evidence for one in told]
-    template, pictures = _environment().get_template("page.html"), _pictures(named, told)
+    evidences = [one.evidence for one in views]
+    template, pictures = _environment().get_template("page.html"), _pictures(named, views)
     pause = max(_PAUSE_SECONDS, _PAUSES * (time.monotonic() - began))
     return template.render(
         title=title_of(evidences),
         state=state,
         pause=round(pause, 1),
-        runs=told,
-        data={"runs": [one.data for one in told]},
+        runs=views,
+        data={"runs": [one.data for one in views]},
         summary=runs_table(evidences),
         merit=figures_of_merit(evidences),
         differing=differing(evidences),
@@ -108,7 +108,7 @@ def page(runs: Sequence[RunDirectory], state: str = "") -> str:
         environments=environments(evidences),
         machine=machine(evidences).text,
         pictures=pictures,
-        trained=said(evidences),
+        trained=scores_in_words(evidences),
         script=Markup("\n").join(map(_asset, _SCRIPTS)),
         asset=_asset,
         digest=_digest,
@@ -131,7 +131,7 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _RunView:
     """What the page says of one run. groups: as in `explorer`. most_rows: of a CSV."""
 
     evidence: Evidence
@@ -182,8 +182,8 @@ class _Shown:
         if row["residual"] is None:
             return "not predicted"
         share, still = row["unexplained"], nothing_moved(self.evidence.setup)
-        unexplained = f"1 − R² {shown(share, '.1e')}" if row["moved"] else still
-        return f"{unexplained}, residual {shown(row['residual'], '.1e')}"
+        unexplained = f"1 − R² {formatted(share, '.1e')}" if row["moved"] else still
+        return f"{unexplained}, residual {formatted(row['residual'], '.1e')}"
 
     @property
     def law(self) -> str:
@@ -227,10 +227,10 @@ def _address(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _pictures(runs: dict[str, RunDirectory], told: Sequence[_Shown]) -> list[dict[str, Any]]:
+def _pictures(runs: dict[str, RunDirectory], views: Sequence[_RunView]) -> list[dict[str, Any]]:
     """The static figures: title, what is seen, address, width and height of each."""
-    verdicts = " ".join(f"{one.name}: {one.verdict.sentence}" for one in told).replace("`", "")
-    trained = said([one.evidence for one in told])
+    verdicts = " ".join(f"{one.name}: {_inline(one.verdict.sentence).striptags()}" for one in views)
+    trained = scores_in_words([one.evidence for one in views])
     found = []
     with tempfile.TemporaryDirectory() as folder:
         few = len(runs) <= _MOST_PICTURED

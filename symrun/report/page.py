@@ -18,7 +18,7 @@ from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Paragraph, Picture, Table, code, plain, shown
+from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, plain
 from symrun.report.evidence import Evidence
 from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
@@ -161,13 +161,16 @@ def _run_row(one: Evidence) -> list[str]:
         code(one.name),
         plain(_network(setup)),
         ", ".join([*optimiser(setup), setup.batch]),
-        shown(setup.epochs(last), ".3g"),
+        formatted(setup.epochs(last), ".3g"),
         _updates(setup, last),
-        shown(training[-1]["loss"] if training else None, ".3f"),
-        *(shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
+        formatted(training[-1]["loss"] if training else None, ".3f"),
+        *(
+            formatted(validation[-1][key] if validation else None, ".1%")
+            for key in ("top1", "top5")
+        ),
         "-" if setup.loss is None else _chance(training, setup.loss.chance),
         "-" if setup.seconds is None else duration(setup.seconds),
-        shown(speed, ",.0f"),
+        formatted(speed, ",.0f"),
     ]
 
 
@@ -225,12 +228,12 @@ def circumstances(setup: RunInfo) -> str:
 
 def legend() -> str:
     """What each law of the tables is, and what each of their numbers means."""
-    said = []
+    laws = []
     for column, kind in kinds_of_sgd(momentum=False).items():
         labels = dict.fromkeys([kind.label, kinds_of_sgd(momentum=True)[column].label])
         identity = ", an identity" if kind.identity else ""
-        said.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
-    return f"{'; '.join(said)}. {_NUMBERS}"
+        laws.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
+    return f"{'; '.join(laws)}. {_NUMBERS}"
 
 
 _VERSIONS = ("symrun", "torch", "cuda", "python")
@@ -253,7 +256,7 @@ def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
 def _law_row(name: str, row: Agreement) -> list[str]:
     law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
-    numbers = [shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
+    numbers = [formatted(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
     worst = plain(row.worst_unit or "-")
     return [code(name), row.symmetry, law, *counts, *numbers, worst]

@@ -33,7 +33,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or abs(value) == float("inf") else float(f"{value:.5g}")
 
 
-def said(evidences: Sequence[Evidence]) -> str:
+def scores_in_words(evidences: Sequence[Evidence]) -> str:
     """Where loss and accuracy of each run begin and end, in words."""
     lines = []
     for one in evidences:

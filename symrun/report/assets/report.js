@@ -27,7 +27,7 @@
       figure.querySelector("figcaption").textContent =
         `${group.group}, ${places.length} of ${grouped(group.of)} units${group.moved ? "" : ": none moved off its baseline by more than 100 roundings"}`;
       const host = figure.querySelector(".chart");
-      host.setAttribute("aria-label", `${group.symmetry}, ${group.group}: ${group.said}`);
+      host.setAttribute("aria-label", `${group.symmetry}, ${group.group}: ${group.words}`);
       chart(host, group.steps, linesOf(group, run.law, places), undefined, rounding(group));
     }
     document.querySelector("[data-law]").textContent = run.law;
@@ -138,7 +138,7 @@
     const name = `${group.symmetry}, ${group.group}`;
     get("curves").setAttribute(
       "aria-label",
-      `Measured and ${word}, ${name}: ${group.said} The table below has the numbers.`,
+      `Measured and ${word}, ${name}: ${group.words} The table below has the numbers.`,
     );
     get("off").setAttribute(
       "aria-label",
