@@ -124,3 +124,16 @@ class _Lines(io.StringIO):
         if line := text.strip():
             print(line, file=sys.stderr, flush=True)
         return len(text)
+
+
+def duration(seconds: float | None) -> str:
+    """ "4 min 39 s": the largest unit and the next."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, hours = divmod(round(seconds), 60), divmod(round(seconds) // 60, 60)
+    if hours[0] < 1:
+        return f"{minutes[0]} min {minutes[1]} s"
+    days = divmod(hours[0], 24)
+    return f"{days[0]} d {days[1]} h" if days[0] else f"{hours[0]} h {hours[1]} min"

@@ -10,6 +10,7 @@ from typing import Any
 
 from symrun.analysis import is_null
 from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
+from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
@@ -17,7 +18,6 @@ from symrun.listing.words import (
     clock,
     count,
     decimal,
-    duration,
     law_in_words,
     of_planned,
     optimiser,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from symrun.analysis.report import scientific
+from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.live_state import Curve, LiveState
 from symrun.listing.sparkline import BLOCKS, PLAIN, sparkline
@@ -16,7 +17,6 @@ from symrun.listing.words import (
     UNKNOWN,
     count,
     decimal,
-    duration,
     law_in_words,
     of_planned,
     optimiser,
@@ -165,7 +165,7 @@ def _speed(state: LiveState) -> str:
 
 
 def _disk(state: LiveState, now: float) -> str:
-    words = f"{size(state.size_bytes)} in {count(state.parts)} parts"
+    words = f"{size(state.size_bytes)} in {count(state.parts)} part{'s' * (state.parts != 1)}"
     if state.under_way and state.written is not None:
         words += f", the last {duration(round(max(now - state.written, 0.0)))} ago"
     return words if state.whole else f"{words}, being read"

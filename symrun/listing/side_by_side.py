@@ -6,10 +6,11 @@ from typing import Any
 
 from symrun.analysis import Agreement, is_identity, is_null
 from symrun.analysis.report import aligned, scientific
+from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
-from symrun.listing.words import UNKNOWN, count, decimal, duration, law_in_words, share
+from symrun.listing.words import UNKNOWN, count, decimal, law_in_words, share
 from symrun.runs.differences import differing_settings
 
 Numbers = dict[str, list[Any]]

@@ -83,19 +83,6 @@ def of_planned(step: int, planned: int | None) -> str:
     return f"{step:,}" if planned in (None, step) else f"{step:,} of {planned:,}"
 
 
-def duration(seconds: float | None) -> str:
-    """ "4 min 39 s": the largest unit and the next."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, hours = divmod(round(seconds), 60), divmod(round(seconds) // 60, 60)
-    if hours[0] < 1:
-        return f"{minutes[0]} min {minutes[1]} s"
-    days = divmod(hours[0], 24)
-    return f"{days[0]} d {days[1]} h" if days[0] else f"{hours[0]} h {hours[1]} min"
-
-
 def size(count_bytes: float) -> str:
     """ "13.4 MB", of 10^6 bytes."""
     for unit, bytes_each in (("GB", 1e9), ("MB", 1e6)):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from symrun.analysis.report import moved_units
-from symrun.report.document import Table, code, plain, shown
+from symrun.report.document import Table, code, formatted, plain
 from symrun.report.evidence import Evidence
 from symrun.runs.differences import differing_settings
 from symrun.runs.info import RunInfo
@@ -57,11 +57,11 @@ def _side_by_side(
     what: str, evidences: Sequence[Evidence], columns: Sequence[dict[str, object]]
 ) -> Table:
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = [[name, *(_said(column.get(name)) for column in columns)] for name in names]
+    rows = [[name, *(_cell(column.get(name)) for column in columns)] for name in names]
     return Table([what, *(plain(one.name) for one in evidences)], rows)
 
 
-def _said(value: object) -> str:
+def _cell(value: object) -> str:
     return plain(value if isinstance(value, str) else "-" if value is None else json.dumps(value))
 
 
@@ -71,7 +71,7 @@ def figures_of_merit(evidences: Sequence[Evidence]) -> Table:
     rows = [
         [code(one.name), row.symmetry, moved_units(row)]
         + [
-            shown(value, ".1e") if row.residual is not None else "not predicted"
+            formatted(value, ".1e") if row.residual is not None else "not predicted"
             for value in (row.unexplained, row.unexplained_99, row.residual)
         ]
         for one in evidences
@@ -88,7 +88,7 @@ def heat(one: Evidence) -> dict[str, Table]:
     for row in one.check:
         share, moved = row["unexplained"], row["moved"]
         silent = "not predicted" if row["residual"] is None else "conserved"
-        cell = shown(share, ".1e") if moved and row["residual"] is not None else silent
+        cell = formatted(share, ".1e") if moved and row["residual"] is not None else silent
         rows.setdefault((row["symmetry"], row["group"]), [row["group"]]).append(cell)
     for symmetry in dict.fromkeys(symmetry for symmetry, _ in rows):
         lines = [cells for (other, _), cells in rows.items() if other == symmetry]

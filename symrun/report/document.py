@@ -84,9 +84,9 @@ def plain(text: str) -> str:
     return text.replace("`", r"\`")
 
 
-def shown(value: float | None, form: str) -> str:
+def formatted(value: float | None, form: str) -> str:
     """A number as a cell: a dash if it is not there or not finite.
 
-    Example: shown(2.5e-7, ".1e") == "2.5e-07"
+    Example: formatted(2.5e-7, ".1e") == "2.5e-07"
     """
     return format(value, form) if value is not None and math.isfinite(value) else "-"

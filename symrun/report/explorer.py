@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from symrun.analysis import is_identity
 from symrun.analysis.comparison import CONSERVED, Comparison, comparisons
 from symrun.figures.measured import evenly_by_rank
-from symrun.report.document import shown
+from symrun.report.document import formatted
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
 
@@ -31,7 +31,7 @@ def explorer(run: RunDirectory, most_bytes: float) -> list[dict[str, Any]]:
     records]: `measured`, `magnitude`, and for each of `laws` measured − predicted, which is
     computed before it is rounded. unexplained: law -> 1 − R² of each unit, None if it did not move.
     motion: of the median unit. rounding: the least motion of the largest unit that counts as one.
-    said: in words.
+    words: what the curves show, with numbers.
 
     Error: UsageError as in `comparisons`.
     """
@@ -68,7 +68,7 @@ def _group(group: Comparison, units: int, records: int) -> dict[str, Any]:
         "steps": group.steps[kept].tolist(),
         "curves": base64.b64encode(curves.astype("<f4").tobytes()).decode(),
         "rounding": CONSERVED * float(group.magnitude.max()),
-        "said": _said(group, law),
+        "words": _in_words(group, law),
     }
 
 
@@ -88,7 +88,7 @@ def _plain(values: Array) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _said(group: Comparison, law: str | None) -> str:
+def _in_words(group: Comparison, law: str | None) -> str:
     """What the curves of all units show, with numbers."""
     starts, ends = (
         " to ".join(format(float(end), ".3g") for end in (values.min(), values.max()))
@@ -102,6 +102,6 @@ def _said(group: Comparison, law: str | None) -> str:
         text += "; none moved off its baseline by more than 100 roundings of float32"
     if law is None:
         return f"{text}; no law predicts them."
-    residual = shown(float(group.residual(law).max()), ".1e")
+    residual = formatted(float(group.residual(law).max()), ".1e")
     what = "the identity" if is_identity(law) else "the law"
     return f"{text}; {what} {law} is off by at most {residual} of a unit's magnitude."

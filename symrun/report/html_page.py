@@ -7,6 +7,7 @@ import io
 import math
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,15 +19,24 @@ from markupsafe import Markup
 from PIL import Image
 
 from symrun.analysis import is_identity
+from symrun.display import bar
 from symrun.errors import UsageError, refusal
-from symrun.figures.captions import settings
 from symrun.files import complete_or_absent, require_place
 from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
-from symrun.report.document import Table, shown
+from symrun.report.document import Table, formatted
 from symrun.report.evidence import Evidence, csv_text, evidence
 from symrun.report.explorer import explorer
-from symrun.report.page import audit, draw, laws_table, legend, machine, runs_table, silent
-from symrun.report.training import MOST_ROWS, curves, evenly, said
+from symrun.report.page import (
+    audit,
+    draw,
+    laws_table,
+    legend,
+    machine,
+    runs_table,
+    silent,
+    title_of,
+)
+from symrun.report.training import MOST_ROWS, curves, evenly, scores_in_words
 from symrun.report.verdict import Verdict, bars_table, nothing_moved, verdict
 from symrun.runs.differences import command
 from symrun.runs.directory import RunDirectory
@@ -35,7 +45,10 @@ from symrun.runs.tables import LAWS
 _HERE = Path(__file__).parent
 _CURVES_BYTES = 2.4e6
 """Of the units' curves of all runs, so that a page stays below 5 MB."""
-_SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "report.js")
+_SCRIPTS = ("uPlot-1.6.32.min.js", "charts.js", "training.js", "report.js")
+_PAUSE_SECONDS, _PAUSES = 30, 10
+_MOST_PICTURED = 4
+"""Of more runs than these only the figures that they share are drawn."""
 _PICTURE_WIDTH = 1100
 """In pixels, of the static pictures."""
 
@@ -62,22 +75,28 @@ def report(runs: Sequence[RunDirectory], out: Path) -> Path:
 def page(runs: Sequence[RunDirectory], state: str = "") -> str:
     """The page as text.
 
-    state: of the tables that it shows; a page with one asks the server for it, and loads itself
-    anew once it is another.
+    state: of the tables that it shows. A page with one asks the server for it; once it is another,
+    it offers to load itself anew, and does so by itself after `_PAUSE_SECONDS`, or `_PAUSES` times
+    what it took to make if that is longer.
     Error: UsageError if a run has fewer than two records.
     """
+    began = time.monotonic()
     named = dict(zip(_names(runs), runs, strict=True))
-    told = [
-        _Shown(evidence(name, run), explorer(run, _CURVES_BYTES / len(runs)))
-        for name, run in named.items()
-    ]
-    evidences = [one.evidence for one in told]
-    template = _environment().get_template("page.html")
+    views = []
+    with bar("reading runs", len(runs), " runs", passing=True) as read:
+        for name, run in named.items():
+            groups = explorer(run, _CURVES_BYTES / len(runs))
+            views.append(_RunView(evidence(name, run), groups, MOST_ROWS // len(runs)))
+            read.update()
+    evidences = [one.evidence for one in views]
+    template, pictures = _environment().get_template("page.html"), _pictures(named, views)
+    pause = max(_PAUSE_SECONDS, _PAUSES * (time.monotonic() - began))
     return template.render(
-        title=settings(one.setup for one in evidences),
+        title=title_of(evidences),
         state=state,
-        runs=told,
-        data={"runs": [one.data for one in told]},
+        pause=round(pause, 1),
+        runs=views,
+        data={"runs": [one.data for one in views]},
         summary=runs_table(evidences),
         merit=figures_of_merit(evidences),
         differing=differing(evidences),
@@ -88,8 +107,8 @@ def page(runs: Sequence[RunDirectory], state: str = "") -> str:
         settings=settings_table(evidences),
         environments=environments(evidences),
         machine=machine(evidences).text,
-        pictures=_pictures(named, told),
-        trained=said(evidences),
+        pictures=pictures,
+        trained=scores_in_words(evidences),
         script=Markup("\n").join(map(_asset, _SCRIPTS)),
         asset=_asset,
         digest=_digest,
@@ -112,11 +131,12 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What the page says of one run. groups: as in `explorer`."""
+class _RunView:
+    """What the page says of one run. groups: as in `explorer`. most_rows: of a CSV."""
 
     evidence: Evidence
     groups: list[dict[str, Any]]
+    most_rows: int
 
     @property
     def name(self) -> str:
@@ -162,8 +182,8 @@ class _Shown:
         if row["residual"] is None:
             return "not predicted"
         share, still = row["unexplained"], nothing_moved(self.evidence.setup)
-        unexplained = f"1 − R² {shown(share, '.1e')}" if row["moved"] else still
-        return f"{unexplained}, residual {shown(row['residual'], '.1e')}"
+        unexplained = f"1 − R² {formatted(share, '.1e')}" if row["moved"] else still
+        return f"{unexplained}, residual {formatted(row['residual'], '.1e')}"
 
     @property
     def law(self) -> str:
@@ -185,7 +205,7 @@ class _Shown:
     def files(self) -> list[tuple[str, str, str]]:
         """Name, what it holds and address of each CSV that the page carries."""
         one = self.evidence
-        progress = evenly(one.progress, MOST_ROWS)
+        progress = evenly(one.progress, self.most_rows)
         left = f", {len(progress):,} of {len(one.progress):,}" * (progress != one.progress)
         tables = [
             ("summary", "a row a law and symmetry", [asdict(row) for row in one.summary]),
@@ -207,13 +227,14 @@ def _address(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _pictures(runs: dict[str, RunDirectory], told: Sequence[_Shown]) -> list[dict[str, Any]]:
+def _pictures(runs: dict[str, RunDirectory], views: Sequence[_RunView]) -> list[dict[str, Any]]:
     """The static figures: title, what is seen, address, width and height of each."""
-    verdicts = " ".join(f"{one.name}: {one.verdict.sentence}" for one in told).replace("`", "")
-    trained = said([one.evidence for one in told])
+    verdicts = " ".join(f"{one.name}: {_inline(one.verdict.sentence).striptags()}" for one in views)
+    trained = scores_in_words([one.evidence for one in views])
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for title, path in draw(runs, Path(folder), ["png"]):
+        few = len(runs) <= _MOST_PICTURED
+        for title, path in draw(runs, Path(folder), ["png"], "progress", few):
             with Image.open(path) as picture:
                 height = round(picture.height * _PICTURE_WIDTH / picture.width)
                 small = picture.convert("RGB").resize((_PICTURE_WIDTH, height))

@@ -12,12 +12,13 @@ import numpy as np
 from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import moved_units
+from symrun.display import bar, duration
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, select_runs
-from symrun.figures.captions import optimiser
+from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Paragraph, Picture, Table, code, plain, shown
+from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, plain
 from symrun.report.evidence import Evidence
 from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
@@ -44,6 +45,15 @@ _NUMBERS = (
 )
 
 
+def title_of(evidences: Sequence[Evidence]) -> str:
+    """The name, network and data of one run; data and networks of several, each once."""
+    if len(evidences) > 1:
+        return settings(one.setup for one in evidences)
+    (one,) = evidences
+    data = "" if one.setup.dataset is None else f" on {one.setup.dataset.title}"
+    return f"{one.name}: {_network(one.setup)}{data}"
+
+
 def section(evidences: Sequence[Evidence], pictures: Sequence[Picture]) -> Iterator[Block]:
     """The blocks of one section, without its heading, about runs that belong together."""
     yield runs_table(evidences)
@@ -59,24 +69,28 @@ def draw(
     folder: Path,
     formats: Sequence[str],
     progress: str = "progress",
+    each: bool = True,
 ) -> Iterator[tuple[str, Path]]:
     """Each figure of the page, drawn into `folder`; its title and the first of its files.
 
-    progress: the file name of the figure that all runs share.
+    progress: the file name of the figure that all runs share. each: also those of a single run.
     A figure that cannot be drawn, for example because no unit moved, is left out with a warning.
     Error: UsageError if a file cannot be written.
     """
-    for title, kind, name, chosen in _figures(runs, progress):
-        try:
-            figure = FIGURES[kind].draw(select_runs(kind, chosen))
-        except UsageError as error:
-            _log.warning("without %s: %s", name, error)
-            continue
-        yield title, save(figure, folder, name, formats)[0]
+    figures = list(_figures(runs, progress, each))
+    with bar("drawing", len(figures), " figures", passing=True) as drawn:
+        for title, kind, name, chosen in figures:
+            try:
+                figure = FIGURES[kind].draw(select_runs(kind, chosen))
+            except UsageError as error:
+                _log.warning("without %s: %s", name, error)
+            else:
+                yield title, save(figure, folder, name, formats)[0]
+            drawn.update()
 
 
 def _figures(
-    runs: dict[str, RunDirectory], progress: str
+    runs: dict[str, RunDirectory], progress: str, each: bool
 ) -> Iterator[tuple[str, str, str, list[RunDirectory]]]:
     """Title, figure, file name and runs of each figure; Figs. 1 and 5 show the first that fit.
 
@@ -88,12 +102,13 @@ def _figures(
     for figure, candidates in (("fig1", singles), ("fig5", alike)):
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
-    others = {name: run for name, run in runs.items() if not _is_vgg(run)}
+    single = runs if each else {}
+    others = {name: run for name, run in single.items() if not _is_vgg(run)}
     yield from _each("symmetries", "Symmetries of", others)
     if scored := [run for run in runs.values() if _tells_loss(run)]:
         yield "Loss and accuracy", "progress", progress, scored
-    yield from _each("units", "Each unit of", runs)
-    yield from _each("residual", "Residual over training of", runs)
+    yield from _each("units", "Each unit of", single)
+    yield from _each("residual", "Residual over training of", single)
 
 
 def _each(
@@ -146,13 +161,16 @@ def _run_row(one: Evidence) -> list[str]:
         code(one.name),
         plain(_network(setup)),
         ", ".join([*optimiser(setup), setup.batch]),
-        shown(setup.epochs(last), ".3g"),
+        formatted(setup.epochs(last), ".3g"),
         _updates(setup, last),
-        shown(training[-1]["loss"] if training else None, ".3f"),
-        *(shown(validation[-1][key] if validation else None, ".1%") for key in ("top1", "top5")),
+        formatted(training[-1]["loss"] if training else None, ".3f"),
+        *(
+            formatted(validation[-1][key] if validation else None, ".1%")
+            for key in ("top1", "top5")
+        ),
         "-" if setup.loss is None else _chance(training, setup.loss.chance),
-        _time(setup.seconds),
-        shown(speed, ",.0f"),
+        "-" if setup.seconds is None else duration(setup.seconds),
+        formatted(speed, ",.0f"),
     ]
 
 
@@ -183,13 +201,6 @@ def _chance(training: Sequence[dict[str, Any]], chance: float) -> str:
     return f"{rows[first]['step']:,}" if first < len(rows) else "the end"
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
 def machine(evidences: Sequence[Evidence]) -> Paragraph:
     """Data, precision, hardware and versions, once where all runs share them."""
     names: dict[str, list[str]] = {}
@@ -217,12 +228,12 @@ def circumstances(setup: RunInfo) -> str:
 
 def legend() -> str:
     """What each law of the tables is, and what each of their numbers means."""
-    said = []
+    laws = []
     for column, kind in kinds_of_sgd(momentum=False).items():
         labels = dict.fromkeys([kind.label, kinds_of_sgd(momentum=True)[column].label])
         identity = ", an identity" if kind.identity else ""
-        said.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
-    return f"{'; '.join(said)}. {_NUMBERS}"
+        laws.append(f"`{column}` is {' or, with momentum, '.join(labels)}{identity}")
+    return f"{'; '.join(laws)}. {_NUMBERS}"
 
 
 _VERSIONS = ("symrun", "torch", "cuda", "python")
@@ -245,7 +256,7 @@ def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
 def _law_row(name: str, row: Agreement) -> list[str]:
     law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
-    numbers = [shown(value, ".1e") for value in (row.residual, row.motion, *shares)]
+    numbers = [formatted(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
     worst = plain(row.worst_unit or "-")
     return [code(name), row.symmetry, law, *counts, *numbers, worst]

@@ -8,7 +8,7 @@ from symrun.report.evidence import Evidence
 _POINTS = 400
 """Of a curve: more than a screen tells apart."""
 MOST_ROWS = 4000
-"""Of a table that the page carries."""
+"""Of the tables `progress` that the page carries, all runs together."""
 _QUANTITIES = ("loss", "top1")
 
 
@@ -33,7 +33,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or abs(value) == float("inf") else float(f"{value:.5g}")
 
 
-def said(evidences: Sequence[Evidence]) -> str:
+def scores_in_words(evidences: Sequence[Evidence]) -> str:
     """Where loss and accuracy of each run begin and end, in words."""
     lines = []
     for one in evidences:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from symrun.analysis import Agreement, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import predicts
-from symrun.report.document import Table, code, plain, shown
+from symrun.report.document import Table, code, formatted, plain
 from symrun.report.evidence import Evidence
 from symrun.runs.info import RunInfo, Status
 
@@ -49,19 +49,19 @@ def verdict(one: Evidence) -> Verdict:
         return _without_flow(one)
     held = [(row, bar) for row in rows for bar in _BARS if getattr(row, bar[1]) is not None]
     missed = [
-        f"{what} in {row.symmetry} ({shown(getattr(row, key), '.1e')})"
+        f"{what} in {row.symmetry} ({formatted(getattr(row, key), '.1e')})"
         for row, (what, key, bar) in held
         if not _clears(one.setup, row, key, bar)
     ]
     until = _UNTIL[one.setup.status]
     label = f"{until and until + ' '}flow clears {len(held) - len(missed)} of {len(held)} bars"
     numbers = "; ".join(_numbers(one.setup, row) for row in rows)
-    said = f"{_beginning(one.setup)}`flow` leaves unexplained: {numbers}."
-    said += f" Missed: {'; '.join(missed)}." if missed else ""
+    sentence = f"{_beginning(one.setup)}`flow` leaves unexplained: {numbers}."
+    sentence += f" Missed: {'; '.join(missed)}." if missed else ""
     if all(row.unexplained is None for row in rows):
-        return Verdict(f"{nothing_moved(one.setup)}: nothing to explain", None, said)
+        return Verdict(f"{nothing_moved(one.setup)}: nothing to explain", None, sentence)
     cleared = True if one.setup.status is Status.finished else None
-    return Verdict(label, False if missed else cleared, said)
+    return Verdict(label, False if missed else cleared, sentence)
 
 
 def _without_flow(one: Evidence) -> Verdict:
@@ -75,8 +75,10 @@ def _without_flow(one: Evidence) -> Verdict:
         return Verdict("no law predicts it", None, f"No law predicts this run: {why}")
     rows = [row for row in one.summary if row.law == next(iter(others))]
     numbers = "; ".join(_numbers(one.setup, row) for row in rows if row.residual is not None)
-    said = f"`flow` makes no prediction of this run. `{rows[0].law}` leaves unexplained: {numbers}."
-    return Verdict("flow makes no prediction", None, f"{said} {why}")
+    sentence = (
+        f"`flow` makes no prediction of this run. `{rows[0].law}` leaves unexplained: {numbers}."
+    )
+    return Verdict("flow makes no prediction", None, f"{sentence} {why}")
 
 
 def _beginning(setup: RunInfo) -> str:
@@ -94,10 +96,10 @@ def nothing_moved(setup: RunInfo) -> str:
 
 
 def _numbers(setup: RunInfo, row: Agreement) -> str:
-    residual = f"residual {shown(row.residual, '.1e')}"
+    residual = f"residual {formatted(row.residual, '.1e')}"
     if row.unexplained is None:
         return f"nothing in {row.symmetry}, where {nothing_moved(setup)} ({residual})"
-    share = f"1 − R² = {shown(row.unexplained, '.1e')} in {row.symmetry}"
+    share = f"1 − R² = {formatted(row.unexplained, '.1e')} in {row.symmetry}"
     judged = f"{row.moved:,} of {row.units:,} units" if row.excluded else f"{row.units:,} units"
     return f"{share} (median of {judged}; {residual})"
 
@@ -129,4 +131,4 @@ def _judged(setup: RunInfo, row: Agreement, key: str, bar: float) -> list[str]:
     words += filter(None, [_UNTIL[setup.status]])
     if setup.diverged:
         words = ["no", "it diverged"]
-    return [shown(value, ".1e"), ", ".join(words)]
+    return [formatted(value, ".1e"), ", ".join(words)]

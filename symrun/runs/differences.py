@@ -10,6 +10,8 @@ from symrun.runs.info import RunInfo
 
 _CHOICES = ("model", "data", "task", "optim")
 """Groups of settings that a file of `configs/` begins, chosen by its name."""
+_ROOTS = {"image_folder": "DIR", "text": "FILE"}
+"""Data sets whose `data.root` must be given, and what stands for it where it is not recorded."""
 
 
 def changed_settings(info: RunInfo) -> dict[str, tuple[object, object]] | None:
@@ -37,15 +39,19 @@ def changed_settings(info: RunInfo) -> dict[str, tuple[object, object]] | None:
 def command(info: RunInfo) -> str | None:
     """`symrun train` with every setting that is not a default, and the precision that the run had.
 
-    None for a run that was made in a loop of the user's own.
+    Data that must be given are named: by `data.root=DIR` or `FILE` where nothing tells which, as in
+    what is published. None for a run that was made in a loop of the user's own.
     Example: command(run.info())
     """
     changed = changed_settings(info)
     if changed is None:
         return None
     values = {name: value for name, (value, _) in changed.items()}
+    settings = info.config.by_name
+    if (data := str(settings.get("data.name"))) in _ROOTS:
+        values["data.root"] = settings.get("data.root") or _ROOTS[data]
     values["precision"] = info.precision.value
-    words = [f"{group}={name}" for group, name in _chosen(info.config.by_name).items()]
+    words = [f"{group}={name}" for group, name in _chosen(settings).items()]
     words += [f"{name}={_word(value)}" for name, value in values.items()]
     return shlex.join(["symrun", "train", *words])
 

@@ -119,6 +119,24 @@ def test_choices_by_mouse_and_by_keyboard(opened, address, own_loops, width, wai
         assert sorted(readout(page)) == kept
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "run=abc&group=-1&record=abc&units=abc.-1.0.5&sort=length.ascending",
+        "run=99&group=99&record=-5&units=99.0.0&sort=0.backwards",
+        "symmetry=none&law=none&record=1.5&units=.&sort=99.ascending",
+        "record=1e9",
+    ],
+)
+def test_an_address_that_makes_no_sense_still_shows_the_run(opened, address, choices):
+    with opened(f"{address}#{choices}") as page:
+        assert len(readout(page)) >= 1
+        assert page.locator("#step").inner_text().startswith("update ")
+        assert page.locator("#curves canvas").count() == 1
+        slider = page.locator("#record")
+        assert 0 <= int(slider.input_value()) <= int(slider.get_attribute("max"))
+
+
 def test_another_run_by_keyboard(opened, several):
     with opened(several) as page:
         assert "predicted by flow" in page.locator("#measured").inner_text()
@@ -206,6 +224,17 @@ def test_without_scripts_an_identity_is_no_prediction(opened, own_loops, monkeyp
         head = page.locator("#measured").inner_text()
         assert head == "Measured (solid) and the identity exact (dashed)"
         assert "predicted" not in page.locator("#explorer").inner_text().lower()
+
+
+def test_long_names_make_no_page_wider(opened, own_loops, tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page, "draw", lambda *_: [])
+    folders = [tmp_path / f"{'a_long_name' * 9}{number}" for number in range(2)]
+    runs = [own_loop.own_loop_run(folder, "mixed") for folder in folders]
+    for given in (runs, runs[:1]):
+        path = report(given, tmp_path / "page.html")
+        for scripts in (True, False):
+            with opened(path.as_uri(), 390, java_script_enabled=scripts) as page:
+                assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_downloads_hold_the_tables(opened, address, own_loops):

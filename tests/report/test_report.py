@@ -19,7 +19,7 @@ from symrun.bench.tables import make_run
 from symrun.cli import main
 from symrun.errors import Diverged, UsageError
 from symrun.launch import compose
-from symrun.report import Evidence, evidence, report
+from symrun.report import Evidence, evidence, html_page, report
 from symrun.report.comparing import environments
 from symrun.report.document import (
     Heading,
@@ -338,6 +338,23 @@ def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path):
         share = f"1 − R² {row.unexplained:.1e}" if row.moved else "no unit left exp(−λt)"
         assert data["numbers"][row.symmetry] == f"{share}, residual {row.residual:.1e}"
     assert {*data["numbers"]} == {"rescale", "translation"}
+
+
+def test_a_page_of_one_run_is_called_by_its_name(runs, tmp_path):
+    for names, title in (
+        (["vgg11_bn"], "vgg11_bn: VGG11 with BN, width 0.0625 on synthetic"),
+        (["vgg11_bn", "vgg11"], "synthetic"),
+    ):
+        text = report([runs[name] for name in names], tmp_path / "page.html").read_text()
+        assert f"<title>symrun: {title}" in text and f'<h1 id="title">{title}' in text
+        assert 'href="#bars"' in text and 'id="bars"' in text
+
+
+def test_of_many_runs_only_what_they_share_is_drawn(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page, "_MOST_PICTURED", 1)
+    text = report(list(runs.values()), tmp_path / "page.html").read_text()
+    titles = re.findall(r"<details[^>]*><summary>(.*?)</summary>\n<img", text)
+    assert titles == ["Fig. 1", "Fig. 5", "Loss and accuracy"]
 
 
 def data_of(page):

@@ -1,6 +1,7 @@
 """`symrun report --serve`: this machine's browser alone, and each state of the tables once."""
 
 import http.client
+import re
 import signal
 import socket
 import subprocess
@@ -93,6 +94,15 @@ def test_a_page_is_made_once_for_all_who_ask(run, monkeypatch):
     assert len(made) == 1 and answers == {(200, "text/html; charset=utf-8", f"page {made[0]}")}
 
 
+def test_a_page_that_took_long_is_made_less_often(run, monkeypatch):
+    def pause():
+        return float(re.search(r'data-pause="(.*?)"', html_page.page([run], "one"))[1])
+
+    assert pause() == 30
+    monkeypatch.setattr(html_page, "draw", lambda *_: time.sleep(3.1) or [])
+    assert 31 <= pause() < 100
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1"]
 )
@@ -148,14 +158,27 @@ def test_ctrl_c_ends_it(run):
     assert process.returncode == 130 and errors == "symrun: interrupted\n"
 
 
-def test_a_page_that_was_served_loads_itself_anew_and_keeps_the_choices(run, opened, wait):
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_page_that_was_served_loads_itself_anew_and_keeps_the_choices(
+    run, opened, wait, monkeypatch, by_itself
+):
+    if by_itself:
+        monkeypatch.setattr(html_page, "_PAUSE_SECONDS", 0)
+        monkeypatch.setattr(html_page, "_PAUSES", 0)
     put_back = grow(run)
     with serving([run]) as server, opened(server.address) as page:
         page.locator("#symmetry").select_option("rescale")
         page.locator("[data-finds]").fill("flow")
         assert page.locator("#step").inner_text() == "update 4"
         state = page.evaluate("document.documentElement.dataset.state")
+        newer = page.get_by_role("button", name="Newer data")
+        assert not newer.is_visible()
         put_back()
+        if not by_itself:
+            newer.wait_for()
+            page.wait_for_timeout(5000)  # it asks every 2 seconds
+            assert page.evaluate("document.documentElement.dataset.state") == state
+            newer.click()
         wait(page, f"document.documentElement.dataset.state !== '{state}'")
         page.wait_for_load_state()
         assert "over updates 0 to 8:" in page.locator("#curves").get_attribute("aria-label")

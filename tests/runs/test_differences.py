@@ -5,8 +5,10 @@ import shlex
 import pytest
 from run_json import described
 
+from symrun.data import DATA_SETS
+from symrun.errors import UsageError
 from symrun.launch import compose
-from symrun.runs.differences import changed_settings, command, differing_settings
+from symrun.runs.differences import _ROOTS, changed_settings, command, differing_settings
 
 RUNS = {
     "experiment=fig1 data.root=/somewhere": "symrun train model=vgg16_bn data=tiny_imagenet "
@@ -34,6 +36,32 @@ def test_the_command_repeats_the_run(words):
     assert (program, train) == ("symrun", "train")
     differences = [one.split()[0] for one in config.differences(compose(settings))]
     assert differences == (["precision"] if config.precision.value == "auto" else [])
+
+
+@pytest.mark.parametrize(
+    ("data", "root", "unknown"),
+    [("image_folder", "/my images/[a]=b,c", "DIR"), ("text", "novels/a.txt", "FILE")],
+)
+def test_the_command_names_data_that_must_be_given(data, root, unknown):
+    quoted = root.translate({ord(sign): f"\\{sign}" for sign in " [],="})
+    words = [f"data={data}", f"data.root={quoted}", "seed=3"]
+    words += ["model=gpt", "task=next_token"] if data == "text" else []
+    setup, config = described(words), compose(words)
+    for info, expected in ((setup, root), (setup.published(), unknown)):
+        again = compose(shlex.split(command(info))[2:])
+        assert str(again.data.root) == expected
+        left = {one.split()[0] for one in config.differences(again)}
+        assert left <= {"precision", "data.root"}
+
+
+def test_every_data_set_that_must_be_given_is_named():
+    for name in DATA_SETS:
+        try:
+            compose([f"data={name}", "data.root=null"])
+        except UsageError as error:
+            assert (name in _ROOTS) == ("data.root=" in str(error)), name
+        else:
+            assert name not in _ROOTS
 
 
 def test_there_is_none_for_a_loop_of_ones_own(own_loops):

@@ -1,5 +1,6 @@
 // What answers to the pointer and to keys: choices, tables, colours. The numbers come from the
-// page's JSON; the choices live in the address, behind #. charts.js, which comes before, draws.
+// page's JSON; the choices live in the address, behind #. charts.js and training.js, which come
+// before, draw.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -26,7 +27,7 @@
       figure.querySelector("figcaption").textContent =
         `${group.group}, ${places.length} of ${grouped(group.of)} units${group.moved ? "" : ": none moved off its baseline by more than 100 roundings"}`;
       const host = figure.querySelector(".chart");
-      host.setAttribute("aria-label", `${group.symmetry}, ${group.group}: ${group.said}`);
+      host.setAttribute("aria-label", `${group.symmetry}, ${group.group}: ${group.words}`);
       chart(host, group.steps, linesOf(group, run.law, places), undefined, rounding(group));
     }
     document.querySelector("[data-law]").textContent = run.law;
@@ -137,7 +138,7 @@
     const name = `${group.symmetry}, ${group.group}`;
     get("curves").setAttribute(
       "aria-label",
-      `Measured and ${word}, ${name}: ${group.said} The table below has the numbers.`,
+      `Measured and ${word}, ${name}: ${group.words} The table below has the numbers.`,
     );
     get("off").setAttribute(
       "aria-label",
@@ -219,50 +220,6 @@
     clearTimeout(remember.timer); // browsers refuse to have the address changed at each mouse move
     remember.now = () => history.replaceState(null, "", `#${kept}`);
     remember.timer = setTimeout(remember.now, 300);
-  }
-
-  function drawTraining() {
-    for (const quantity of ["loss", "top1"]) {
-      const host = get(quantity);
-      if (!host) continue;
-      const lines = runs
-        .flatMap((run, place) =>
-          ["train", "val"].map((split) => ({
-            split,
-            place,
-            name: run.name,
-            rows: run.progress[split],
-          })),
-        )
-        .filter(({ rows }) => rows[quantity].some((value) => value !== null));
-      host.parentElement.hidden = !lines.length;
-      if (!lines.length) continue;
-      const steps = [...new Set(lines.flatMap(({ rows }) => rows.step))].sort(
-        (one, other) => one - other,
-      );
-      const drawn = lines.map(({ split, place, name, rows }) => {
-        const at = new Map(rows.step.map((step, number) => [step, rows[quantity][number]]));
-        return {
-          label: `${name} ${split}`,
-          values: steps.map((step) => at.get(step)),
-          colour: `--u${(place * 2) % 12}`,
-          dash: split === "val" ? [6, 4] : undefined,
-        };
-      });
-      chart(host, steps, drawn);
-      const legend =
-        host.parentElement.querySelector("figcaption") ??
-        host.parentElement.appendChild(document.createElement("figcaption"));
-      legend.replaceChildren(
-        ...lines.map(({ split, place, name }) => {
-          const mark = document.createElement("span");
-          mark.className = `mark ${split}`;
-          mark.style.setProperty("--unit", `var(--u${(place * 2) % 12})`);
-          mark.textContent = `${runs.length > 1 ? `${name}, ` : ""}${split === "val" ? "validation" : "training"}`;
-          return mark;
-        }),
-      );
-    }
   }
 
   // Tables: sorted by a column, and searched
@@ -352,14 +309,20 @@
     });
   }
 
-  // A page that `symrun report --serve` sent asks now and then whether its tables are the newest
+  // A page that `symrun report --serve` sent asks now and then whether its tables are the newest.
+  // It loads itself anew by itself only after a pause, since to make a page takes the server a while
   function watch() {
+    const reload = () => {
+      remember.now?.();
+      location.reload();
+    };
+    get("newer").addEventListener("click", reload);
     setInterval(async () => {
       try {
         const newest = await (await fetch("state", { cache: "no-store" })).text();
         if (newest === root.dataset.state) return;
-        remember.now();
-        location.reload();
+        get("newer").hidden = false;
+        if (performance.now() > 1000 * root.dataset.pause) reload();
       } catch {
         /* the server has ended: the page stays as it is */
       }
@@ -367,19 +330,22 @@
   }
 
   function restore() {
-    const places = wanted.get("units")?.split(".").filter(Boolean).map(Number);
-    const whole = (name) => (wanted.has(name) ? Number(wanted.get(name)) : undefined);
+    const isPlace = (value) => Number.isInteger(value) && value >= 0;
+    const whole = (name) =>
+      wanted.has(name) && isPlace(Number(wanted.get(name))) ? Number(wanted.get(name)) : undefined;
+    const units = wanted.get("units")?.split(".").filter(Boolean).map(Number) ?? [];
+    const places = [...new Set(units.filter(isPlace))];
     choose({
       run: whole("run") ?? 0,
       symmetry: wanted.get("symmetry"),
       group: whole("group"),
       law: wanted.get("law"),
       record: whole("record"),
-      ...(places ? { units: places } : {}),
+      ...(places.length || wanted.get("units") === "" ? { units: places } : {}),
     });
     const [column, direction] = (wanted.get("sort") ?? "").split(".");
-    const head = direction && get("laws-table").tHead.rows[0].cells[column];
-    if (head) sort(head, direction);
+    const head = get("laws-table").tHead.rows[0].cells.item(Number(column));
+    if (column && head && ["ascending", "descending"].includes(direction)) sort(head, direction);
     const box = document.querySelector("[data-finds]");
     if (wanted.has("find")) {
       box.value = wanted.get("find");
@@ -393,6 +359,6 @@
     restore();
     drawFirst(runs[state.run]);
   } else get("explorer").hidden = true;
-  drawTraining();
+  drawTraining(runs);
   if (root.dataset.state) watch();
 })();
