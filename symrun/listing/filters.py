@@ -97,7 +97,7 @@ def whole_key(key: str, summaries: Sequence[Summary]) -> str:
     """The key that `key` means: itself, or the one setting of these runs whose last part it is.
 
     Error: UsageError, with the nearest, if no run has it, or if it may mean several settings.
-    Example: whole_key("lr", summaries) == "optim.lr"
+    Example: whole_key("status", []) == "status"
     """
     settings = dict.fromkeys(name for one in summaries for name in one.settings)
     if key in KEYS or key in settings:
