@@ -202,6 +202,7 @@ def test_no_text_lies_on_another(overlaps, dpi):
     assert overlaps(figure) == []
 
 
+@pytest.mark.slow
 def test_every_format_is_written_the_same_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(style, "_GIF_FRAMES", 4)
     formats = ["png", "pdf", "svg", "gif"]

@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from symrun.report import html_page
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -19,6 +21,12 @@ def _wait(page, expression):
         time.sleep(0.05)
         with suppress(Error):  # the page is loading itself anew
             held = page.evaluate(expression)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """They take most of the time that a page takes."""
+    monkeypatch.setattr(html_page, "draw", lambda *_: [])
 
 
 @pytest.fixture

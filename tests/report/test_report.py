@@ -296,7 +296,7 @@ def test_html_needs_no_other_file(runs, tmp_path, capfd):
     assert capfd.readouterr().out.strip() == f"{paths[0]}/report.html"
 
 
-def test_runs_with_the_same_last_folder_are_told_apart(tmp_path):
+def test_runs_with_the_same_last_folder_are_told_apart(tmp_path, without_pictures):
     settings = [*MADE_SMALL, "model=vgg11_bn", "train.steps=5", "track.every=1"]
     made = [
         make_run(tmp_path / name / "run", compose(settings), records_per_part=4) for name in "ab"
@@ -340,7 +340,7 @@ def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path):
     assert {*data["numbers"]} == {"rescale", "translation"}
 
 
-def test_a_page_of_one_run_is_called_by_its_name(runs, tmp_path):
+def test_a_page_of_one_run_is_called_by_its_name(runs, tmp_path, without_pictures):
     for names, title in (
         (["vgg11_bn"], "vgg11_bn: VGG11 with BN, width 0.0625 on synthetic"),
         (["vgg11_bn", "vgg11"], "synthetic"),

@@ -21,11 +21,7 @@ from symrun.launch import compose
 from symrun.report import html_page, serve
 from symrun.report.serve import ReportServer
 
-
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-    """They take most of the time that a page takes."""
-    monkeypatch.setattr(html_page, "draw", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_a_run_of_a_model_and_data_that_this_symrun_does_not_have(made, tmp_path
         assert main(["plot", figure, folder, "--out", str(tmp_path), "--format", "svg"]) == 0
     assert main(["report", folder, "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "CIFAR-10, ResNet-18" in page and "VGG11" not in page
+    assert "ResNet-18 on CIFAR-10" in page and "VGG11" not in page
     capfd.readouterr()
     assert main(["resume", folder]) == 2
     (line,) = capfd.readouterr().err.splitlines()
