@@ -96,7 +96,9 @@ class SgdConfig(OptimConfig):
         float, Setting("weight decay, added to the gradient; below 1 / optim.lr", ">= 0")
     ]
     momentum: Annotated[float, Setting("share of the momentum buffer that stays", "in [0, 1)")]
-    dampening: Annotated[float, Setting("share of the gradient kept out of it", "in [0, 1)")]
+    dampening: Annotated[
+        float, Setting("share of the gradient kept out of the buffer", "in [0, 1)")
+    ]
     nesterov: Annotated[bool, Setting("Nesterov's momentum")]
 
     @property
@@ -139,8 +141,8 @@ class AdamConfig(OptimConfig):
         float, Setting("weight decay: of adam in the gradient, of adamw beside it", ">= 0")
     ]
     beta1: Annotated[float, Setting("decay of the gradients' running mean", "in [0, 1)")]
-    beta2: Annotated[float, Setting("decay of the running mean of their squares", "in [0, 1)")]
-    eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
+    beta2: Annotated[float, Setting("decay of the running mean of squared gradients", "in [0, 1)")]
+    eps: Annotated[float, Setting("added to the root of the mean squared gradient", "> 0")]
 
     def equilibrium(self, lr: "float | Array") -> Equilibrium | None:
         if not self.weight_decay or self.name != "adamw":
@@ -151,7 +153,7 @@ class AdamConfig(OptimConfig):
 @dataclass(frozen=True)
 class RmspropConfig(OptimConfig):
     alpha: Annotated[float, Setting("decay of the running mean of squared gradients", "in [0, 1)")]
-    eps: Annotated[float, Setting("added to the root of that mean", "> 0")]
+    eps: Annotated[float, Setting("added to the root of the mean squared gradient", "> 0")]
     momentum: Annotated[float, Setting("share of the momentum buffer that stays", "in [0, 1)")]
 
 

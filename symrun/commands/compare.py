@@ -11,7 +11,7 @@ from symrun.errors import UsageError
 def add(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare",
-        help="runs beside each other: settings that differ, numbers",
+        help="runs side by side: settings that differ, and numbers",
         example="symrun compare RUN RUN",
     )
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)

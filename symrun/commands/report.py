@@ -30,7 +30,10 @@ def add(commands: Commands) -> None:
         help="show the page to this machine's browser, and make it anew while runs go on",
     )
     report.add_argument(
-        "--port", metavar="N", type=int, help=f"of --serve; 0 for any that is free ({_PORT})"
+        "--port",
+        metavar="N",
+        type=int,
+        help=f"where --serve listens (default: {_PORT}); 0: any free one",
     )
     report.set_defaults(run=_run)
 

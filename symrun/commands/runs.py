@@ -35,7 +35,9 @@ def add(commands: Commands) -> None:
     form.add_argument("--json", action="store_true", help="machine-readable, with every setting")
     form.add_argument("--csv", action="store_true", help="rows with the settings that differ")
     runs.add_argument(
-        "--sort", metavar="KEY", help="by what filters know, least first; --sort=-KEY: greatest"
+        "--sort",
+        metavar="KEY",
+        help="a key that filters take, least first; --sort=-KEY: greatest first",
     )
     runs.set_defaults(run=_run)
 
@@ -43,9 +45,9 @@ def add(commands: Commands) -> None:
 def _completions(prefix: str, **_: object) -> list[str]:
     from symrun.listing.filters import KEYS
     from symrun.overrides import completions
-    from symrun.runs.directory import STATUSES
+    from symrun.runs.info import Status
 
-    words = [*(f"{key}=" for key in KEYS), *(f"status={status}" for status in STATUSES)]
+    words = [*(f"{key}=" for key in KEYS), *(f"status={status}" for status in Status)]
     folders = [f"{path}/" for path in Path().glob(f"{prefix}*") if path.is_dir()]
     return folders + [word for word in words if word.startswith(prefix)] + completions(prefix)
 

@@ -55,7 +55,7 @@ class ImageConfig(DataConfig):
     ] = None
     std: Annotated[
         tuple[float, ...] | None,
-        Setting("their standard deviations, > 0; null: of the training images"),
+        Setting("standard deviation of each channel, > 0; null: of the training images"),
     ] = None
     augment: _Augment = Augment.flip_crop
     crop_padding: Annotated[

@@ -27,7 +27,7 @@ from symrun.listing.words import (
     typed,
 )
 from symrun.runs.differences import changed_settings
-from symrun.runs.directory import KILLED, TABLES, RunDirectory
+from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
 
 _PLACES = {
@@ -152,7 +152,7 @@ def _paragraph(heading: str, lines: Sequence[Sequence[str]]) -> str:
 def _circumstances(one: Card) -> list[list[str]]:
     info, summary = one.info, one.summary
     status = f"{summary.status}, {of_planned(summary.step, summary.planned)} steps"
-    status += ": nobody writes it any more" if summary.status == KILLED else ""
+    status += ": nobody writes it any more" if summary.status == Status.killed else ""
     processor = info.hardware.processor if info.hardware else ""
     threads = "" if info.threads is None else f"{info.threads} threads"
     network, data = info.model, info.dataset
@@ -240,10 +240,10 @@ def _next(one: Card) -> list[list[str]]:
     """The commands that make sense for this run, each with what it does if that is not obvious."""
     folder, status = typed(one.summary.path), one.summary.status
     goes_on = one.info.loop is None and one.info.thinned is None
-    stopped = status in (KILLED, Status.interrupted.value, Status.failed.value)
+    stopped = status in (Status.killed, Status.interrupted, Status.failed)
     names = ("check", "report", "plot symmetries") if one.summary.laws else ()
     read = [[f"symrun {name} {folder}", ""] for name in names]
-    if status == Status.running.value:
+    if status == Status.running:
         return [[f"symrun watch {folder}", ""], *read]
     if not (stopped and goes_on):
         return read

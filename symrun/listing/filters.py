@@ -10,7 +10,7 @@ from typing import Any
 from symrun.errors import UsageError, did_you_mean, in_one_line, nearest
 from symrun.listing.summary import Summary
 from symrun.listing.words import local
-from symrun.runs.directory import STATUSES
+from symrun.runs.info import Status
 
 TABLE_KEYS = ("step", "top1", "loss", "unexplained")
 """What the tables tell, and so takes longest to read."""
@@ -62,9 +62,9 @@ class Condition:
         ordered = key == "created" or isinstance(_number(text), float)
         if sign in _ORDER and not ordered:
             raise UsageError(f"{word}: {sign} compares numbers, got {text}: type = != or ~")
-        if key == "status" and sign in ("=", "!=") and text not in STATUSES:
-            among = f"status must be one of {', '.join(STATUSES)}"
-            raise UsageError(f"{among}, got {text}{did_you_mean(text, STATUSES)}")
+        if key == "status" and sign in ("=", "!=") and text not in [*Status]:
+            among = f"status must be one of {', '.join(Status)}"
+            raise UsageError(f"{among}, got {text}{did_you_mean(text, [*Status])}")
         return cls(key, sign, text)
 
     def holds(self, value: Value) -> bool:

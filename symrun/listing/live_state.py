@@ -102,7 +102,7 @@ class LiveState:
 
     @property
     def under_way(self) -> bool:
-        return self.status == Status.running.value
+        return self.status == Status.running
 
     @property
     def whole(self) -> bool:

@@ -25,16 +25,15 @@ from symrun.listing.words import (
     size,
     typed,
 )
-from symrun.runs.directory import KILLED
 from symrun.runs.info import Status
 
 _COLOURS = {
-    Status.running.value: "cyan",
-    Status.finished.value: "green",
-    Status.interrupted.value: "yellow",
-    KILLED: "yellow",
-    Status.failed.value: "red",
-    Status.diverged.value: "red",
+    Status.running: "cyan",
+    Status.finished: "green",
+    Status.interrupted: "yellow",
+    Status.killed: "yellow",
+    Status.failed: "red",
+    Status.diverged: "red",
 }
 _LABELS = 10
 """Characters of the names on the left."""
@@ -198,11 +197,11 @@ def outcome(state: LiveState) -> str:
         before = "" if checkpoints else f"symrun check {path} and symrun report {path} read it; "
         resume = f": {before}symrun resume {path} {resumption(checkpoints)}"
     steps = f"at step {state.step:,}"
-    if state.status == KILLED:
+    if state.status == Status.killed:
         return f"killed {steps}: nobody writes it any more{resume}"
-    if state.status == Status.diverged.value:
+    if state.status == Status.diverged:
         return f"diverged: {info.diverged}" if info.diverged else f"diverged {steps}"
-    if state.status == Status.finished.value:
+    if state.status == Status.finished:
         return f"finished: symrun show {path} tells more"
     return f"{state.status} {steps}{resume}"
 

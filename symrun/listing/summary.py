@@ -13,7 +13,7 @@ import numpy as np
 
 from symrun.analysis import Agreement, judge
 from symrun.errors import UsageError, in_one_line
-from symrun.runs.directory import KILLED, RunDirectory, current
+from symrun.runs.directory import RunDirectory, current
 from symrun.runs.info import Status
 from symrun.runs.reading import parts_of, read_part
 from symrun.runs.tables import progress_curves
@@ -79,7 +79,7 @@ class Summary:
     @property
     def has_ended(self) -> bool:
         """Whether nobody writes to it any more."""
-        return self.status != Status.running.value
+        return self.status != Status.running
 
 
 def described(run: RunDirectory) -> Summary:
@@ -109,7 +109,7 @@ def with_tables(run: RunDirectory, one: Summary) -> Summary:
         "val": lambda: last_scores(run, "val"),
         "laws": lambda: tuple(judge(run)[1]),
     }
-    if one.status in (Status.running.value, KILLED):  # run.json holds the step at the start
+    if one.status in (Status.running, Status.killed):  # run.json holds the step at the start
         readings["step"] = lambda: max(one.step, last_recorded(run))
     told: dict[str, Any] = {}
     refused: dict[str, None] = {}

@@ -20,8 +20,6 @@ from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
-KILLED = Status.killed.value
-STATUSES = tuple(status.value for status in Status)
 _log = logging.getLogger(__name__)
 
 _PART = re.compile(r"part-([0-9]{6,9})\.parquet")
@@ -181,7 +179,7 @@ class RunDirectory:
         """Say in one line, to whoever reads its results, that a run did not come to its end."""
         info, status = current(self)
         if info.status is Status.running:  # run.json holds the step at the start
-            what = "was killed" if status == KILLED else "is running"
+            what = "was killed" if status is Status.killed else "is running"
             _log.warning("%s %s: this is what it has so far", self.path, what)
         elif info.status is not Status.finished:
             steps = f"at step {info.last_step:,}{info.of_planned_steps}"
@@ -218,13 +216,16 @@ class RunDirectory:
             draft.write_text(json.dumps(content, indent=2))
 
 
-def current(run: RunDirectory) -> tuple[RunInfo, str]:
-    """What run.json says now, and the status, one of `STATUSES`. Error: UsageError as in `info`."""
+def current(run: RunDirectory) -> tuple[RunInfo, Status]:
+    """What run.json says now, and the status that the run really has.
+
+    Error: UsageError as in `info`.
+    """
     info = run.info()
     if info.status is not Status.running or run.is_written():
-        return info, info.status.value
+        return info, info.status
     info = run.info()  # the run may have ended between the two looks
-    return info, KILLED if info.status is Status.running else info.status.value
+    return info, Status.killed if info.status is Status.running else info.status
 
 
 def folders_below(outputs: Path) -> Iterator[RunDirectory]:

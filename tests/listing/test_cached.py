@@ -11,7 +11,7 @@ from symrun.errors import UsageError
 from symrun.listing import cached, summary
 from symrun.listing.cached import Listed
 from symrun.listing.summary import described, with_tables
-from symrun.runs.directory import KILLED
+from symrun.runs.info import Status
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_run_under_way_is_read_each_time(copied, reads):
     with run.locked():
         assert Listed(run).summary.status == Listed(run).summary.status == "running"
     assert reads == ["one", "one"]
-    assert Listed(run).summary.status == KILLED
+    assert Listed(run).summary.status == Status.killed
     assert Listed(run).summary.step == 400  # of the tables: run.json says 0
 
 

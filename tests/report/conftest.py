@@ -38,7 +38,7 @@ def wait():
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("needs chromium")
+        pytest.skip("no Chromium on the path: the extra `browser` is of no use without one")
     with sync_api.sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
