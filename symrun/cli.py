@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from symrun import __version__
+from symrun import __version__, ranks
 from symrun.commands import (
     bench,
     check,
@@ -28,6 +28,9 @@ from symrun.warned import warnings_in_one_line
 _RESULTS_ARE_PRINTED = ("check", "symmetries", "bench", "runs", "show", "compare", "watch")
 """Commands that fail once nobody can take their output; others go on without it."""
 
+_ON_SEVERAL_PROCESSES = ("train", "resume")
+"""Commands that torchrun may start on several processes, which then work together."""
+
 _COMMANDS = (
     *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, data),
     *(bench, completion),
@@ -39,7 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     output_needed = bool(arguments) and arguments[0] in _RESULTS_ARE_PRINTED
-    return exit_code("symrun", lambda: _run(arguments), output_needed)
+
+    def act() -> int:
+        return exit_code("symrun", lambda: _run(arguments), output_needed)
+
+    if arguments[:1] and arguments[0] in _ON_SEVERAL_PROCESSES and ranks.started():
+        return exit_code("symrun", lambda: ranks.together(act))
+    return act()
 
 
 def exit_code(program: str, act: Callable[[], int], output_needed: bool = True) -> int:

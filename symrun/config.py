@@ -46,9 +46,19 @@ class OnDivergence(Enum):
     go_on = "continue"
 
 
+class BatchNorm(Enum):
+    """Whose mean and variance normalise where several processes share a batch.
+
+    sync: the whole batch's, as in one process. local: those of each process's share.
+    """
+
+    sync = "sync"
+    local = "local"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how training goes on; the last four settings only make a step fast."""
+    """How long and how training goes on; the four before the last only make a step fast."""
 
     epochs: Annotated[int, Setting("passes over the training set", "in [1, 10000000]")]
     steps: Annotated[int | None, Setting("updates; wins over train.epochs", "in [1, 10000000]")]
@@ -62,6 +72,10 @@ class TrainConfig:
     data_on_device: Annotated[bool, Setting("GPU: the whole data set in its memory")]
     compile: Annotated[bool, Setting("the network through torch.compile")]
     cuda_graph: Annotated[bool, Setting("GPU: an update as one launch")]
+    batch_norm: Annotated[
+        BatchNorm,
+        Setting("several processes: statistics of the whole batch, or of each one's share"),
+    ] = BatchNorm.sync
 
     def __post_init__(self) -> None:
         require_settings(self, "train.")

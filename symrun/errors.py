@@ -42,6 +42,12 @@ class Stopped(Interrupted):
     exit_code = 75
 
 
+class ProcessLost(Interrupted):
+    """One of the processes that trained a run together is gone. Exit code 1."""
+
+    exit_code = 1
+
+
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another disk"),
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",

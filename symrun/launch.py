@@ -17,6 +17,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from symrun import ranks
 from symrun.config import Config, data_config
 from symrun.data.registry import DataConfig
 from symrun.errors import Busy, Interrupted, RunError, SymrunError, UsageError
@@ -135,8 +136,12 @@ def resume(folder: Path, words: list[str], anyway: bool) -> None:
     differ from an uninterrupted run.
     Error: UsageError for a run or a setting that cannot be used; else what the run raised.
     """
-    run = RunDirectory.open(folder)
-    config = Config.from_mapping(_replaced(run.config().to_dict(), words))
+
+    def opened() -> tuple[RunDirectory, Config]:
+        run = RunDirectory.open(folder)
+        return run, Config.from_mapping(_replaced(run.config().to_dict(), words))
+
+    run, config = ranks.from_first(opened)
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
@@ -258,6 +263,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _print_run(path: Path) -> None:
+    if not ranks.is_first():
+        return
     quoted = shlex.quote(str(path))
     info = RunDirectory(path).info()
     figure = "symmetries" if set(LAWS) - set(info.unpredicted) else "progress"

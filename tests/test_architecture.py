@@ -42,6 +42,7 @@ LAYERS = [
     "symmetry",
     "laws",
     "files",
+    "ranks",
     "display",
     "errors",
     "lazy",

@@ -20,6 +20,8 @@ class Batches:
     Text is int64 [batch, length], with labels int64 [batch, length].
 
     on_device: whether the data set moves to the device once, as small integers, or batch by batch.
+    share, shares: each batch is cut into so many pieces, whose sizes differ by one at most; these
+    are those of number `share`. least: a last batch of fewer examples is left out.
 
     Example:
         batches = Batches(dataset, 16, seed=0, device=torch.device("cpu"), dtype=torch.float32)
@@ -35,8 +37,12 @@ class Batches:
         dtype: torch.dtype,
         on_device: bool = True,
         channels_last: bool = True,
+        share: int = 0,
+        shares: int = 1,
+        least: int = 2,
     ) -> None:
         self.batch_size = batch_size
+        self._share, self._shares, self._least = share, shares, least
         self.seed = seed
         home = device if on_device else torch.device("cpu")
         self._examples: _Images | _Text
@@ -56,7 +62,18 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """The last batch may be smaller; a single example is left out, as batch norm needs two."""
         whole, rest = divmod(self._train_count, self.batch_size)
-        return whole + (rest > 1)
+        return whole + (rest >= self._least)
+
+    @property
+    def left_out(self) -> int:
+        """Examples in each epoch that are too few for a batch."""
+        rest = self._train_count % self.batch_size
+        return rest if rest < self._least else 0
+
+    def size(self, step: int) -> int:
+        """Examples in the batch of update `step`, in all shares together."""
+        first = step % self.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self._train_count - first)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch from batch `start` on: each example once, shuffled.
@@ -67,7 +84,7 @@ class Batches:
         (key,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
         shuffled = self._examples.shuffled(torch.Generator().manual_seed(int(key)))
         for step in range(start, self.steps_per_epoch):
-            yield shuffled(slice(step * self.batch_size, (step + 1) * self.batch_size))
+            yield shuffled(self._own(step * self.batch_size, self._train_count))
 
     def stream(self, start: int) -> Iterator[Batch]:
         """The training batches of epoch after epoch, without an end, from batch `start` on."""
@@ -77,9 +94,15 @@ class Batches:
             offset = 0
 
     def validation(self) -> Iterator[Batch]:
-        """The validation examples in their order, as they are."""
+        """The validation examples in their order, as they are; a share may have none of a batch."""
         for first in range(0, len(self.val_labels), self.batch_size):
-            yield self._examples.validation(slice(first, first + self.batch_size))
+            yield self._examples.validation(self._own(first, len(self.val_labels)))
+
+    def _own(self, first: int, count: int) -> slice:
+        """Of the batch that begins at example `first` of `count`, those of this share."""
+        size = min(self.batch_size, count - first)
+        cuts = (size * place // self._shares for place in (self._share, self._share + 1))
+        return slice(*(first + cut for cut in cuts))
 
 
 class _Images:

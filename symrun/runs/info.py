@@ -237,8 +237,9 @@ class RunInfo:
     unpredicted: for each law that makes no prediction in this run, the reason.
     source: digest of the code that computed it. seconds: of training and validation.
     loop: whose training loop it was, in words; None for symrun's own. columns: those of the table
-    `units` that not every run has, of `runs.tables.OPTIONAL`. Nobody may know the data set, the
-    loss and the length of an epoch of a loop of the user's own.
+    `units` that not every run has, of `runs.tables.OPTIONAL`. ranks: how many processes trained it
+    together. Nobody may know the data set, the loss and the length of an epoch of a loop of the
+    user's own.
     """
 
     status: Status
@@ -266,6 +267,7 @@ class RunInfo:
     thinned: ThinningInfo | None = None
     loop: str | None = None
     columns: tuple[str, ...] = ()
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         require_lines(self, "created", "device", "source", "unpredicted", "loop", "columns")
@@ -273,6 +275,7 @@ class RunInfo:
         require_within(self, 0, MOST_STEPS, "last_step")
         require_within(self, 1, MOST_STEPS, "steps_per_epoch")
         require_within(self, 1, 4096, "threads")
+        require_within(self, 1, 10**6, "ranks")
         seconds = 0 if self.seconds is None else self.seconds
         require("seconds", 0 <= seconds <= 1e10, "a number in [0, 1e10]", seconds)
         (self._require_own_loop if self.loop is None else self._require_baseline)()

@@ -48,13 +48,16 @@ class TableWriter:
     thread as well. The first records are written at once; then a part holds those of up to
     FLUSH_SECONDS. Use it as a context manager: leaving it writes what is left.
 
-    parts: how many parts each table has already; 0 if it is not named.
+    parts: how many parts each table has already; 0 if it is not named. patient: `put` raises
+    nothing, so that several processes can end together once `failed` says so.
 
     Error: RunError from `put` or on leaving, if the disk refused.
     """
 
-    def __init__(self, run: RunDirectory, parts: Mapping[str, int] | None = None) -> None:
-        self._run = run
+    def __init__(
+        self, run: RunDirectory, parts: Mapping[str, int] | None = None, patient: bool = False
+    ) -> None:
+        self._run, self._patient = run, patient
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._buffers: dict[str, list[pa.Table]] = {}
         self._parts = dict.fromkeys(TABLES, 0) | dict(parts or {})
@@ -78,7 +81,8 @@ class TableWriter:
     def put(self, table: str, record: Record) -> None:
         """Hand over one record of `table`. If the disk is far behind, waits and warns, once, rather
         than lose a record."""
-        self.raise_failure()
+        if not self._patient:
+            self.raise_failure()
         if self._queue.full() and not self._behind:
             self._behind = True
             tables = self._run.path / "tables"
@@ -90,7 +94,8 @@ class TableWriter:
         """Have `save` called in the thread, once every record handed over so far is on the disk,
         with the number of parts of each table. Waits for the one before: they take memory."""
         self._saved.wait()
-        self.raise_failure()
+        if not self._patient:
+            self.raise_failure()
         self._saved.clear()
 
         def flush_and_save() -> None:
@@ -99,6 +104,11 @@ class TableWriter:
             self._saved.set()
 
         self._queue.put(flush_and_save)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the disk refused something since the start."""
+        return self._failure is not None
 
     def raise_failure(self) -> None:
         """Error: RunError, if the disk refused something since the start."""
@@ -141,6 +151,27 @@ class TableWriter:
             self._parts[name] += 1
         self._buffers.clear()
         self._due = time.monotonic() + FLUSH_SECONDS
+
+
+class NoWriter:
+    """Takes what a TableWriter takes, where another process writes it."""
+
+    failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        pass
+
+    def put(self, table: str, record: Record) -> None:
+        pass
+
+    def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
+        pass
+
+    def raise_failure(self) -> None:
+        pass
 
 
 def write_records(run: RunDirectory, table: str, number: int, records: list[pa.Table]) -> None:

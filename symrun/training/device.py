@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symrun import ranks
 from symrun.config import Device, Precision
 from symrun.errors import RunError, UsageError
 
@@ -16,11 +17,15 @@ _ENOUGH_CHANNELS = 16
 
 
 def select_device(device: Device) -> torch.device:
-    """Error: UsageError if CUDA is asked for and missing; never a silent run on the CPU."""
+    """Error: UsageError if CUDA is asked for and missing, never a silent run on the CPU; or if
+    there is no GPU for each process."""
     available = torch.cuda.is_available()
     if device is Device.cuda and not available:
         raise UsageError("device=cuda needs a CUDA GPU and torch finds none; try device=cpu")
-    return torch.device("cuda" if available and device is not Device.cpu else "cpu")
+    if not available or device is Device.cpu:
+        return torch.device("cpu")
+    own = ranks.gpu()
+    return torch.device("cuda") if own is None else torch.device("cuda", own)
 
 
 def device_title(device: torch.device) -> str:

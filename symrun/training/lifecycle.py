@@ -4,19 +4,29 @@ import contextlib
 import dataclasses
 import logging
 import shlex
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from symrun.config import Config, OnDivergence
+from symrun import ranks
+from symrun.config import BatchNorm, Config, OnDivergence
 from symrun.data import Dataset, load
-from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
+from symrun.errors import (
+    Diverged,
+    Interrupted,
+    ProcessLost,
+    RunError,
+    Stopped,
+    UsageError,
+    refusal,
+)
 from symrun.loggers import logging_to
 from symrun.runs.checkpoint import last_whole_checkpoint
 from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
-from symrun.runs.writer import TableWriter
+from symrun.runs.writer import NoWriter, TableWriter
 from symrun.tracking import Tracker
 from symrun.tracking.audit import Audit
 from symrun.training.checkpointing import Checkpointer
@@ -50,25 +60,42 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     Interrupted later, with the tables readable up to there.
     Example: train(compose(["experiment=quickstart_bn", "train.steps=10"]))
     """
-    plan = Plan.of(config)
-    run = RunDirectory.create(config.run.dir, config.run.name)
-    with run.locked():
+    plan = ranks.everywhere(lambda: Plan.of(config))
+    run = ranks.from_first(lambda: RunDirectory.create(config.run.dir, config.run.name))
+    with _locked(run):
         try:
-            training, dataset = _prepared(plan)
-            require_space(run, training)
-            run.write_info(describe(training, dataset))
+            training, dataset = ranks.everywhere(lambda: _prepared(plan))
+            ranks.from_first(lambda: _begin(run, training, dataset))
         except BaseException as error:
-            run.discard()
+            _discard(run)
             if isinstance(error, OSError):
                 raise RunError(f"{run.path} cannot be written: {refusal(error)}") from None
             raise
         try:
             _Trainer(run, training, stop or StopRequest()).train(None)
         except UsageError:
-            if not any(run.table("units").iterdir()):  # of the tracker, before the first record
-                run.discard()
+            if not any(run.table("units").glob("*")):  # of the tracker, before the first record
+                _discard(run)
             raise
     return run.path
+
+
+def _begin(run: RunDirectory, training: Training, dataset: Dataset) -> None:
+    require_space(run, training)
+    run.write_info(describe(training, dataset))
+
+
+def _discard(run: RunDirectory) -> None:
+    if ranks.is_first():
+        run.discard()
+
+
+@contextlib.contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    """The first of the processes holds the lock. Error: as in `RunDirectory.locked`."""
+    with contextlib.ExitStack() as stack:
+        ranks.from_first(lambda: stack.enter_context(run.locked()))
+        yield
 
 
 def resume(
@@ -83,10 +110,10 @@ def resume(
     written by another process, or would not be what it was; later as in `train`.
     Example: resume(stopped, stopped.config(), anyway=True)
     """
-    if run.info().thinned:
+    if ranks.from_first(run.info).thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
-    with run.locked():
-        if run.info().status is Status.finished:
+    with _locked(run):
+        if ranks.from_first(run.info).status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
         _resume(run, config, anyway, stop or StopRequest())
     return run.path
@@ -100,16 +127,16 @@ def train_member(config: Config, stop: StopRequest) -> Path:
 
     Error: Diverged if it did so already; else as in `train` and `resume`.
     """
-    run = None if config.run.again else earlier_run(config)
+    run = None if config.run.again else ranks.from_first(lambda: earlier_run(config))
     if run is None:
         return train(config, stop)
-    with run.locked():
-        info = run.info()
+    with _locked(run):
+        info = ranks.from_first(run.info)
         if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
         if info.status is not Status.finished:
             _log.warning("%s was started already, and goes on", run.path)
-            _resume(run, run.config(), False, stop)
+            _resume(run, ranks.from_first(run.config), False, stop)
         else:
             _log.warning("%s is finished already: run.again=true trains it again", run.path)
     return run.path
@@ -145,34 +172,46 @@ def _prepared(plan: Plan) -> tuple[Training, Dataset]:
 
 @isolated()
 def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) -> None:
-    info, plan = run.info(), Plan.of(config)
-    checkpoint = last_whole_checkpoint(run)
+    plan = ranks.everywhere(lambda: Plan.of(config))
+    info, checkpoint = ranks.from_first(lambda: (run.info(), last_whole_checkpoint(run)))
     recorded = checkpoint["config"] if checkpoint is not None else info.config.settings
     reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
     goes_on = config.train.on_divergence is OnDivergence.go_on
     if info.status is Status.diverged and not goes_on:
         reasons.append("it diverged, and the same updates would do so again")
+    if config.train.batch_norm is BatchNorm.local and ranks.count() != info.ranks:
+        reasons.append(f"train.batch_norm=local, and {_ranks_changed(info)}")
     _refuse_or_say(run, reasons, anyway)
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
-        run.write_info(dataclasses.replace(info, status=Status.finished, last_step=step))
+        finished = dataclasses.replace(info, status=Status.finished, last_step=step)
+        ranks.from_first(lambda: run.write_info(finished))
         return
     device = device_title(plan.device)
     if device != info.device:
         _log.warning("not the same bits: on %s now, on %s before", device, info.device)
-    if plan.device.type == "cpu":
+    if ranks.count() != info.ranks:
+        _log.warning("not the same bits: %s", _ranks_changed(info))
+        reasons.append(_ranks_changed(info))
+    elif plan.device.type == "cpu":
         # Sums are split by the number of threads
         torch.set_num_threads(info.threads or torch.get_num_threads())
 
-    training, dataset = _prepared(plan)
+    training, dataset = ranks.everywhere(lambda: _prepared(plan))
     described = describe(training, dataset)
     for name in ("dataset", "model", "groups"):
         if getattr(described, name) != getattr(info, name):
             raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
+    if described.steps_per_epoch != info.steps_per_epoch:
+        updates = f"{described.steps_per_epoch} updates in an epoch, {info.steps_per_epoch} before"
+        remedy = f"resume it on as many processes as then, {info.ranks}"
+        raise UsageError(
+            f"{run.path} would have {updates}, since a last batch is too few: {remedy}"
+        )
     if not described.has_images_of(info):
         reasons.append("its data set has other images now")
         _refuse_or_say(run, reasons[-1:], anyway)
-    require_space(run, training)
+    ranks.from_first(lambda: require_space(run, training))
     event = ResumptionInfo(
         step,
         datetime.now().astimezone().isoformat(),
@@ -189,10 +228,15 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
         config=described.config,
         precision=described.precision,
         source=described.source,
+        ranks=described.ranks,
         resumed=(*info.resumed, event),
     )
     _log.warning("%s goes on from step %d", run.path, step)
     _Trainer(run, training, stop).train(Resumption(checkpoint, now))
+
+
+def _ranks_changed(info: RunInfo) -> str:
+    return f"on {ranks.count()} processes now, on {info.ranks} before"
 
 
 def _refuse_or_say(run: RunDirectory, reasons: list[str], anyway: bool) -> None:
@@ -226,12 +270,15 @@ class Resumption:
         if self.checkpoint is not None:
             step = self.checkpoint["step"]
             state.restore(self.checkpoint, str(run.checkpoint(step)))
+        ranks.from_first(lambda: self._rewind(run, step))
+
+    def _rewind(self, run: RunDirectory, step: int) -> None:
         run.truncate_to(self.parts, step)
         run.write_info(self.info)
 
 
 class _Trainer:
-    """Trains a run within this process, from its start or a checkpoint to its end.
+    """Trains a run, from its start or a checkpoint to its end; of several processes each does this.
 
     Assumes: the run is locked, and described by a run.json.
     """
@@ -252,8 +299,9 @@ class _Trainer:
         progress = writer = None
         graphs = own_stream(training.device) if training.cuda_graph else contextlib.nullcontext()
         try:
-            with self._stop.deferred(), logging_to(training.plan.config.logger, run) as watchers:
-                with TableWriter(run, resumption.parts if resumption else None) as writer:
+            logger, alone = training.plan.config.logger, ranks.count() == 1
+            with self._stop.deferred(quiet=not alone), logging_to(logger, run) as watchers:
+                with self._writer(resumption) as writer:
                     progress = Progress(writer, training.model, training.steps)
                     audit = Audit(training.structure.groups, training.plan.dtype)
                     tracker = make_tracker(training, writer, Tracker, (audit, *watchers))
@@ -265,9 +313,9 @@ class _Trainer:
                     size = table_bytes(training) / 1e6
                     progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
                     checkpointer = Checkpointer(run, writer, state, self._stop)
-                    with graphs:
+                    with graphs, ranks.losses_in_one_line():
                         fit(training, progress, tracker, checkpointer)
-                    checkpointer.finish()
+                        checkpointer.finish()
                 checkpointer.end_if_diverged()  # all rows have been seen now
                 for line in audit.lines():
                     _log.warning("%s: %s", run.path, line)
@@ -283,8 +331,16 @@ class _Trainer:
             if progress is not None:
                 progress.close()
 
+    def _writer(self, resumption: Resumption | None) -> TableWriter | NoWriter:
+        if not ranks.is_first():
+            return NoWriter()
+        parts = resumption.parts if resumption else None
+        return TableWriter(self._run, parts, patient=ranks.count() > 1)
+
     def _record_end(self, status: Status, progress: Progress | None) -> None:
         """Error: OSError; UsageError if somebody has damaged run.json meanwhile."""
+        if not ranks.is_first():
+            return
         info = dataclasses.replace(self._run.info(), status=status, last_step=0)
         if progress is not None:
             info = dataclasses.replace(
@@ -296,16 +352,19 @@ class _Trainer:
         self._run.write_info(info)
 
     def _raise_explained(
-        self, error: BaseException, writer: TableWriter | None, updates: int
+        self, error: BaseException, writer: TableWriter | NoWriter | None, updates: int
     ) -> None:
         """Raises a clearer error in place of `error`, where there is one."""
         path = self._run.path
         readable = f"what was recorded until step {updates} is readable in {path}"
-        resume = f"symrun resume {shlex.quote(str(path))}"
+        resume = f"{ranks.command('resume')} {shlex.quote(str(path))}"
         if isinstance(error, Stopped):
             assert writer is not None
             writer.raise_failure()  # a full disk would make what follows untrue
             raise Stopped(f"stopped by {error}, and saved; go on with: {resume}") from None
+        if isinstance(error, ProcessLost):
+            lost = f"a process of this run was lost: {error}"
+            raise ProcessLost(f"{lost}; go on from the last checkpoint with: {resume}") from None
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {readable}") from None
         if isinstance(error, Diverged):

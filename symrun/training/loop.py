@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from symrun import ranks
 from symrun.tracking import Observation, Tracker
 from symrun.training.checkpointing import Checkpointer
 from symrun.training.cuda_graph import Captured
@@ -38,7 +39,7 @@ def fit(
             _close_epoch(training, epoch, progress, checkpointer)
         images, labels = next(batches)
         update(images, labels, step)
-        progress.updated(len(labels))
+        progress.updated(training.batches.size(step))
         if progress.updates % every == 0:
             progress.record_training(epoch + 1, training.learning_rates[step])
         if checkpointer is not None:
@@ -62,11 +63,13 @@ class Update:
         self._training = training
         self._tracker = tracker
         self._scores = scores
+        self._step = 0
         self._compute = Captured(self._on_device) if training.cuda_graph else self._on_device
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> None:
         """Update number `step`."""
         lr = self._training.set_lr(step)
+        self._step = step
         tracker = self._tracker
         if tracker is None:
             self._compute(images, labels, False)
@@ -76,12 +79,17 @@ class Update:
 
     def _on_device(self, images: Tensor, labels: Tensor, due: bool) -> Observation | None:
         """Nothing here waits for the device, nor does the host have a part in it."""
-        training = self._training
+        training, parallel = self._training, self._training.parallel
         training.optimizer.zero_grad()
+        if parallel is not None:
+            parallel.begin(self._step)
         outputs, loss = training.outputs_and_loss(images, labels)
-        loss.backward()
+        own = loss if parallel is None else parallel.weighted(loss, len(labels), self._step)
+        own.backward()
         observation = self._tracker.observe(due) if self._tracker is not None else None
         training.optimizer.step()
+        if parallel is not None:
+            parallel.finish()
         if self._tracker is not None:
             observation = self._tracker.complete(observation)
         self._scores.add(outputs, labels, loss)
@@ -105,9 +113,10 @@ def validate(
     training.model.eval()
     with progress.validating(count) as shown:
         for images, labels in training.batches.validation():
-            outputs, loss = training.evaluated(images, labels)
-            scores.add(outputs, labels, loss)
-            shown.update(len(labels))
+            if len(labels):
+                outputs, loss = training.evaluated(images, labels)
+                scores.add(outputs, labels, loss)
+            shown.update(len(labels) * ranks.count())
             if checkpointer is not None:
                 checkpointer.during_validation()
     training.model.train()

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from symrun import ranks
 from symrun.tracking.staging import Staged
 
 
 class Scores:
-    """Sums of loss and hits over labels, kept on the device; no call waits for it."""
+    """Sums of loss and hits over labels, kept on the device; no call waits for it.
+
+    Each process has its own, and all of them read at the same update.
+    """
 
     def __init__(self, device: torch.device) -> None:
         # loss, hits in the first, hits in the first five, labels, batches whose loss was finite
@@ -27,10 +31,28 @@ class Scores:
             self.sums[place].add_(value)  # `sums[0] += x` would copy the sum onto itself as well
 
     def read_and_reset(self) -> Staged:
-        """The sums so far, on their way to the host; counting starts again."""
-        staged = Staged(self.sums)
+        """The sums so far over all processes, on their way to the host; counting starts again."""
+        staged = Staged(self.sums if ranks.count() == 1 else _total(ranks.gathered(self.sums)))
         self.sums.zero_()  # in place: a graph adds to it there
         return staged
+
+    def state(self) -> Tensor:
+        """What `restore` takes, for all processes together."""
+        return self.sums if ranks.count() == 1 else ranks.gathered(self.sums)
+
+    def restore(self, state: Tensor) -> None:
+        """Error: RuntimeError for another shape."""
+        rows = state.view(-1, len(self.sums))
+        if len(rows) != ranks.count():  # the first process has all that there was
+            total = _total(rows)
+            rows = torch.zeros(ranks.count(), len(total), dtype=total.dtype)
+            rows[0], rows[:, -1] = total, total[-1]
+        self.sums.copy_(rows[ranks.rank()])
+
+
+def _total(rows: Tensor) -> Tensor:
+    """Of the sums of all processes, [processes, 5]. A batch is finite if all of its shares are."""
+    return torch.cat([rows[:, :-1].sum(0), rows[:, -1:].amin(0)])
 
 
 @dataclass(frozen=True)

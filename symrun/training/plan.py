@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from symrun import ranks
 from symrun.config import Config, Precision
 from symrun.errors import UsageError
 from symrun.laws import Law, ObservedUpdate
@@ -41,6 +42,7 @@ class Plan:
         if precision is Precision.tf32 and device.type != "cuda":
             raise UsageError("precision=tf32 needs a CUDA GPU; on the CPU use precision=float32")
         config = dataclasses.replace(config, precision=precision)
+        _require_alone(config)
         _require_capturable(config, device)
         require_possible(config.track.sums, device)
         require_installed(config.logger)
@@ -73,6 +75,21 @@ class Plan:
         set_determinism(self.config.deterministic)
         if self.device.type == "cpu":
             keep_freed_memory()
+        elif self.device.index is not None:
+            torch.cuda.set_device(self.device)
+
+
+def _require_alone(config: Config) -> None:
+    """Error: UsageError for a setting that several processes do not have together."""
+    if ranks.count() == 1:
+        return
+    for setting, given in (
+        ("train.cuda_graph=true", config.train.cuda_graph),
+        ("train.compile=true", config.train.compile),
+        ("task.class_weights", getattr(config.task, "class_weights", None) is not None),
+    ):
+        if given:
+            raise UsageError(f"{setting} needs a single process, got {ranks.count()}: leave it out")
 
 
 def _require_capturable(config: Config, device: torch.device) -> None:

@@ -55,10 +55,10 @@ class Progress:
         """What `restore` takes to go on from here, on the device."""
         counts = {"updates": self.updates, "images": self._images, "first": self._first}
         seconds = {"seconds": time.monotonic() - self._since, "all_seconds": self.seconds}
-        return {"sums": self.scores.sums, **counts, **seconds}
+        return {"sums": self.scores.state(), **counts, **seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.scores.sums.copy_(state["sums"])
+        self.scores.restore(state["sums"])
         self.updates, self._images, self._first = (
             int(state[name]) for name in ("updates", "images", "first")
         )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import symrun
+from symrun import ranks
 from symrun.data import Dataset, ImageDataset
 from symrun.errors import in_one_line
 from symrun.models import MODELS, entry_of
@@ -63,6 +64,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         ),
         unpredicted=plan.unpredicted,
         columns=plan.columns,
+        ranks=ranks.count(),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from symrun.config import Precision
+from symrun import ranks
+from symrun.config import BatchNorm, Precision
 from symrun.data import Batches, Dataset
 from symrun.errors import UsageError
 from symrun.optimizers import make_optimizer
@@ -19,7 +20,9 @@ from symrun.symmetry import Structure, Symmetry
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker, Watcher
+from symrun.training.batch_norm import synchronised
 from symrun.training.compiled import compiled
+from symrun.training.data_parallel import DataParallel, least_batch
 from symrun.training.device import autocast, keep_float32, takes_channels_last
 from symrun.training.plan import Plan
 from symrun.training.symmetries import Subject, untrained
@@ -32,9 +35,10 @@ AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 class Training:
     """Model, optimiser and batches of a run.
 
-    forward: the model, or what torch.compile made of it. criterion: what the model returns and
-    labels to the mean loss over the batch. learning_rates: of each update of the run. cuda_graph:
-    whether updates are replayed as CUDA graphs.
+    forward: the model, or what torch.compile or DistributedDataParallel made of it. criterion: what
+    the model returns and labels to the mean loss over the batch. learning_rates: of each update of
+    the run. cuda_graph: whether updates are replayed as CUDA graphs. parallel: None in a process
+    alone.
     """
 
     plan: Plan
@@ -46,6 +50,7 @@ class Training:
     structure: Structure
     learning_rates: Sequence[float]
     cuda_graph: bool
+    parallel: DataParallel | None = None
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +69,7 @@ class Training:
         return self._scored(self.forward, images, labels)
 
     def evaluated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `outputs_and_loss`, by the model as it is, never compiled."""
+        """As `outputs_and_loss`, by the model as it is, neither compiled nor wrapped."""
         return self._scored(self.model, images, labels)
 
     def _scored(
@@ -118,8 +123,11 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         plan.dtype,
         on_device=settings.data_on_device,
         channels_last=channels_last,
+        share=ranks.rank(),
+        shares=ranks.count(),
+        least=least_batch(model, settings),
     )
-    return Training(
+    training = Training(
         plan,
         model,
         compiled(model, settings.batch_size) if settings.compile else model,
@@ -130,6 +138,22 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         learning_rates(config.optim, plan.steps(batches.steps_per_epoch)).tolist(),
         settings.cuda_graph,
     )
+    return training if ranks.count() == 1 else _on_several(training)
+
+
+def _on_several(training: Training) -> Training:
+    """`training`, made by several processes together."""
+    config, batches = training.plan.config, training.batches
+    model = training.model
+    if config.train.batch_norm is BatchNorm.sync:
+        model = synchronised(model, training.device)
+    if batches.left_out:
+        few = f"the last {batches.left_out} examples of each epoch are too few for a batch"
+        _LOG.warning("%s of %d processes, and are left out", few, ranks.count())
+    parallel = DataParallel(model, batches, config.train, config.seed)
+    training = replace(training, model=model, forward=parallel.forward, parallel=parallel)
+    parallel.warm_up(model, lambda *batch: training.outputs_and_loss(*batch)[1])
+    return training
 
 
 def make_tracker(

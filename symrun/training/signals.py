@@ -30,7 +30,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested: str | None = None
         """The name of the signal that came."""
-        self._deferring = False
+        self._deferring = self._quiet = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -47,8 +47,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        self._deferring = True
+    def deferred(self, quiet: bool = False) -> Iterator[None]:
+        """Within it a signal is a request. quiet: it is not answered in words at once."""
+        self._deferring, self._quiet = True, quiet
         try:
             yield
         finally:
@@ -62,5 +63,7 @@ class StopRequest:
             self.requested = name
             # The system's own action: Python could be held up in a step, or in a disk
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if self._quiet:
+                return
             with contextlib.suppress(OSError):  # SIGHUP comes when the terminal is gone
                 os.write(2, _NOTICE % name.encode())  # print may be in the middle of a line
