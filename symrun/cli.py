@@ -43,8 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     output_needed = bool(arguments) and arguments[0] in _RESULTS_ARE_PRINTED
 
+    def run() -> int:
+        with ranks.losses_in_one_line():
+            return _run(arguments)
+
     def act() -> int:
-        return exit_code("symrun", lambda: _run(arguments), output_needed)
+        return exit_code("symrun", run, output_needed)
 
     if arguments[:1] and arguments[0] in _ON_SEVERAL_PROCESSES and ranks.started():
         return exit_code("symrun", lambda: ranks.together(act))

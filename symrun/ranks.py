@@ -7,6 +7,7 @@ The first rank claims the folder, writes and prints; what it decides goes to the
 import contextlib
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ _LOST_SECONDS = 300
 """A process that others have waited for so long counts as lost; a killed one is noticed at once."""
 _SHORT_SECONDS = 3
 """How long a process that fails waits for the first one, which may be about to say why."""
+_POLL_SECONDS = 0.02
 _ENDED, _FAILED = "symrun/ended", "symrun/failed"
 _NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -139,9 +141,11 @@ def _ended(joined: _Joined, code: int, last: "_LastLine | None") -> int:
     with contextlib.suppress(RuntimeError):
         if alone:
             joined.store.set(_FAILED, last.line)
-        seconds = _SHORT_SECONDS if alone else _LOST_SECONDS
-        joined.store.wait([_ENDED], timedelta(seconds=seconds))
-        return int(joined.store.get(_ENDED))
+        until = time.monotonic() + (_SHORT_SECONDS if alone else _LOST_SECONDS)
+        while time.monotonic() < until:
+            if joined.store.check([_ENDED]):
+                return int(joined.store.get(_ENDED))
+            time.sleep(_POLL_SECONDS)
     return code or 1
 
 
@@ -280,11 +284,11 @@ def losses_in_one_line() -> Iterator[None]:
         if _joined is None or not _is_loss(error):
             raise
         _abort()
-        told = ""
+        told = "it was killed, or hangs"
         with contextlib.suppress(RuntimeError):
             if _joined.store.check([_FAILED]):
-                told = _joined.store.get(_FAILED).decode()
-        raise ProcessLost(told.removeprefix("symrun: ") or "it was killed, or hangs") from None
+                told = _joined.store.get(_FAILED).decode().removeprefix("symrun: ")
+        raise ProcessLost(f"a process of this run was lost: {told}") from None
 
 
 def _is_loss(error: RuntimeError) -> bool:

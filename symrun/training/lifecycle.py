@@ -363,8 +363,7 @@ class _Trainer:
             writer.raise_failure()  # a full disk would make what follows untrue
             raise Stopped(f"stopped by {error}, and saved; go on with: {resume}") from None
         if isinstance(error, ProcessLost):
-            lost = f"a process of this run was lost: {error}"
-            raise ProcessLost(f"{lost}; go on from the last checkpoint with: {resume}") from None
+            raise ProcessLost(f"{error}; go on from the last checkpoint with: {resume}") from None
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {readable}") from None
         if isinstance(error, Diverged):
