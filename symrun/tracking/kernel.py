@@ -66,7 +66,7 @@ class KernelSums:
         """Whether the kernels can read these parameters.
 
         All must be dense, of one type (float32 or float64), and on a CUDA GPU, or on the CPU if
-        Triton interprets (TRITON_INTERPRET=1).
+        Triton interprets (TRITON_INTERPRET=1). There must be something to sum on this rank.
         """
         parameters = reductions.parameters
         types = {parameter.dtype for parameter in parameters}
@@ -76,11 +76,12 @@ class KernelSums:
             and types <= _TYPES.keys()
             and devices == {"cpu" if _INTERPRETED else "cuda"}
             and all(source.dense for source in reductions.sources)
+            and not all(source.empty for source in reductions.sources)
         )
 
     def weights(self) -> Tensor:
         """As `TorchSums.weights`: [2, slots]."""
-        return self._sums(2, [self._parameters])
+        return self._sums(2, [self._weights()])
 
     def gradients(self, norms: bool = True) -> Tensor:
         """As `TorchSums.gradients`: [2 or 4, slots]; g^2 costs nothing and is always there.
@@ -92,13 +93,13 @@ class KernelSums:
             for source in self._reductions.sources
             for gradient in source.single_gradients()
         ]
-        read: list[Sequence[Tensor]] = [self._parameters, self._in_weight_layout(gradients)]
+        weights = self._weights()
+        read: list[Sequence[Tensor]] = [weights, self._in_weight_layout(gradients, weights)]
         if self._momentum is None:
             return self._sums(2, read)
         if not self._momentum.first:
-            read.append(
-                self._in_weight_layout([self._momentum.buffer(p) for p in self._parameters])
-            )
+            buffers = self._reductions.local(self._momentum.buffer)
+            read.append(self._in_weight_layout(buffers, weights))
         return self._sums(4, read)
 
     def _sums(self, planes: int, read: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -146,11 +147,16 @@ class KernelSums:
             addresses = addresses.pin_memory()
         return addresses.to(self._partials.device, non_blocking=True)
 
-    def _in_weight_layout(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def _weights(self) -> list[Tensor]:
+        return self._reductions.local(lambda weight: weight)
+
+    def _in_weight_layout(
+        self, tensors: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> list[Tensor]:
         """The tensors, each copied if its memory layout differs from its weight's."""
         return [
             tensor if _same_layout(tensor, weight) else torch.empty_like(weight).copy_(tensor)
-            for tensor, weight in zip(tensors, self._parameters, strict=True)
+            for tensor, weight in zip(tensors, weights, strict=True)
         ]
 
 

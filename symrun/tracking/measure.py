@@ -12,6 +12,7 @@ from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
 from symrun.tracking.reductions import Reductions, Source
 from symrun.tracking.select import select_sums
+from symrun.tracking.shares import Shares
 from symrun.tracking.torch_sums import TorchSums
 
 
@@ -41,10 +42,12 @@ class GradientReductions:
 class Measure:
     """Reduces a model's parameters to the units of its groups, one group after the other.
 
-    Nothing here waits for the device or changes the parameters.
+    Nothing here waits for the device or changes the parameters. Each method but `keep` adds up the
+    sums of all ranks, so all of these call it.
 
     momentum: reads the momentum buffers; None for SGD without momentum. observed: the update is
     found from the weights before and after it, so a parameter may lack a gradient.
+    shares: what this rank sums; None: everything.
     Error: UsageError if the kernel is asked for where it cannot run.
     """
 
@@ -55,8 +58,10 @@ class Measure:
         momentum: Momentum | None = None,
         sums: Sums = Sums.auto,
         observed: bool = False,
+        shares: Shares | None = None,
     ) -> None:
-        self._reductions = Reductions(model, groups, lenient=observed)
+        self._reductions = Reductions(model, groups, observed, shares)
+        self._shares = self._reductions.shares
         self._sums = select_sums(sums, self._reductions, momentum)
         plain = self._sums if isinstance(self._sums, TorchSums) else None
         self._plain = plain or TorchSums(self._reductions, None)
@@ -69,7 +74,7 @@ class Measure:
 
     @torch.no_grad()
     def weights(self) -> WeightReductions:
-        sums = self._sums.weights()
+        sums = self._shares.added(self._sums.weights())
         (measured,) = self._reductions.signed(sums[:1])
         (magnitude,) = self._reductions.unsigned(sums[1:])
         return WeightReductions(measured, magnitude)
@@ -77,7 +82,7 @@ class Measure:
     @torch.no_grad()
     def gradients(self, norms: bool = True) -> GradientReductions:
         """norms: as in `TorchSums.gradients`. Error: RunError if a parameter has no gradient."""
-        sums = self._sums.gradients(norms)
+        sums = self._shares.added(self._sums.gradients(norms))
         defect, force, *carried = self._reductions.signed(sums)
         (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
         return GradientReductions(
@@ -98,23 +103,27 @@ class Measure:
 
         def matrices(source: Source) -> list[Tensor]:
             buffers = map(momentum.buffer, source.parameters.values())
-            return [source.weights(), source.matrix(buffers)]
+            return [source.weights(), source.matrix(source.local(buffers))]
 
-        carried: Tensor = self._reductions.signed(self._plain.sums(2, matrices, _along))[0]
+        sums = self._shares.added(self._plain.sums(2, matrices, _along))
+        carried: Tensor = self._reductions.signed(sums)[0]
         return carried
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remember theta_n until `step` is called, in memory that is taken once."""
+        weights = self._reductions.local(lambda weight: weight)
         if not self._before:
-            self._before = {one: torch.empty_like(one) for one in self._reductions.parameters}
-        torch._foreach_copy_(list(self._before.values()), list[Tensor](self._before))
+            kept = map(torch.empty_like, weights)
+            self._before = dict(zip(self._reductions.parameters, kept, strict=True))
+        torch._foreach_copy_(list(self._before.values()), weights)
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
         for a linear quantity, and B(theta, w), or the sum of w; float64 [2, units]."""
-        along, force = self._reductions.signed(self._plain.steps(self._before))
+        sums = self._shares.added(self._plain.steps(self._before))
+        along, force = self._reductions.signed(sums)
         return torch.stack([self._forced * force, along])
 
 

@@ -11,6 +11,7 @@ from symrun.laws import Law
 from symrun.symmetry import Group, Symmetry
 from symrun.tracking.measure import GradientReductions, Measure, WeightReductions
 from symrun.tracking.momentum import Momentum
+from symrun.tracking.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,19 @@ class PartMeasures:
     """
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[Group], parts: Sequence[Part], sums: Sums
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        parts: Sequence[Part],
+        sums: Sums,
+        shares: Shares,
     ) -> None:
         self.parts = parts
-        self._measures = [
-            Measure(
-                model, [groups[place] for place in part.groups], part.momentum, sums, part.observed
-            )
-            for part in parts
-        ]
+        self._measures = []
+        for part in parts:
+            moved = [groups[place] for place in part.groups]
+            measure = Measure(model, moved, part.momentum, sums, part.observed, shares)
+            self._measures.append(measure)
         self.momentum = any(part.momentum is not None for part in parts)
         self.observed = any(part.observed for part in parts)
         sizes = [group.units for group in groups]

@@ -1,7 +1,7 @@
 """Says which row and column sums of the parameters make up each unit, and adds them up."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from symrun.errors import RunError
 from symrun.symmetry import Group, Members
 from symrun.symmetry.lines import lines_by_unit
+from symrun.tracking.shares import Shares
 
 
 class Lines(NamedTuple):
@@ -29,11 +30,11 @@ class Layout:
     """Adds sums over single lines of a matrix up to sums over units, one slot per unit.
 
     units: int64 [lines], the unit of each line; -1: none. first: the slot of unit 0; the slots of
-    the other units follow. count: the number of units.
+    the other units follow. count: the number of units, some of which may have no line here.
     """
 
-    def __init__(self, units: Tensor, first: int, device: torch.device) -> None:
-        self.count = int(units.max()) + 1
+    def __init__(self, units: Tensor, first: int, count: int, device: torch.device) -> None:
+        self.count = count
         self.slots = torch.where(units < 0, -1, first + units)
         """The slot of each line, int64 [lines], on the CPU; -1: none."""
         table, in_order = lines_by_unit(units, self.count), torch.arange(len(units))
@@ -51,7 +52,7 @@ class Layout:
         """
         if self._index is not None:
             sums = F.pad(sums, (0, 1)).index_select(1, self._index)
-        return sums if self._single else sums.view(-1, *self._shape).sum(self._summed)
+        return sums if self._single else sums.view(len(sums), *self._shape).sum(self._summed)
 
 
 class Pass(NamedTuple):
@@ -65,13 +66,14 @@ class Pass(NamedTuple):
 class Source:
     """One parameter, or several vectors concatenated, as a matrix [rows, columns].
 
-    A weight's columns are in memory order, so that nothing is copied. If lines need parts, the
-    matrix is [rows of a part, parts, columns]: sums over the last axis are those of all rows, and
-    sums over the first are those of the columns of all parts.
+    Only the share of this rank is in it. A weight's columns are in memory order, so that nothing is
+    copied. If lines need parts, the matrix is [rows of a part, parts, columns]: sums over the last
+    axis are those of all rows, and sums over the first are those of the columns of all parts.
 
     lines: the sums that units need. Their slots start at `first_slot`, in the order of the layouts
     in `passes`, rows before columns.
-    parts: the fewest into which the parts of all lines can be cut. columns: those of one part.
+    parts: the fewest of one height that lie within the parts of all lines. columns: those of one
+    part. empty: whether this rank has nothing to sum.
     lenient: whether a parameter may lack a gradient, which counts as 0 then.
     """
 
@@ -80,53 +82,84 @@ class Source:
         parameters: dict[str, nn.Parameter],
         lines: Iterable[Lines],
         first_slot: int,
+        shares: Shares,
         lenient: bool = False,
     ) -> None:
         self.parameters = parameters
         self._lenient = lenient
+        self._shares = [shares.share_of(parameter) for parameter in parameters.values()]
         self.slots = 0
         self.first_slots: dict[Lines, int] = {}
         first = next(iter(parameters.values()))
+        stride = self._shares[0].of(first).stride
         self._shape = first.shape
-        self._order = [0, *sorted(range(1, first.dim()), key=first.stride, reverse=True)]
+        self._order = [0, *sorted(range(1, first.dim()), key=stride, reverse=True)]
+        self._rows = self._rows_here()
         lines = sorted(lines, key=lambda one: (-one.degree, one.axis))
-        self.parts = math.lcm(*(one.parts for one in lines))
-        self.columns = math.prod(self._shape[1:])
+        self.parts = self._parts(lines)
+        self.columns = math.prod(len(axis) for axis in self._shares[0].axes[1:])
+        self.empty = len(self._rows) * self.columns == 0
         passes: dict[int, Pass] = {}
         for one in lines:
             slot = self.first_slots[one] = first_slot + self.slots
-            layout = Layout(self._as_in_memory(one), slot, first.device)
+            count = max(one.units) + 1
+            layout = Layout(self._as_in_memory(one), slot, count, first.device)
             self.slots += layout.count
             here = passes.setdefault(one.degree, Pass(one.degree, [], []))
             (here.columns if one.axis else here.rows).append(layout)
         self.passes = list(passes.values())
 
+    def _rows_here(self) -> Tensor:
+        """The place of each row among those of all ranks, int64."""
+        sizes = [parameter.shape[:1].numel() for parameter in self.parameters.values()]
+        starts = torch.tensor([0, *sizes]).cumsum(0)
+        pairs = zip(starts, self._shares, strict=False)
+        return torch.cat([start + share.axes[0] for start, share in pairs])
+
+    def _parts(self, lines: Iterable[Lines]) -> int:
+        rows = len(self._rows)
+        height = rows
+        for parts in {one.parts for one in lines}:
+            part = self._rows // max(1, self._shape[:1].numel() // parts) if parts > 1 else None
+            if part is not None:
+                height = math.gcd(height, *(1 + part.diff().nonzero().flatten()).tolist())
+        return rows // height if rows else 1
+
     def _as_in_memory(self, lines: Lines) -> Tensor:
         """The unit of each row, or of each column of the matrix, int64."""
         units = torch.tensor(lines.units)
         if lines.axis == 0:
-            return units.view(self.parts, -1).T.flatten()
-        units = units.view(lines.parts, 1, *self._shape[1:])
-        units = units.expand(-1, self.parts // lines.parts, *self._shape[1:])
-        return units.permute(0, 1, *(axis + 1 for axis in self._order[1:])).flatten()
+            return units[self._rows].view(self.parts, -1).T.flatten()
+        units = units.view(lines.parts, *self._shape[1:])
+        firsts = self._rows[:: max(1, len(self._rows) // self.parts)]
+        places = [
+            firsts * lines.parts // max(1, self._shape[:1].numel()),
+            *self._shares[0].axes[1:],
+        ]
+        units = units[torch.meshgrid(*places, indexing="ij")]
+        return units.permute(self._order).flatten()
 
     @property
     def dense(self) -> bool:
         """Whether each parameter's matrix is contiguous in memory."""
         return all(
             parameter.permute(self._order[: parameter.dim()]).is_contiguous()
-            for parameter in self.parameters.values()
+            for parameter in self.local(self.parameters.values())
         )
 
+    def local(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """This rank's share of tensors that are shaped and spread as the parameters are."""
+        return [share.of(tensor) for share, tensor in zip(self._shares, tensors, strict=True)]
+
     def weights(self) -> Tensor:
-        return self.matrix(self.parameters.values())
+        return self.matrix(self.local(self.parameters.values()))
 
     def gradients(self) -> Tensor:
         """Error: RunError if a parameter has none."""
         return self.matrix(self.single_gradients())
 
     def single_gradients(self) -> list[Tensor]:
-        """The gradient of each parameter. Error: RunError if one has none."""
+        """The share of each parameter's gradient. Error: RunError if one has none."""
         found = []
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
@@ -135,15 +168,15 @@ class Source:
             if gradient is None:
                 raise RunError(f"{name} has no gradient: the loss does not depend on it")
             found.append(gradient.to_dense() if gradient.is_sparse else gradient)
-        return found
+        return self.local(found)
 
     def matrix(self, tensors: Iterable[Tensor]) -> Tensor:
-        """Tensors shaped as the parameters are, such as gradients, as the matrix."""
+        """Tensors shaped as the shares are, such as those of gradients, as the matrix."""
         if len(self._shape) < 2:
             matrix = torch.cat([tensor.view(-1) for tensor in tensors])[:, None]
         else:
             (tensor,) = tensors
-            matrix = tensor.permute(self._order).reshape(len(tensor), -1)
+            matrix = tensor.permute(self._order).reshape(len(tensor), self.columns)
         if self.parts == 1:
             return matrix
         return matrix.view(self.parts, -1, self.columns).movedim(0, 1)
@@ -157,10 +190,17 @@ class Reductions:
 
     Tensors of slots are float64 [planes, slots], those of units [planes, units]. A plane is one
     summed quantity; the units of one group follow those of the group before. lenient: as in Source.
+    shares: what this rank sums; None: everything.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group], lenient: bool = False) -> None:
-        self._lenient = lenient
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        lenient: bool = False,
+        shares: Shares | None = None,
+    ) -> None:
+        self._lenient, self.shares = lenient, shares or Shares(model)
         parameters = dict(model.named_parameters())
         self.device = next(iter(parameters.values())).device
         self.count = 0
@@ -189,6 +229,14 @@ class Reductions:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of all sources, in the order in which the kernels number them."""
         return [parameter for source in self.sources for parameter in source.parameters.values()]
+
+    def local(self, of: Callable[[nn.Parameter], Tensor]) -> list[Tensor]:
+        """This rank's share of a tensor of each parameter, in the order of `parameters`."""
+        return [
+            share
+            for source in self.sources
+            for share in source.local(map(of, source.parameters.values()))
+        ]
 
     def signed(self, slots: Tensor) -> Tensor:
         """[planes, slots] -> [planes, units], with the signs of the members: the reducer B.
@@ -232,10 +280,10 @@ class Reductions:
                 first_slots[name, Lines(0, tuple(range(vector.numel())), degree)] = slot
                 slot += vector.numel()
             whole = Lines(0, tuple(range(slot - self.count)), degree)
-            self._add(Source(vectors, [whole], self.count, self._lenient))
+            self._add(Source(vectors, [whole], self.count, self.shares, self._lenient))
         for name, needed in matrices.items():
             matrix = {name: parameters[name]}
-            source = self._add(Source(matrix, needed, self.count, self._lenient))
+            source = self._add(Source(matrix, needed, self.count, self.shares, self._lenient))
             first_slots |= {(name, lines): slot for lines, slot in source.first_slots.items()}
         return first_slots
 

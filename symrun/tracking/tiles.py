@@ -84,7 +84,7 @@ class _Matrix:
 
 
 def tiles_of(reductions: Reductions, shape: TileShape) -> Tiles:
-    """The tables for tiles of `shape`. Assumes: all sources are dense."""
+    """The tables for tiles of `shape`. Assumes: all sources are dense, and not all are empty."""
     tiles: list[tuple[int, ...]] = []
     owners: list[Tensor] = []
     places: list[Tensor] = []
@@ -126,7 +126,10 @@ def _matrices(reductions: Reductions) -> Iterator[_Matrix]:
     number = 0
     for source in reductions.sources:
         parts, columns, start = source.parts, source.columns, 0
-        for parameter in source.parameters.values():
+        if source.empty:
+            number += len(source.parameters)
+            continue
+        for parameter in source.local(source.parameters.values()):
             rows = parameter.numel() // columns // parts
             here = slice(start, start + rows)
             start += rows

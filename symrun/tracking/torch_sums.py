@@ -78,7 +78,8 @@ class TorchSums:
     def _gradient_matrices(self, source: Source) -> list[Tensor]:
         found = [source.weights(), source.gradients()]
         if self._momentum is not None and not self._momentum.first:
-            found.append(source.matrix(map(self._momentum.buffer, source.parameters.values())))
+            buffers = map(self._momentum.buffer, source.parameters.values())
+            found.append(source.matrix(source.local(buffers)))
         return found
 
     def _gradient_products(
@@ -109,7 +110,7 @@ class TorchSums:
     def steps(self, before: Mapping[nn.Parameter, Tensor]) -> Tensor:
         """theta w and w^2 of the step w from `before` to the weights as they are: [2, slots].
 
-        For degree 1 w and 0. theta is what was before.
+        For degree 1 w and 0. before: this rank's share of theta, as it was.
         """
 
         def matrices(source: Source) -> list[Tensor]:
@@ -150,6 +151,9 @@ class TorchSums:
         nothing = torch.zeros(planes, 1, dtype=torch.float64, device=self._reductions.device)
         found: list[Tensor] = []
         for source in self._reductions.sources:
+            if source.empty:
+                found.append(nothing.expand(-1, source.slots))
+                continue
             whole = matrices(source)
             height = max(1, self._block // whole[0][0].numel())
             blocks = [torch.split(matrix, height) for matrix in whole]

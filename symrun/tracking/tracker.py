@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from symrun.symmetry import Group, Structure, Symmetry
 from symrun.tracking.movement import Movement, OneRule
 from symrun.tracking.parts import PartMeasures
 from symrun.tracking.sample import ParameterSample
+from symrun.tracking.shares import Shares
 from symrun.tracking.staging import Staged
 from symrun.tracking.update_terms import UpdateTerms
 
@@ -55,6 +57,9 @@ class Tracker:
 
     laws: by column, for an optimiser that moves all groups by one rule; or a Movement, which tells
     the groups apart. more: optional columns to record, of `runs.tables.OPTIONAL`.
+    ranks: processes that hold the same model, or each a part of it (DTensors, for which None means
+    the default process group). Each sums its share; all call the same methods at the same time and
+    have the same `state`, and only the first writes.
     Error: UsageError for an SGD that the laws do not describe, as in `momentum_of`.
     Example:
         with TableWriter(run) as writer:
@@ -81,13 +86,15 @@ class Tracker:
         sums: Sums = Sums.auto,
         watchers: Sequence[Watcher] = (),
         more: Sequence[str] = (),
+        ranks: "dist.ProcessGroup | None" = None,
     ) -> None:
         groups = structure.groups
         self._model, self._groups, self._sums = model, groups, sums
         self._movement = OneRule(optimizer, groups, laws) if isinstance(laws, Mapping) else laws
         self._writer, self._watchers, self._more = writer, list(watchers), tuple(more)
         self.every = every
-        self._sample = ParameterSample(model, structure.layers, sample, seed)
+        self._shares = Shares(model, ranks)
+        self._sample = ParameterSample(model, structure.layers, sample, seed, self._shares)
         self._dtype = recorded_as(next(model.parameters()).dtype)
         self._unit_keys = _unit_keys(groups)
         self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
@@ -109,7 +116,7 @@ class Tracker:
         by_law: what the laws predict so far; None: they start from the weights as they are.
         """
         parts = self._movement.parts
-        self._measures = PartMeasures(self._model, self._groups, parts, self._sums)
+        self._measures = PartMeasures(self._model, self._groups, parts, self._sums, self._shares)
         self._laws = Propagation(
             [part.laws for part in parts],
             self._measures.weights().measured,
@@ -198,6 +205,8 @@ class Tracker:
         if observation is None or step == self._undone:
             return
         self._recorded = step
+        if not self._shares.first:
+            return
         columns, units = observation.columns, Staged(observation.units)
         self._writer.put("units", lambda: self._units_rows(step, columns, units))
         parameters = Staged(observation.parameters)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_unit_layouts import GROUPS, Network
 from torch import nn
 
 from symrun.bench.sums import SHAPES
@@ -23,6 +24,7 @@ from symrun.models.vgg import vgg
 from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.reductions import Reductions
+from symrun.tracking.shares import Shares
 from symrun.tracking.tiles import LANES, TileShape
 from symrun.tracking.torch_sums import TorchSums
 
@@ -287,6 +289,22 @@ def test_every_shape_of_tiles_that_bench_times(kind):
         case.kernel = KernelSums(case.reductions, case.momentum, shape)
         assert case.kernel._tiles[:, 3:5].amax(0).tolist() == [shape.rows, shape.columns]
         case.check(gradients)
+
+
+@on_device
+@pytest.mark.parametrize(("ranks", "place"), [(3, 0), (3, 1), (20, 19)])
+def test_the_share_of_a_rank(ranks, place):
+    """Parts of which it has some rows, or all, and parameters of which it has none."""
+    groups = [Group(one[0], name, (), one[1]) for name, one in GROUPS.items()]
+    case = Case(Network(), groups, momentum=0.9, nesterov=True)
+    shares = Shares(case.model)
+    shares._ranks, shares._place = list(range(ranks)), place
+    case.reductions = Reductions(case.model, groups, shares=shares)
+    case.kernel = KernelSums(case.reductions, case.momentum)
+    case.reference = TorchSums(case.reductions, case.momentum)
+    case.optimizer.step()
+    case.draw()
+    case.check(gradients)
 
 
 def test_a_shape_that_would_lose_rows_is_refused():
