@@ -16,7 +16,7 @@ from symrun.errors import ProcessLost, SymrunError, UsageError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import Work
+    from torch.distributed import ProcessGroup, Work
     from torch.distributed.distributed_c10d import Store
 
 Value = TypeVar("Value")
@@ -69,6 +69,15 @@ def gpu() -> int | None:
         most = f"at most {gpus} here (--nproc-per-node {gpus}), or train with device=cpu"
         raise UsageError(f"{here} processes need a GPU each: start {most}")
     return int(os.environ["LOCAL_RANK"])
+
+
+def group() -> "ProcessGroup | None":
+    """All processes of the run, as torch knows them; None in a process alone."""
+    if _joined is None:
+        return None
+    from torch.distributed import group
+
+    return group.WORLD
 
 
 def command(name: str) -> str:

@@ -181,6 +181,7 @@ def make_tracker(
         sums=config.track.sums,
         more=training.plan.columns,
         watchers=watchers,
+        ranks=ranks.group(),
     )
 
 
