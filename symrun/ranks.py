@@ -147,15 +147,16 @@ def _ended(joined: _Joined, code: int, last: "_LastLine | None") -> int:
             joined.store.set(_ENDED, str(code))
         return code
     alone = code != 0 and not joined.agreed
-    with contextlib.suppress(RuntimeError):
+    until = time.monotonic() + (_SHORT_SECONDS if alone else _LOST_SECONDS)
+    with contextlib.suppress(RuntimeError):  # the store may end with the first process
         if alone:
             joined.store.set(_FAILED, last.line)
-        until = time.monotonic() + (_SHORT_SECONDS if alone else _LOST_SECONDS)
-        while time.monotonic() < until:
-            if joined.store.check([_ENDED]):
-                return int(joined.store.get(_ENDED))
+        while not joined.store.check([_ENDED]):
+            if time.monotonic() > until:
+                return code or 1
             time.sleep(_POLL_SECONDS)
-    return code or 1
+        return int(joined.store.get(_ENDED))
+    return code
 
 
 class _LastLine(io.StringIO):

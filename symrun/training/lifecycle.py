@@ -236,7 +236,8 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
 
 
 def _ranks_changed(info: RunInfo) -> str:
-    return f"on {ranks.count()} processes now, on {info.ranks} before"
+    processes = "process" if ranks.count() == 1 else "processes"
+    return f"on {ranks.count()} {processes} now, on {info.ranks} before"
 
 
 def _refuse_or_say(run: RunDirectory, reasons: list[str], anyway: bool) -> None:

@@ -1,0 +1,163 @@
+"""Runs that several processes train together: whole ones, and ones that lose a process or are
+stopped, and go on with as many processes or others.
+
+A program of its own, since it forks, which is faster than torchrun:
+python tests/several.py FOLDER quick|thorough.
+Leaves the runs in FOLDER, and prints a line of JSON: of each start, the exit statuses of its
+processes and what they printed.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed import TCPStore
+
+from symrun import ranks
+from symrun.cli import main
+from symrun.training import checkpointing, lifecycle, provenance
+from symrun.training.progress import Progress
+
+SMALL = [
+    *("data=synthetic", "data.image_size=8", "data.train_images=39", "data.val_images=21"),
+    *("model=several:network", "train.batch_size=16", "train.steps=14", "track.every=3"),
+    *("train.checkpoint_every=4", "device=cpu", "precision=float64", "optim.momentum=0.9"),
+    "optim.weight_decay=1e-3",
+]
+"""The last of an epoch's 3 batches has 7 examples, and no batch can be cut into 3 equal shares."""
+
+
+def network(dropout=0.0):
+    """Two convolutions with batch norm, the second of which has no weights of its own."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3)),
+        *(nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout)),
+        nn.Linear(96, 10),
+    )
+
+
+def with_dropout():
+    """It draws other numbers in each process."""
+    return network(0.5)
+
+
+def start(count, arguments, act=None):
+    """Exit statuses and printed lines of `symrun ...` on `count` processes.
+
+    act(progress): called in each after each update.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
+    children = []
+    log = os.open("log", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
+            place |= {"LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+            place |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+            os.environ |= {name: str(value) for name, value in place.items()}
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            if act is not None:
+                watch(act)
+            os._exit(main(arguments))
+        children.append(child)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    os.close(log)
+    return {"statuses": statuses, "lines": Path("log").read_text().splitlines()}
+
+
+def watch(act):
+    updated = Progress.updated
+
+    def watched(self, images):
+        updated(self, images)
+        act(self)
+
+    Progress.updated = watched
+
+
+def signalled(number, rank, step):
+    """A signal that a process gets right after an update."""
+
+    def act(progress):
+        if (ranks.rank(), progress.updates) == (rank, step):
+            os.kill(os.getpid(), number)
+
+    return act
+
+
+def full_disk(progress):
+    """The disk refuses the checkpoint of step 8."""
+    save = checkpointing.save_checkpoint
+
+    def refuse(run, step, *details):
+        if step >= 8:
+            raise lifecycle.RunError("no room")
+        save(run, step, *details)
+
+    if progress.updates == 5:
+        checkpointing.save_checkpoint = refuse
+    time.sleep(0.05)  # the writing thread is asked at the next update
+
+
+def train(count, name, *settings, act=None):
+    return start(count, ["train", *SMALL, *settings, f"run.dir={name}"], act)
+
+
+def resume(count, name, *words):
+    return start(count, ["resume", name, *words])
+
+
+KILLED = [signalled(signal.SIGKILL, rank, 10) for rank in range(2)]
+STOPPED = signalled(signal.SIGUSR1, 1, 6)
+
+
+def quick():
+    yield "one", train(1, "one")
+    yield "two", train(2, "two")
+    yield "local", train(3, "local", "train.batch_norm=local")
+    yield "killed", train(2, "killed", act=KILLED[1])
+    yield "killed goes on", resume(2, "killed")
+    yield "stopped", train(2, "stopped", act=STOPPED)
+    yield "stopped goes on", resume(1, "stopped")
+    yield "wrong", train(2, "wrong", "optim.lr=-1")
+    yield "few", train(4, "few", "train.batch_size=7", "train.batch_norm=local")
+
+
+def thorough():
+    yield "one", train(1, "one")
+    yield "two", train(2, "two")
+    yield "four", train(4, "four")
+    yield "masks", train(4, "masks", "model=several:with_dropout")
+    killed = train(4, "masks_killed", "model=several:with_dropout", act=KILLED[1])
+    yield "masks killed", killed
+    yield "masks killed goes on", resume(4, "masks_killed")
+    yield "first", train(2, "first", act=KILLED[0])
+    yield "first goes on", resume(4, "first")
+    yield "alone", train(1, "alone", act=signalled(signal.SIGUSR1, 0, 6))
+    yield "alone goes on", resume(2, "alone")
+    yield "full", train(2, "full", act=full_disk)
+    yield "full goes on", resume(2, "full")
+    yield "local", train(2, "local", "train.batch_norm=local")
+    yield "local stopped", train(2, "local_stopped", "train.batch_norm=local", act=STOPPED)
+    yield "local elsewhere", resume(1, "local_stopped")
+    yield "local stopped goes on", resume(2, "local_stopped")
+    yield "diverged", train(2, "diverged", "optim.lr=1e9")
+    yield "compile", train(2, "compile", "train.compile=true")
+
+
+if __name__ == "__main__":
+    folder, which = sys.argv[1:]
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)  # what this imports, each run would
+    digest = provenance.source_digest()
+    provenance.source_digest = lambda: digest
+    print(json.dumps(dict({"quick": quick, "thorough": thorough}[which]())))
