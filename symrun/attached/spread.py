@@ -1,6 +1,7 @@
 """A network whose parameters are shards, as the symmetries are found and proven on it: whole."""
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,11 +31,10 @@ def whole_on_first(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     tensors = stand_ins(model, lambda tensor: _gathered(tensor, shares, ranks))
     with untouched(model):
         for module in model.modules():
-            hooks: Any
+            attributes = vars(module)  # which no class redirects, as that of torch.compile does
             for name in ("_forward_pre_hooks", "_forward_hooks"):
-                hooks = getattr(module, name)
-                kept = {key: hook for key, hook in hooks.items() if not _of_ranks(hook)}
-                setattr(module, name, type(hooks)(kept))
+                hooks = attributes[name].items()
+                attributes[name] = OrderedDict(one for one in hooks if not _of_ranks(one[1]))
         with standing_in(model, tensors):
             yield
 
