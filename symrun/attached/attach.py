@@ -9,12 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from symrun.attached.subject import proven_structure, unwrapped
+from symrun.attached.ranks import Ranks
+from symrun.attached.records import NoRecords, Records
+from symrun.attached.spread import whole_on_first
+from symrun.attached.subject import name_of, proven_structure, require_of, unwrapped
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
+from symrun.symmetry import Structure
 from symrun.tracking import Watcher
+from symrun.tracking.shares import is_spread
 from symrun.typed import require
 
 
@@ -26,6 +31,7 @@ def track(
     *,
     loss: Callable[..., Tensor] | None = None,
     target: Any = None,
+    structure: Structure | None = None,
     every: int = 20,
     parameters: int = 100,
     audit: str = "warn",
@@ -43,11 +49,14 @@ def track(
     arguments, or a mapping of named ones. path: the run's folder; None: a new one in outputs/own.
     With the folder of an earlier run, call `load_state_dict` before the first step.
     loss: from what the model returns to the loss, or with `target`, from that and the target;
-    None: softmax cross-entropy. every: updates between records. parameters: sampled in each layer.
+    None: softmax cross-entropy. structure: what `find_structure` found in this network, which is
+    neither searched nor proven again. every: updates between records. parameters: sampled in each
+    layer.
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
     dynamics: record effective learning rate and angle of units of scale as well.
     sgd: the settings of an optimiser of your own that is SGD by another name.
-    In a distributed run the first process tracks; in the others this does nothing.
+    In a distributed run the first process tracks; in the others this does nothing. If parameters
+    are spread over the processes, as by fully_shard, all call it, and each measures what it holds.
 
     Error: UsageError if nothing is conserved, or the model or the loss fails on the example.
     Example:
@@ -62,28 +71,58 @@ def track(
         allowed = isinstance(value, int) and value >= least
         require(name, allowed, f"an integer >= {least}", repr(value))
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+    require("model", isinstance(model, nn.Module), "a torch.nn.Module", type(model).__name__)
+    inner = unwrapped(model)
+    distributed = dist.is_available() and dist.is_initialized()
+    if distributed and dist.get_rank() > 0 and not is_spread(inner):
         return _Untracked()
     named = path is None or (isinstance(path, str | Path) and str(path) not in ("", "."))
     require("path", named, "the name of a folder", repr(path))
-    require("model", isinstance(model, nn.Module), "a torch.nn.Module", type(model).__name__)
     hooked = hasattr(optimizer, "register_step_pre_hook")
     require("optimizer", hooked, "a torch.optim.Optimizer", type(optimizer).__name__)
     if torch.is_inference_mode_enabled():
         raise UsageError("torch.inference_mode() is on, where nothing can be trained: leave it")
     while isinstance(inside := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inside  # as Accelerate wraps it
-    inner = unwrapped(model)
-    structure = proven_structure(inner, example_input, loss, target)
+    ranks = Ranks.of(inner)
+    if structure is None:
+        with whole_on_first(inner, ranks):
+            structure = ranks.from_first(
+                lambda: proven_structure(inner, example_input, loss, target)
+            )
+    else:
+        require_of(structure, inner)
     if not structure.groups:
         raise UsageError(
-            f"{type(inner).__name__} has no symmetry that symrun knows with this loss: there is "
-            "nothing to track"
+            f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "
+            "to track"
         )
-    run, goes_on = _folder(None if path is None else Path(path))
+    records = _records(ranks, None if path is None else Path(path))
     return TrackedRun(
-        inner, optimizer, structure, run, every, parameters, audit, dynamics, sgd, watchers, goes_on
+        inner,
+        optimizer,
+        structure,
+        ranks,
+        records,
+        every,
+        parameters,
+        audit,
+        dynamics,
+        sgd,
+        watchers,
     )
+
+
+def _records(ranks: Ranks, path: Path | None) -> Records:
+    """Of the first rank; the others know the folder."""
+    made: list[Records] = []
+
+    def make() -> tuple[Path, bool]:
+        made.append(Records(*_folder(path)))
+        return made[0].path, made[0].goes_on
+
+    where = ranks.from_first(make)
+    return made[0] if made else NoRecords(*where)
 
 
 def _folder(path: Path | None) -> tuple[RunDirectory, bool]:
@@ -100,8 +139,10 @@ class _Untracked(TrackedRun):
     """In the processes of a distributed run that do not track: all methods do nothing."""
 
     def __init__(self) -> None:
-        self.step, self.path = 0, Path(os.devnull)
+        self._records, self._ranks = NoRecords(), Ranks()
+        self.step, self.path = 0, self._records.path
         self._tracker, self._state, self._open = None, None, False
+        self._process, self._hooks = os.getpid(), ()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass

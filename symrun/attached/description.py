@@ -7,6 +7,7 @@ from datetime import datetime
 import torch
 from torch import nn
 
+from symrun.attached.subject import name_of
 from symrun.config import Precision
 from symrun.laws import kinds_of_sgd
 from symrun.runs.info import GroupInfo, LayerInfo, ModelInfo, RunInfo, Status
@@ -29,7 +30,7 @@ def describe(
 ) -> RunInfo:
     """The content of run.json at the first update. settings: of `track` itself."""
     weights = next(model.parameters())
-    title = type(model).__name__
+    title = name_of(model)
     first = Settings.of(optimizer.param_groups[0])
     own = {
         "name": "own",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from symrun.laws import SGD
+from symrun.tracking.shares import Share
 
 _ROUNDING = 64
 """Roundings of a weight's type that do not count as a difference."""
@@ -16,13 +17,14 @@ class Inquiry:
 
     Call `before` and `after` around it, and `cause` before the next one.
 
+    parameters: with the share of each that is looked at, since others are on other ranks.
     declared: the settings of SGD that the laws use; None where the update is observed.
     Error: rounding; an update of zero tells nothing.
     """
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, tuple[nn.Parameter, Share]],
         optimizer: torch.optim.Optimizer,
         lr: float,
         declared: SGD | None,
@@ -36,20 +38,23 @@ class Inquiry:
     @torch.no_grad()
     def before(self) -> None:
         state = self._optimizer.state
-        self._weights = {name: one.clone() for name, one in self._parameters.items()}
+        self._weights = self._now()
         self._gradients = {
-            name: None if one.grad is None else one.grad.clone()
-            for name, one in self._parameters.items()
+            name: None if one.grad is None else share.of(one.grad).clone()
+            for name, (one, share) in self._parameters.items()
         }
         self._buffers = {
-            name: buffer.clone()
-            for name, one in self._parameters.items()
+            name: share.of(buffer).clone()
+            for name, (one, share) in self._parameters.items()
             if isinstance(buffer := state.get(one, {}).get("momentum_buffer"), Tensor)
         }
 
+    def _now(self) -> dict[str, Tensor]:
+        return {name: share.of(one).clone() for name, (one, share) in self._parameters.items()}
+
     @torch.no_grad()
     def after(self) -> None:
-        self._stepped = {name: one.clone() for name, one in self._parameters.items()}
+        self._stepped = self._now()
         self.complete = True
         for name in self._parameters if self._declared is not None else ():
             self._found = self._found or self._within(name)
@@ -57,12 +62,13 @@ class Inquiry:
     @torch.no_grad()
     def cause(self) -> str:
         """In words, to follow a colon."""
-        for name, parameter in self._parameters.items():
+        for name, (whole, share) in self._parameters.items():
+            parameter = share.of(whole)
             moved = (parameter - self._stepped[name]).abs().max()
             if moved > _ROUNDING * torch.finfo(parameter.dtype).eps * parameter.abs().max():
-                share = float(moved / self._stepped[name].abs().max().clamp(min=1e-30))
+                size = float(moved / self._stepped[name].abs().max().clamp(min=1e-30))
                 return (
-                    f"{name} changes between two updates, by {share:.1e} of its largest weight: "
+                    f"{name} changes between two updates, by {size:.1e} of its largest weight: "
                     "something beside this optimizer writes to it, such as a clamp, a copy or "
                     "another optimizer"
                 )

@@ -10,6 +10,7 @@ from symrun.errors import RunError
 from symrun.laws import DiscreteLaw
 from symrun.tracking.audit import Audit, Violation
 from symrun.tracking.followed import FollowedOptimizer
+from symrun.tracking.shares import Shares
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +68,13 @@ class Notices:
         (found,) = (rule for part, rule in rules if missed.group in part.groups)
         exact = found.laws["exact"]
         declared = exact.sgd if isinstance(exact, DiscreteLaw) else None
-        parameters = {name: self._model.get_parameter(name) for name in names}
+        shares = Shares(self._model)
+        parameters = {}
+        for name in names:
+            parameter = self._model.get_parameter(name)
+            share = shares.share_of(parameter)
+            if share.of(parameter.detach()).numel():
+                parameters[name] = parameter, share
         return Inquiry(parameters, self._optimizer, found.lr, declared)
 
     def _report(self, violation: Violation, cause: str = "") -> None:

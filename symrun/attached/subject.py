@@ -26,7 +26,8 @@ Loss = Callable[..., Tensor]
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module that DataParallel, DistributedDataParallel or torch.compile was given.
 
-    Error: UsageError for parameters that are spread over processes.
+    What fully_shard left gathered after a pass is let go, so that parameters are shards again.
+    Error: UsageError for FullyShardedDataParallel, whose parameters have no rows.
     """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -35,14 +36,45 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             break
-    tensor = sys.modules.get("torch.distributed.tensor")
-    sharded = getattr(tensor, "DTensor", ())
-    if any(isinstance(one, sharded) for one in model.parameters()):
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    flat = getattr(fsdp, "FullyShardedDataParallel", ())
+    if any(isinstance(one, flat) for one in model.modules()):
         raise UsageError(
-            "the model's parameters are spread over processes, as FSDP does, so no process can sum "
-            "over a unit: use DistributedDataParallel"
+            "FullyShardedDataParallel flattens parameters, so that no unit is left in them: use "
+            "torch.distributed.fsdp.fully_shard"
         )
+    sharded = getattr(fsdp, "FSDPModule", ())
+    for module in model.modules():
+        if isinstance(module, sharded):
+            module.reshard()
     return model
+
+
+def name_of(model: nn.Module) -> str:
+    """Of its class, before fully_shard made another of it."""
+    kind = type(model)
+    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+    return (kind.__bases__[1] if isinstance(model, sharded) else kind).__name__
+
+
+def require_of(structure: Structure, model: nn.Module) -> None:
+    """Error: UsageError if `structure` is not that of `model`."""
+    sizes = {name: one.numel() for name, one in model.named_parameters(remove_duplicate=False)}
+    needed = {
+        f"{layer.name}.weight": sizes.get(f"{layer.name}.weight") for layer in structure.layers
+    }
+    needed |= {
+        members.parameter: len(members.units) * members.length
+        for group in structure.groups
+        for members in group.members
+    }
+    for name, size in needed.items():
+        if sizes.get(name) != size:
+            has = f"one of {sizes[name]}" if name in sizes else "none of this name"
+            raise UsageError(
+                f"structure has a parameter {name} of {size} numbers, and the model {has}: it must "
+                "be that of this model, within the wrappers that its layers have now"
+            )
 
 
 def proven_structure(
@@ -56,11 +88,9 @@ def proven_structure(
     if not all_tensors(example_input):
         raise UsageError("example_input holds no tensor: give a batch such as the loop's")
     if next(model.parameters(), None) is None:
-        raise UsageError(f"{type(model).__name__} has no parameters: there is nothing to track")
+        raise UsageError(f"{name_of(model)} has no parameters: there is nothing to track")
     if not model.training:
-        _LOG.warning(
-            "%s is in eval mode: its symmetries are those of eval mode", type(model).__name__
-        )
+        _LOG.warning("%s is in eval mode: its symmetries are those of eval mode", name_of(model))
     if loss is None or target is not None:
         example_input, target = _cut(example_input), _cut(target)
 

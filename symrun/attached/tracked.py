@@ -6,13 +6,12 @@ import dataclasses
 import logging
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from symrun.attached.calls import OutermostCalls
 from symrun.attached.description import (
@@ -23,12 +22,12 @@ from symrun.attached.description import (
 )
 from symrun.attached.notices import Notices
 from symrun.attached.progress_row import progress_row
-from symrun.errors import Busy, UsageError, in_one_line
+from symrun.attached.ranks import FailedElsewhere, Ranks, Refused
+from symrun.attached.records import Records
+from symrun.errors import UsageError, in_one_line
 from symrun.laws import SGD
-from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import Status
 from symrun.runs.tables import DYNAMICS
-from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Structure
 from symrun.tracking import Tracker, Watcher
 from symrun.tracking.audit import Audit
@@ -43,7 +42,8 @@ class TrackedRun:
     """Tracks a network in a loop of the user's own, from the optimiser's next step to `close`.
 
     It is a context manager, which closes it. An error of its own, such as a full disk, ends the
-    tracking with a warning and leaves the training alone, unless `audit` is "error".
+    tracking with a warning and leaves the training alone, unless `audit` is "error". Where a model
+    is spread over ranks, all of them call `state_dict`, `load_state_dict` and `close`.
 
     step: the updates seen so far. path: the run's folder. Made by `track`.
     Example: symrun.track(model, optimizer, images, "runs/mine").close()
@@ -54,44 +54,33 @@ class TrackedRun:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         structure: Structure,
-        run: RunDirectory,
+        ranks: Ranks,
+        records: Records,
         every: int,
         sample: int,
         audit: str,
         dynamics: bool,
         declared: SGD | None,
         watchers: Sequence[Watcher],
-        goes_on: bool,
     ) -> None:
         self._model, self._optimizer, self._structure = model, optimizer, structure
-        self._run, self._every, self._sample = run, every, sample
+        self._ranks, self._records, self._every, self._sample = ranks, records, every, sample
         self._on_violation, self._declared, self._watchers = audit, declared, tuple(watchers)
         self._dynamics = dynamics
-        self._goes_on = goes_on
-        """The folder has a run already, which `load_state_dict` goes on with."""
+        ranks.flags = 1 + len(structure.groups)  # to divide anew, and which groups are observed
         self._state: dict[str, Any] | None = None
         self.step = 0
-        self.path = run.path
+        self.path = records.path
         self._open = True
         self._tracker: Tracker | None = None
         self._begun = False
         self._calls = OutermostCalls()
         self._process = os.getpid()
         """In a fork of it nothing is tracked: the writing thread is not there."""
-        self._early: list[Record] = []
-        self._resources = contextlib.ExitStack()
-        try:
-            self._resources.enter_context(run.locked())
-        except Busy as error:
-            raise UsageError(
-                f"{error}, or by another tracker of this one: close it first"
-            ) from None
-        self._hooks = (
+        self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         )
-        self._started = time.monotonic()
-        self._seconds = 0.0
         atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
@@ -99,18 +88,18 @@ class TrackedRun:
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
-            self._end(_status(kind))
+            self._end(_status(kind), together=kind is None)
 
     def close(self) -> None:
         """Record the weights as they are, and write what is left.
 
         Error: RunError if the disk refuses, where `audit` is "error"; else a warning.
         """
-        self._end(Status.finished)
+        self._end(Status.finished, together=True)
 
-    def _end(self, status: Status) -> None:
+    def _end(self, status: Status, together: bool) -> None:
         with self._surviving():
-            self._close(status)
+            self._close(status, together)
 
     def log(
         self,
@@ -129,34 +118,36 @@ class TrackedRun:
             return
         lr = float(self._optimizer.param_groups[0].get("lr") or 0.0)
         row = progress_row(self.step, lr, split, epoch, loss=loss, top1=top1, top5=top5)
-        if self._tracker is None:
-            self._early.append(row)
-            return
         with self._surviving():
-            self._writer.put("progress", row)
+            self._records.put("progress", row)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here in the same folder, on the CPU.
 
         All records so far are on the disk then. It is empty before the first step.
         """
-        if self._tracker is not None and self._open:
+        if self._tracker is not None and (self._open or self._ranks.owed):
             with self._surviving():
-                self._state = self._state_now()
+                self._ranks.meet(self.step)
+                if self._open:
+                    self._state = self._state_now()
         return dict(self._state or {})
 
     def _state_now(self) -> dict[str, Any]:
         """Error: RunError if the disk refused something."""
         assert self._tracker is not None
+        measured = self._tracker.measured.cpu()
         return {
             "version": _VERSION,
             "step": self.step,
-            "parts": self._flushed(),
+            "parts": self._records.flushed(),
             "groups": self._names(),
             "reasons": list(self._followed.reasons),
-            "laws": {name: rows.cpu() for name, rows in self._tracker.by_law.items()},
-            "measured": self._tracker.measured.cpu(),
-            "seconds": self._seconds + time.monotonic() - self._started,
+            "laws": {
+                name: rows.to("cpu", copy=True) for name, rows in self._tracker.by_law.items()
+            },
+            "measured": measured,
+            "seconds": self._records.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,7 +177,10 @@ class TrackedRun:
 
         args: of the step, the optimiser itself before all others.
         """
-        if not self._open or os.getpid() != self._process:
+        if os.getpid() != self._process:
+            return None
+        if not self._open:
+            self._tell()
             return None
         if not self._calls.enter(sys._getframe(1)):
             return None
@@ -209,14 +203,28 @@ class TrackedRun:
     def _measure(self) -> None:
         self._begun = True
         with self._surviving():
-            if self._tracker is None:
+            first = self._tracker is None
+            with self._ranks.agreeing(self.step) as flags:
+                if first:
+                    self._prepare()
+                else:
+                    self._notices.before_update()
+                reasons = self._followed.follow(self.step)
+                flags[0] = reasons is not None
+                observed = self._followed.observed
+                flags[1 : 1 + len(observed)] = observed
+            reasons = (reasons or set()) | self._followed.observe(flags[1:])
+            if first:
+                if flags[0] or self._state is not None:
+                    self._followed.divide()
                 self._start()
+            elif flags[0]:
+                self._divide()
             assert self._tracker is not None
-            self._notices.before_update()
-            if (reasons := self._followed.follow(self.step)) is not None:
-                self._divide(reasons)
             self._tracker.scale = getattr(self._optimizer, "grad_scale", None)
             self._tracker.before_update(self.step)
+            if flags[0] and not first:
+                self._note(reasons)
 
     def _after_step(self, *_: object) -> None:
         if not self._calls.leave(sys._getframe(1)):
@@ -229,46 +237,38 @@ class TrackedRun:
         self.step += 1
         self._begun = False  # last: an interruption before leaves the update unfinished
 
-    def _start(self) -> None:
+    def _prepare(self) -> None:
         """At the first update, when the optimiser is what it will be.
 
-        Error: _Refused if the folder holds a run that was not loaded, or nothing would be tracked.
+        Error: Refused if the folder holds a run that was not loaded, or nothing would be tracked.
         """
-        if self._goes_on and self._state is None:
-            raise _Refused(
+        if self._records.goes_on and self._state is None:
+            raise Refused(
                 f"{self.path} holds a run already: load_state_dict goes on with it, or choose "
                 "another path"
             )
-        model, state = self._model, self._state
-        groups = groups_moved_by(self._optimizer, model, self._structure.groups)
+        groups = groups_moved_by(self._optimizer, self._model, self._structure.groups)
         if not groups:
-            raise _Refused(
+            raise Refused(
                 f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "
                 "act on: give the optimizer that trains this model"
             )
-        structure = self._structure = dataclasses.replace(self._structure, groups=groups)
-        self._followed = FollowedOptimizer(model, self._optimizer, structure.groups, self._declared)
-        if state is not None:
-            self._followed.reasons = list(state["reasons"])
-        if self._followed.follow(self.step) is not None or state is not None:
-            self._followed.divide()
+        self._structure = dataclasses.replace(self._structure, groups=groups)
+        self._followed = FollowedOptimizer(self._model, self._optimizer, groups, self._declared)
+        if self._state is not None:
+            self._followed.reasons = list(self._state["reasons"])
+
+    def _start(self) -> None:
+        model, structure, state = self._model, self._structure, self._state
         columns = (*columns_of(self._followed), *(DYNAMICS if self._dynamics else ()))
         settings: dict[str, object] = {
             "track": {"every": self._every, "parameters": self._sample},
             "run": {"name": self.path.name},
         }
         info = describe(model, self._optimizer, structure, self._followed, columns, settings)
-        parts = dict.fromkeys(TABLES, 0)
-        if state is not None:
-            parts |= state["parts"]
-            before = self._run.info()
-            info = dataclasses.replace(info, created=before.created, columns=before.columns)
-            self._run.truncate_to(parts, self.step)
-            self._seconds = float(state["seconds"])
-        self._info = info
-        self._write_info(last_step=self.step)
-        self._writer = TableWriter(self._run, parts)
-        audit = Audit(groups, next(model.parameters()).dtype, self._followed.incomplete)
+        with self._ranks.agreeing(self.step):
+            info = self._records.start(info, state, self.step)
+        audit = Audit(structure.groups, next(model.parameters()).dtype, self._followed.incomplete)
         self._notices = Notices(
             str(self.path), audit, self._on_violation, model, self._optimizer, self._followed
         )
@@ -278,7 +278,7 @@ class TrackedRun:
             self._optimizer,
             structure,
             self._followed,
-            self._writer,
+            self._records,
             self._every,
             self._sample,
             seed=0,
@@ -288,19 +288,21 @@ class TrackedRun:
         if state is not None:
             self._tracker.divide(state["laws"])
             measured = self._tracker.measured.cpu()
-            if not torch.allclose(measured, state["measured"], rtol=1e-5, atol=1e-8):
+            same = torch.allclose(measured, state["measured"], rtol=1e-5, atol=1e-8)
+            if not same and self._ranks.first:
                 remedy = "load the model's state as well"
                 _LOG.warning("%s goes on with other weights than it had: %s", self.path, remedy)
-        for row in self._early:
-            self._writer.put("progress", row)
 
-    def _divide(self, reasons: Iterable[str]) -> None:
+    def _divide(self) -> None:
         """The optimiser moves some groups by another rule from now on."""
         assert self._tracker is not None
         by_law = {name: rows.clone() for name, rows in self._tracker.by_law.items()}
         self._followed.divide()
         self._tracker.divide(by_law if self.step else None)
-        for reason in sorted(reasons):
+
+    def _note(self, reasons: Iterable[str]) -> None:
+        """Say which groups are not predicted any more."""
+        for reason in sorted(reasons) if self._ranks.first else ():
             names = [
                 group.name
                 for group, one in zip(self._structure.groups, self._followed.reasons, strict=True)
@@ -308,12 +310,11 @@ class TrackedRun:
             ]
             which = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
             _LOG.warning("not predicted from step %d on: %s: %s", self.step, which, reason)
-        self._info = dataclasses.replace(
-            self._info,
+        self._records.update(
             groups=describe_groups(self._structure, self._followed),
             unpredicted=unpredicted(self._followed),
+            last_step=self.step,
         )
-        self._write_info(last_step=self.step)
 
     # The end
 
@@ -323,72 +324,60 @@ class TrackedRun:
         try:
             yield
         except Exception as error:
+            refused = isinstance(error, Refused) or getattr(error, "for_user", False)
+            self._ranks.fail(refused)
             self._abandon()
-            if self._on_violation == "error" or isinstance(error, _Refused):
+            if self._on_violation == "error" or refused:
                 raise
-            reason = in_one_line(str(error) or type(error).__name__)
-            _LOG.warning("%s: tracking ends at step %d: %s", self.path, self.step, reason)
+            if not isinstance(error, FailedElsewhere) or self._ranks.first:
+                reason = in_one_line(str(error) or type(error).__name__)
+                _LOG.warning("%s: tracking ends at step %d: %s", self.path, self.step, reason)
+
+    def _tell(self) -> None:
+        """Let the other ranks know that the tracking has ended here."""
+        if self._ranks.owed:
+            self._ranks.meet(self.step)
+        for hook in self._hooks:
+            hook.remove()
 
     def _abandon(self) -> None:
         """Stop in the middle of an error, whatever else fails."""
         with contextlib.suppress(Exception):
-            self._close(Status.failed)
+            self._close(Status.failed, together=False)
 
-    def _close(self, status: Status) -> None:
-        if not self._open or os.getpid() != self._process:
+    def _close(self, status: Status, together: bool) -> None:
+        """together: whether all ranks call it, so that the weights can be measured once more."""
+        if os.getpid() != self._process:
             return
-        for hook in self._hooks:
-            hook.remove()
+        if not self._open:
+            if together:
+                self._tell()
+            return
+        begun = self._begun
+        if together:
+            begun = self._ranks.meet(self.step, [begun])[0]
+        self._open = False
+        if not self._ranks.owed:
+            self._tell()
         atexit.unregister(self._at_exit)
-        with self._resources:
-            if self._tracker is None:
-                self._open = False
-                if not self._goes_on:
-                    self._run.discard()
-                return
-            try:
-                if not self._begun:  # else the weights may be before or after the update
-                    self._state = self._state_now()
-                    self._tracker.finish(self.step)
-                self._open = False
-                self._writer.__exit__(None, None, None)
-            except Exception:
-                status = Status.failed
-                raise
-            finally:
-                self._open = False
-                seconds = self._seconds + time.monotonic() - self._started
-                with contextlib.suppress(OSError, UsageError):
-                    self._write_info(last_step=self.step, status=status, seconds=seconds)
+        try:
+            # Within an update the weights may be those before or after it
+            if self._tracker is not None and not begun and (together or self._ranks.alone):
+                self._state = self._state_now()
+                self._tracker.finish(self.step)
+        except Exception:
+            status = Status.failed
+            raise
+        finally:
+            self._records.end(status, self.step)
+        if self._tracker is not None:
             self._notices.at_end()
 
     def _at_exit(self) -> None:
         """Of the process, where nobody closed the run."""
         kind = getattr(sys, "last_type", None)
         with contextlib.suppress(Exception):
-            self._close(_status(kind))
-
-    def _write_info(self, **changes: Any) -> None:
-        self._info = dataclasses.replace(self._info, **changes)
-        self._run.write_info(self._info)
-
-    def _flushed(self) -> dict[str, int]:
-        """The parts of each table, once all records so far are on the disk."""
-        found: dict[str, int] = {}
-        done = threading.Event()
-
-        def note(parts: dict[str, int]) -> None:
-            found.update(parts)
-            done.set()
-
-        self._writer.checkpoint(note)
-        while not done.wait(0.05):
-            self._writer.raise_failure()
-        return found
-
-
-class _Refused(UsageError):
-    """What the user has to mend before anything can be tracked."""
+            self._close(_status(kind), together=False)
 
 
 def _status(kind: type[BaseException] | None) -> Status:

@@ -155,6 +155,23 @@ class FollowedOptimizer:
             self.reasons[number] = self.reasons[number] or reason
         return set(ended.values()) if ended or members != self._members else None
 
+    @property
+    def observed(self) -> list[bool]:
+        """Of each group, whether its update is observed."""
+        return [reason is not None for reason in self.reasons]
+
+    def observe(self, groups: Sequence[bool]) -> set[str]:
+        """Observe as well the groups that another rank observes; then `divide` has to be called.
+
+        Returns the reason, if there was one that this rank did not observe.
+        """
+        reason = "another rank had no gradient for it, or other settings"
+        ended = [n for n, one in enumerate(groups) if one and self.reasons[n] is None]
+        for number in ended:
+            self.reasons[number] = reason
+        self.incomplete.update(ended)
+        return {reason} if ended else set()
+
     def _changed(self, part: Part, used: list[int]) -> str | None:
         """Why one set of laws does not describe a part any more; None if it does."""
         first, *others = (self._settings[one] for one in used)

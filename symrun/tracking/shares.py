@@ -1,5 +1,6 @@
 """Which part of each parameter this rank sums, and how the sums of all ranks are added up."""
 
+import math
 import sys
 from typing import Any
 
@@ -58,7 +59,7 @@ class Shares:
 
     def share_of(self, parameter: Tensor) -> Share:
         """Error: UsageError for a parameter that holds a term of a sum on each rank."""
-        axes = [torch.arange(size) for size in parameter.shape] or [torch.arange(1)]
+        axes = [torch.arange(size, device="cpu") for size in parameter.shape or (1,)]
         copies, copy = len(self._ranks), self._place
         placements = getattr(parameter, "placements", None)
         if placements is not None:
@@ -73,6 +74,20 @@ class Shares:
         if self._group is not None:
             dist.all_reduce(sums, group=self._group)
         return sums
+
+    def require_all(self, model: nn.Module) -> None:
+        """Error: UsageError if the ranks together do not hold each entry of `model` once."""
+        if self._group is None:
+            return
+        sizes = [[len(axis) for axis in self.share_of(one).axes] for one in model.parameters()]
+        device = next(model.parameters()).device
+        held = self.added(torch.tensor([math.prod(one) for one in sizes], device=device)).tolist()
+        for (name, parameter), count in zip(model.named_parameters(), held, strict=True):
+            if count != parameter.numel():
+                raise UsageError(
+                    f"the ranks hold {count} of the {parameter.numel()} entries of {name}: give as "
+                    "`ranks` the process group of all that hold a part of the model"
+                )
 
     def _divide(self, axes: list[Tensor], parameter: Any) -> tuple[int, int]:
         """Leave in `axes` what this rank holds of a DTensor. Returns how many ranks hold the same,

@@ -94,6 +94,7 @@ class Tracker:
         self._writer, self._watchers, self._more = writer, list(watchers), tuple(more)
         self.every = every
         self._shares = Shares(model, ranks)
+        self._shares.require_all(model)
         self._sample = ParameterSample(model, structure.layers, sample, seed, self._shares)
         self._dtype = recorded_as(next(model.parameters()).dtype)
         self._unit_keys = _unit_keys(groups)

@@ -165,7 +165,7 @@ def test_a_full_disk_ends_the_tracking_and_not_the_training(tmp_path, caplog, mo
 
     monkeypatch.setattr("symrun.runs.writer.write_part", refuse)
     monkeypatch.setattr("symrun.runs.writer.FLUSH_SECONDS", 0.0)
-    tracker._writer._due = 0.0
+    tracker._records._writer._due = 0.0
     for step in range(5, 200):
         plain(model, optimizer, *batch, step)
         time.sleep(0.001)

@@ -46,6 +46,10 @@ def test_a_block_runs_and_leaves_a_run_that_check_reads(code, tmp_path, monkeypa
         if name in code:
             pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
+    if "torch.distributed" in code:  # as torchrun sets them, for one process
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "0"}
+        for name, value in {**alone, "MASTER_ADDR": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
     exec(compile(code, "docs/loops.md", "exec"), {"__name__": "loop"})
     (run,) = tmp_path.glob("runs/*")
     assert main(["check", str(run)]) == 0
