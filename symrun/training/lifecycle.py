@@ -2,19 +2,23 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import shlex
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from symrun.config import Config, OnDivergence
+from symrun.config import Config, OnDivergence, flat
 from symrun.data import Dataset, load
-from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
+from symrun.errors import Busy, Diverged, Interrupted, RunError, Stopped, UsageError, refusal
+from symrun.files import locked
 from symrun.loggers import logging_to
 from symrun.runs.checkpoint import last_whole_checkpoint
-from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below, sweep_folder
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
@@ -98,11 +102,15 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     An earlier run is that member if settings, device and code are the same; `run.again` trains it
     afresh.
 
-    Error: Diverged if it did so already; else as in `train` and `resume`.
+    Error: Diverged if it did so already; Busy if another process trains it; else as in `train` and
+    `resume`.
     """
-    run = None if config.run.again else earlier_run(config)
-    if run is None:
-        return train(config, stop)
+    with _claimed(Plan.of(config).config):
+        run = None if config.run.again else earlier_run(config)
+        return train(config, stop) if run is None else _went_on(run, stop)
+
+
+def _went_on(run: RunDirectory, stop: StopRequest) -> Path:
     with run.locked():
         info = run.info()
         if info.status is Status.diverged:
@@ -115,15 +123,51 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     return run.path
 
 
-def earlier_run(config: Config) -> RunDirectory | None:
+@contextlib.contextmanager
+def _claimed(config: Config) -> Iterator[None]:
+    """Keep other processes from starting the same member before its run can be found. A folder that
+    the user named is the claim by itself.
+
+    Error: Busy; UsageError if there is no place for the lock.
+    """
+    if config.run.dir is not None:
+        yield
+        return
+    lock = sweep_folder(config.run.name) / f"{member_digest(config)}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise Busy("this member is being trained by another process") from None
+        except OSError as error:
+            raise UsageError(f"{lock} cannot be made: {refusal(error)}") from None
+        yield
+
+
+def member_digest(config: Config) -> str:
+    """What tells a member of a sweep from others: twelve digits of a hash of its settings."""
+    settings = flat(config.to_dict())
+    free = [key for key in settings if key.startswith(_SAME_MEMBER) and key != "run.dir"]
+    telling = {key: settings[key] for key in settings if key not in free}
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def earlier_run(config: Config, elsewhere: bool = False) -> RunDirectory | None:
     """The newest run that computes what `config` describes, with this code on this device.
+
+    elsewhere: it may have run on any device of that kind, which another machine has.
 
     A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
     """
-    plan = Plan.of(config)
+    plan = Plan.of(config, elsewhere)
     for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
         info = run.info()
-        if info.thinned or info.device != device_title(plan.device):
+        if elsewhere:
+            same = (info.device == "cpu") == (plan.device.type == "cpu")
+        else:
+            same = info.device == device_title(plan.device)
+        if info.thinned or not same:
             continue
         with contextlib.suppress(UsageError):  # of a network that this symrun does not have
             differences = run.config().differences(plan.config, _SAME_MEMBER)
