@@ -16,7 +16,7 @@ done
 export PATH=$PATH:/usr/sbin SLURM_CONF=$here/slurm.conf
 mkdir -p "$here"/{munge,state,spool}
 chmod 755 "$here/munge"
-cpus=$(nproc)
+cpus=$(env -u OMP_NUM_THREADS nproc)
 cat > "$SLURM_CONF" <<END
 ClusterName=here
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -38,7 +38,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=sched_interval=1,batch_sched_delay=0,requeue_delay=1
+SchedulerParameters=sched_interval=1,batch_sched_delay=0
 MpiDefault=none
 ReturnToService=2
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus State=UNKNOWN
@@ -50,10 +50,8 @@ chmod 600 "$here/munge/key"
 stop() {
     set +e
     scancel --quiet --full --user "$(id -un)"
-    for name in slurmd slurmctld munge/pid; do
-        file=$here/$name.pid
-        [ "$name" = munge/pid ] && file=$here/munge/pid
-        [ -f "$file" ] && kill "$(cat "$file")"
+    for file in slurmd.pid slurmctld.pid munge/pid; do
+        [ -f "$here/$file" ] && kill "$(cat "$here/$file")"
     done
 }
 trap stop EXIT

@@ -172,7 +172,11 @@ def _is_of_sweep(word: str) -> bool:
 
 def _members(words: list[str], several: bool) -> list[list[str]]:
     """The settings of each run: more than one if this is a sweep."""
-    read(own := [word for word in words if _is_of_sweep(word)])
+    own = [word for word in words if _is_of_sweep(word)]
+    for override in read(own, several=True):
+        if override.is_sweep_override():
+            remedy = f"a sweep is run in one way: type {override.key_or_group}=VALUE"
+            raise UsageError(f"{override.input_line} lists several values, but {remedy}")
     words = [word for word in words if word not in own]
     single = [
         override.input_line or ""

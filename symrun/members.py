@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symrun.config import Config, Device
-from symrun.errors import Busy, Interrupted, RunError, SymrunError, UsageError, in_one_line, refusal
+from symrun.errors import (
+    Busy,
+    Interrupted,
+    RunError,
+    Stopped,
+    SymrunError,
+    UsageError,
+    in_one_line,
+    refusal,
+)
 from symrun.runs.directory import RunDirectory, sweep_folder
 from symrun.runs.info import Status
 from symrun.runs.tables import LAWS
 from symrun.sweeps.member import Member
-from symrun.sweeps.registry import SWEEPS, ReservedConfig, SweepConfig
+from symrun.sweeps.registry import SWEEPS
+from symrun.sweeps.settings import ReservedConfig, SweepConfig
 from symrun.symmetry import Symmetry
 from symrun.training.signals import StopRequest
 
@@ -123,7 +133,7 @@ def _by_engine(
         title, folder_of_run = ended.member.title, ended.member.run()
         outcome = "finished"
         if ended.code:
-            outcome = f"failed: {ended.error}"
+            outcome = ended.error if ended.code == Stopped.exit_code else f"failed: {ended.error}"
             failures.add(title, ended.code)
             lines.append(f"{title}: {ended.error}; its log is {ended.member.log}")
         elif folder_of_run is None:

@@ -26,7 +26,8 @@ from symrun.data.registry import DATA_SETS
 from symrun.errors import UsageError, did_you_mean, nearest
 from symrun.models.registry import MODELS, entry_of
 from symrun.optimizers import OPTIMIZERS
-from symrun.sweeps.registry import SWEEPS, SweepConfig
+from symrun.sweeps.registry import SWEEPS
+from symrun.sweeps.settings import SweepConfig
 from symrun.tasks import TASKS
 from symrun.typed import Entry
 

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from symrun.errors import in_one_line
 
+PROGRAM = (sys.executable, "-m", "symrun", "train", "-m")
+"""What trains a member, given its settings."""
+
 _TAIL_BYTES = 8192
 
 
@@ -89,7 +92,7 @@ class Command:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Error: OSError if its output cannot be written."""
-        words = [sys.executable, "-m", "symrun", "train", "-m", *self.words, "sweep=one_by_one"]
+        words = [*PROGRAM, *self.words, "sweep=one_by_one"]
         with open(self.log, "ab") as log, open(self.printed, "wb") as printed:
             return subprocess.Popen(
                 words,

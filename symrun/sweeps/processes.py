@@ -3,12 +3,12 @@
 import os
 import subprocess
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from symrun.errors import Stopped
 from symrun.sweeps.member import Ended, Member, Stop
-from symrun.sweeps.registry import ProcessesConfig
+from symrun.sweeps.settings import ProcessesConfig
 
 _POLL_SECONDS = 0.1
 _CORES_OF_A_JOB = 2
@@ -24,32 +24,46 @@ def run(settings: ProcessesConfig, members: Sequence[Member], stop: Stop) -> Ite
     """
     gpus = visible_gpus() if any(member.on_gpu for member in members) else []
     jobs = settings.jobs or default_jobs(gpus)
-    waiting, on = deque(members), Counter(dict.fromkeys(gpus, 0))
-    running: dict[Member, tuple[subprocess.Popen[bytes], str | None]] = {}
+    waiting, unfinished = deque(members), len(members)
+    running: dict[Member, subprocess.Popen[bytes]] = {}
+    used: dict[Member, str] = {}
     asked = False
     with stop.deferred():
-        while running or (waiting and stop.requested is None):
-            while waiting and len(running) < jobs and stop.requested is None:
-                member = waiting.popleft()
-                gpu = min(gpus, key=on.__getitem__) if member.on_gpu and gpus else None
-                seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
-                on.update([gpu] if gpu is not None else [])
-                running[member] = member.command(threads_of(jobs), seen).start(), gpu
-            for member, (process, gpu) in list(running.items()):
-                code = process.poll()
-                if code is not None:
-                    del running[member]
-                    on.subtract([gpu] if gpu is not None else [])
-                    yield Ended(member, code)
-            if stop.requested is not None and not asked:
-                asked = True
-                for process, _ in running.values():  # Ctrl-C has reached them, others have not
-                    process.terminate()
-            time.sleep(_POLL_SECONDS)
-    if stop.requested is not None:
+        try:
+            while running or (waiting and stop.requested is None):
+                while waiting and len(running) < jobs and stop.requested is None:
+                    member = waiting.popleft()
+                    if gpus and member.on_gpu:
+                        used[member] = min(gpus, key=[*used.values()].count)
+                    running[member] = _start(member, threads_of(jobs), used.get(member))
+                for member, process in list(running.items()):
+                    code = process.poll()
+                    if code is not None:
+                        del running[member]
+                        used.pop(member, None)
+                        unfinished -= code == 0
+                        yield Ended(member, code)
+                if stop.requested is not None and not asked:
+                    asked = True
+                    _ask_to_save(running.values())
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _ask_to_save(running.values())
+    if stop.requested is not None and unfinished:
         raise Stopped(
-            f"stopped by {stop.requested}, and the members have saved: the same command goes on"
+            f"stopped by {stop.requested}, with what was trained saved: the same command goes on "
+            f"with the {unfinished} members that are not finished"
         )
+
+
+def _start(member: Member, threads: int, gpu: str | None) -> "subprocess.Popen[bytes]":
+    return member.command(threads, {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}).start()
+
+
+def _ask_to_save(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
+    """A Ctrl-C has reached them already, which a second signal does not change; others have not."""
+    for process in processes:
+        process.terminate()
 
 
 def visible_gpus() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from symrun.errors import Stopped, UsageError, in_one_line
 from symrun.sweeps.member import Command, Ended, Member, Stop
-from symrun.sweeps.registry import RayConfig
+from symrun.sweeps.settings import RayConfig
 
 _POLL_SECONDS = 0.5
 

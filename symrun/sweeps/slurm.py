@@ -4,6 +4,7 @@ import contextlib
 import getpass
 import importlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -21,7 +22,7 @@ from symrun.files import complete_or_absent, locked
 from symrun.sweeps.job import Job
 from symrun.sweeps.member import Ended, Member, Stop
 from symrun.sweeps.processes import default_jobs, visible_gpus
-from symrun.sweeps.registry import Cluster, SlurmConfig
+from symrun.sweeps.settings import Cluster, SlurmConfig
 
 _POLL_SECONDS = {Cluster.slurm: 2.0, Cluster.local: 0.2}
 _GRACE_SECONDS = {Cluster.slurm: 20.0, Cluster.local: 1.0}
@@ -184,7 +185,7 @@ class _Queue:
         reserved = {
             "partition": settings.partition,
             "account": settings.account,
-            "mem_gb": settings.memory,
+            "mem": settings.memory and f"{math.ceil(settings.memory * 1024)}M",
             "gpus_per_node": settings.gpus or None,
             "array_parallelism": settings.jobs,
         }
