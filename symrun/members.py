@@ -64,14 +64,13 @@ def sweep(settings: SweepConfig, members: list[Composed], stop: StopRequest) -> 
     Error: UsageError, with nothing trained, for settings that cannot be used; else, once all other
     members are done, a RunError with the exit code of the first that failed.
     """
-    elsewhere = isinstance(settings, ReservedConfig)
     if isinstance(settings, ReservedConfig):
         settings, members = _with_devices(settings, members)
     from symrun.training.plan import Plan  # torch takes seconds to import
 
     for place, member in enumerate(members):
         with _named(member.title):
-            config = Plan.of(member.config, elsewhere).config
+            config = Plan.of(member.config, settings.elsewhere).config
         members[place] = dataclasses.replace(member, config=config)
     _refuse_shared_folder(members)
     failures = _Failures(len(members))
@@ -111,7 +110,7 @@ def _by_engine(
     for one in members:
         run, config = None, one.config
         if not config.run.again:
-            run = earlier_run(config, isinstance(settings, ReservedConfig))
+            run = earlier_run(config, settings.elsewhere)
         if run is not None and run.info().status is Status.finished:
             _say(f"{one.title}: finished already: run.again=true trains it again")
             print(run.path, flush=True)
@@ -133,7 +132,8 @@ def _by_engine(
         title, folder_of_run = ended.member.title, ended.member.run()
         outcome = "finished"
         if ended.code:
-            outcome = ended.error if ended.code == Stopped.exit_code else f"failed: {ended.error}"
+            asked = stop.requested is not None or ended.code == Stopped.exit_code
+            outcome = ended.error if asked else f"failed: {ended.error}"
             failures.add(title, ended.code)
             lines.append(f"{title}: {ended.error}; its log is {ended.member.log}")
         elif folder_of_run is None:

@@ -90,6 +90,7 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "-m sweep.jobs=2": "there is no setting sweep.jobs",
     "-m sweep=slurm sweep.minutes=1": "sweep.notice must be < 60 seconds",
     "-m sweep=slurm sweep.gpus=1 device=cpu": "type sweep.gpus=0",
+    "-m sweep=slurm sweep.cluster=local sweep.gpus=1": "needs a CUDA GPU",
     "-m sweep=ray sweep.gpus=0 device=cuda": "type sweep.gpus=1",
     "-m run.dir=x optim.lr=0.1,0.2": "run.dir=x is one folder for 2 runs: leave it out",
     "-m optim.lr=0.1,-1": "member 2 of 2 (optim.lr=-1): optim.lr must be > 0, got -1",

@@ -14,6 +14,11 @@ class SweepConfig:
 
     name: str
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the members may run on a machine that has what this one has not."""
+        return False
+
     def __post_init__(self) -> None:
         require_settings(self, "sweep.")
 
@@ -58,6 +63,10 @@ class SlurmConfig(ReservedConfig):
         Mapping[str, object], Setting("other options of sbatch, such as {qos: high, nice: 10}")
     ]
 
+    @property
+    def elsewhere(self) -> bool:
+        return self.cluster is Cluster.slurm
+
     def __post_init__(self) -> None:
         super().__post_init__()
         limit = f"< {self.minutes * 60} seconds, which sweep.minutes={self.minutes} are"
@@ -69,3 +78,7 @@ class RayConfig(ReservedConfig):
     address: Annotated[
         str | None, Setting("a cluster of Ray, such as auto; null: Ray is started here")
     ]
+
+    @property
+    def elsewhere(self) -> bool:
+        return self.address is not None
