@@ -2,8 +2,8 @@
 # Run a command on a Slurm of one node that exists only meanwhile, on this machine: Debian's slurmctld,
 # slurmd and munge, without systemd, without accounting, listening on 127.0.0.1 alone.
 #
-# Usage: scripts/slurm_here.sh FOLDER COMMAND ...     FOLDER holds its configuration, state and logs
-# Such as: scripts/slurm_here.sh /tmp/cluster symrun train -m sweep=slurm sweep.minutes=1 seed=0,1
+# Usage: scripts/slurm_here.sh FOLDER COMMAND ...
+# FOLDER holds its configuration, state and logs, and stays. docs/howto/cluster.md shows it at work.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 FOLDER COMMAND ..." >&2; exit 2; }
 mkdir -p "$1"

@@ -60,7 +60,8 @@ class SlurmConfig(ReservedConfig):
     requeues: Annotated[int, Setting("how often a member goes on after its time limit", ">= 0")]
     memory: Annotated[float | None, Setting("memory of a job in GB", "> 0")]
     extra: Annotated[
-        Mapping[str, object], Setting("other options of sbatch, such as {qos: high, nice: 10}")
+        Mapping[str, object] | None,
+        Setting("other options of sbatch, such as {qos: high, nice: 10}"),
     ]
 
     @property

@@ -196,7 +196,7 @@ class _Queue:
             cpus_per_task=settings.cpus,
             # srun does not take this over from sbatch since Slurm 22.05
             srun_args=[f"--cpus-per-task={settings.cpus}"],
-            additional_parameters={"requeue": True, **settings.extra},
+            additional_parameters={"requeue": True, **(settings.extra or {})},
             **{name: value for name, value in reserved.items() if value is not None},
         )
         return executor
