@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from symrun.sweeps.member import Command, Ended, Member, Stop
 from symrun.sweeps.settings import RayConfig
 
 _POLL_SECONDS = 0.5
+_CANCEL_SECONDS = 0.2
 
 
 def run(settings: RayConfig, members: Sequence[Member], stop: Stop) -> Iterator[Ended]:
@@ -30,7 +32,8 @@ def run(settings: RayConfig, members: Sequence[Member], stop: Stop) -> Iterator[
                     yield _ended(ray, ref, refs.pop(ref))
             for ref in refs:
                 ray.cancel(ref)
-            ray.wait([*refs], num_returns=max(1, len(refs))) if refs else None
+            if refs:
+                ray.wait([*refs], num_returns=len(refs))
     finally:
         ray.shutdown()
     if refs:
@@ -43,7 +46,9 @@ def _train(command: Command) -> int:
     """The exit code of the command; a task that Ray cancels lets it save first."""
     process = command.start()
     try:
-        return process.wait()
+        while process.poll() is None:
+            time.sleep(_CANCEL_SECONDS)  # Ray's KeyboardInterrupt does not end a longer wait
+        return process.returncode
     finally:
         if process.poll() is None:
             process.terminate()

@@ -71,7 +71,8 @@ def run(settings: SlurmConfig, members: Sequence[Member], stop: Stop) -> Iterato
                 if ended is None and job.id not in active:
                     since = gone.setdefault(member, time.monotonic())
                     if time.monotonic() - since > _GRACE_SECONDS[settings.cluster]:
-                        lost = f"its job {job.id} ended without a result: killed, or out of memory"
+                        lost = f"its job {job.id} ended without a result"
+                        lost += ": cancelled, killed, or out of memory"
                         ended = Ended(member, 1, lost)
                 if ended is not None:
                     member.job.unlink(missing_ok=True)

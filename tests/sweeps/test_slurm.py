@@ -106,7 +106,7 @@ def test_a_job_that_is_gone_without_a_result_is_a_failure(cluster, monkeypatch):
     (cluster / "bin" / "squeue").write_text("#!/bin/sh\n")
     ended = list(slurm.run(config(), members, StopRequest()))
     assert [one.code for one in ended] == [1, 1]
-    assert "ended without a result: killed, or out of memory" in ended[0].error
+    assert "ended without a result: cancelled, killed, or out of memory" in ended[0].error
 
 
 def test_what_sbatch_says_when_it_refuses(cluster, monkeypatch):
