@@ -1,9 +1,7 @@
 """Hydra behind `symrun train`: overrides become a typed configuration, then a run."""
 
 import contextlib
-import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from symrun import ranks
 from symrun.config import Config, data_config
 from symrun.data.registry import DataConfig
-from symrun.errors import Busy, Interrupted, RunError, SymrunError, UsageError
+from symrun.errors import UsageError
+from symrun.members import Composed, print_run, raise_if_stopped, sweep
 from symrun.overrides import (
     GROUPS,
     MORE_PRESETS,
@@ -31,11 +30,8 @@ from symrun.overrides import (
     require_known,
 )
 from symrun.runs.directory import RunDirectory
-from symrun.runs.tables import LAWS
-from symrun.symmetry import Symmetry
+from symrun.sweeps.registry import sweep_config
 from symrun.training.signals import StopRequest
-
-_log = logging.getLogger(__name__)
 
 Typed = TypeVar("Typed")
 
@@ -46,7 +42,10 @@ def compose(words: list[str]) -> Config:
     Error: UsageError, in one line, for what cannot be composed.
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
-    return _typed(words, Config.from_mapping)
+    for word in words:
+        if _is_of_sweep(word):
+            raise UsageError(f"{word} has no effect on one run: leave it out")
+    return _typed(words, _config)
 
 
 def compose_data(words: list[str]) -> DataConfig:
@@ -87,14 +86,20 @@ def launch(words: list[str], several: bool) -> None:
     """
     with StopRequest() as stop:
         members = _members(words, several)
+        own = [word for word in words if _is_of_sweep(word)]
         if len(members) > 1 or several:
-            _sweep(members, [_member_config(members, place) for place in range(len(members))], stop)
+            chosen = _typed([*members[0], *own], sweep_config)
+            sweep(chosen, Composed.all_of(members, compose), stop)
             return
+        if own:
+            raise UsageError(
+                f"{own[0]} has no effect on one run: type symrun train -m, or leave it out"
+            )
         config = compose(members[0])
         from symrun.training.lifecycle import train  # torch takes seconds to import
 
-        _print_run(train(config, stop))
-        _raise_if_stopped(stop)
+        print_run(train(config, stop))
+        raise_if_stopped(stop)
 
 
 def show_help(words: list[str], options: dict[str, str]) -> None:
@@ -104,7 +109,8 @@ def show_help(words: list[str], options: dict[str, str]) -> None:
     """
     from symrun.settings import print_help
 
-    print_help(_typed(_members(words, several=True)[0], dict), options)
+    own = [word for word in words if _is_of_sweep(word)]
+    print_help(_typed([*_members(words, several=True)[0], *own], dict), options)
 
 
 def show(arguments: list[str], words: list[str]) -> None:
@@ -145,7 +151,7 @@ def resume(folder: Path, words: list[str], anyway: bool) -> None:
     with StopRequest() as stop:
         from symrun.training.lifecycle import resume  # torch takes seconds to import
 
-        _print_run(resume(run, config, anyway, stop))
+        print_run(resume(run, config, anyway, stop))
 
 
 def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -164,8 +170,19 @@ def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _is_of_sweep(word: str) -> bool:
+    """Whether a setting says how a sweep is run, and nothing of its members."""
+    return word.partition("=")[0].strip().lstrip("+").partition(".")[0] == "sweep"
+
+
 def _members(words: list[str], several: bool) -> list[list[str]]:
     """The settings of each run: more than one if this is a sweep."""
+    own = [word for word in words if _is_of_sweep(word)]
+    for override in read(own, several=True):
+        if override.is_sweep_override():
+            remedy = f"a sweep is run in one way: type {override.key_or_group}=VALUE"
+            raise UsageError(f"{override.input_line} lists several values, but {remedy}")
+    words = [word for word in words if word not in own]
     single = [
         override.input_line or ""
         for override in read(words, several=True)
@@ -177,64 +194,6 @@ def _members(words: list[str], several: bool) -> list[list[str]]:
     given = {word.partition("=")[0] for word in words}
     own = [f"{name}={values}" for name, values in (preset.sweeper.params or {}).items()]
     return combinations([*(word for word in own if word.partition("=")[0] not in given), *words])
-
-
-def _member_config(members: list[list[str]], place: int) -> Config:
-    """Error: UsageError that names the member, for one that could not start."""
-    from symrun.training.plan import Plan  # torch takes seconds to import
-
-    try:
-        config = compose(members[place])
-        Plan.of(config)
-    except UsageError as error:
-        raise UsageError(f"{_title(members, place)}: {error}") from None
-    return config
-
-
-def _sweep(members: list[list[str]], settled: list[Config], stop: StopRequest) -> None:
-    """Train the members one after the other. settled: their configurations."""
-    from symrun.training.lifecycle import train_member
-
-    _refuse_shared_folder(settled)
-    failures: dict[str, Exception] = {}
-    for place, config in enumerate(settled):
-        title = _title(members, place)
-        try:
-            _print_run(train_member(config, stop))
-        except Interrupted:
-            raise
-        except Busy as error:
-            _log.warning("%s: passed over", error)
-        except (SymrunError, OSError, MemoryError) as error:
-            failures[title] = error
-            print(f"symrun: {title}: {str(error) or 'out of memory'}", file=sys.stderr)
-        _raise_if_stopped(stop)
-    if failures:
-        numbers = ", ".join(title.removeprefix("member ") for title in failures)
-        failed = RunError(f"{len(failures)} of {len(members)} members failed: {numbers}")
-        failed.exit_code = getattr(next(iter(failures.values())), "exit_code", RunError.exit_code)
-        raise failed
-
-
-def _raise_if_stopped(stop: StopRequest) -> None:
-    """After a run that is complete all the same: another must not start."""
-    if stop.requested is not None:
-        raise KeyboardInterrupt
-
-
-def _title(members: list[list[str]], place: int) -> str:
-    """Such as "member 2 of 5 (optim.lr=0.1)"."""
-    varied = [word for word in members[place] if not all(word in member for member in members)]
-    title = f"member {place + 1} of {len(members)}"
-    return f"{title} ({' '.join(varied)})" if varied else title
-
-
-def _refuse_shared_folder(settled: list[Config]) -> None:
-    folders = [config.run.dir for config in settled if config.run.dir is not None]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            remedy = "leave it out, or type run.name=NAME for a folder each in outputs/NAME"
-            raise UsageError(f"run.dir={folder} is one folder for {len(settled)} runs: {remedy}")
 
 
 def _composed(words: list[str]) -> DictConfig:
@@ -252,6 +211,11 @@ def _composed(words: list[str]) -> DictConfig:
             raise UsageError(_first_line(error)) from None
 
 
+def _config(settings: dict[str, Any]) -> Config:
+    """Without how a sweep is run, which no run records."""
+    return Config.from_mapping({name: settings[name] for name in settings if name != "sweep"})
+
+
 def _plain(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
     plain = OmegaConf.to_container(settings, resolve=resolve)
     assert isinstance(plain, dict)
@@ -260,21 +224,6 @@ def _plain(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return f"these settings cannot be composed: {str(error).splitlines()[0]}"
-
-
-def _print_run(path: Path) -> None:
-    if not ranks.is_first():
-        return
-    quoted = shlex.quote(str(path))
-    info = RunDirectory(path).info()
-    figure = "symmetries" if set(LAWS) - set(info.unpredicted) else "progress"
-    if info.model.family.startswith("VGG") and info.groups_of(Symmetry.scale):
-        figure = "fig1"
-    following = f"symrun check {quoted}; symrun plot {figure} {quoted}"
-    if info.diverged is not None:  # too few finite records may be left to check or to draw
-        following = f"try a lower optim.lr: {info.diverged}"
-    print(f"next: {following}", file=sys.stderr)
-    print(path, flush=True)
 
 
 def _typed(words: list[str], build: Callable[[dict[str, Any]], Typed]) -> Typed:

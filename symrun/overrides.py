@@ -26,10 +26,12 @@ from symrun.data.registry import DATA_SETS
 from symrun.errors import UsageError, did_you_mean, nearest
 from symrun.models.registry import MODELS, entry_of
 from symrun.optimizers import OPTIMIZERS
+from symrun.sweeps.registry import SWEEPS
+from symrun.sweeps.settings import SweepConfig
 from symrun.tasks import TASKS
 from symrun.typed import Entry
 
-GROUPS = ("model", "data", "task", "optim", "experiment")
+GROUPS = ("model", "data", "task", "optim", "experiment", "sweep")
 """What is chosen by the name of a file in a folder of `configs/`."""
 
 MORE_PRESETS = "hydra.searchpath"
@@ -41,6 +43,7 @@ REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
     "data": DATA_SETS,
     "task": TASKS,
     "optim": OPTIMIZERS,
+    "sweep": SWEEPS,
 }
 NAMED_MODELS = {"torchvision": "torchvision/NAME", "own": "package.module:function"}
 """Files of models that need a name as well, and what to type for both."""
@@ -145,7 +148,7 @@ def choices_of(group: str, words: Sequence[str] = ()) -> list[str]:
 def names() -> dict[str, Any]:
     """Every setting that some model, data set, task or optimiser has, and its type."""
     found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(Config).items():
+    for name, hint in {**typing.get_type_hints(Config), "sweep": SweepConfig}.items():
         kinds: list[Any] = [hint] if dataclasses.is_dataclass(hint) else []
         if name in REGISTRIES:
             kinds = [entry.settings for entry in REGISTRIES[name].values()]
@@ -248,9 +251,19 @@ def _quoted(name: str, value: str) -> Override:
 def _refuse_hydra(word: str, name: str) -> None:
     if name.startswith(("hydra.", "hydra/")) and name != MORE_PRESETS:
         remedy = "type run.dir=DIR for a run's folder, or run.name=NAME for outputs/NAME"
-        if "launcher" in name or "sweeper" in name:
-            remedy = "members are trained one after the other: leave it out"
+        if "launcher" in name:
+            remedy = f"type {_sweep_of(word)}"
+        elif "sweeper" in name:
+            remedy = "every combination of the values is trained: leave it out"
         raise UsageError(f"{word} has no effect on symrun: {remedy}")
+
+
+def _sweep_of(word: str) -> str:
+    """What to type for a launcher of Hydra's: "sweep=slurm" for hydra/launcher=submitit_slurm."""
+    known = {"joblib": "processes", "submitit_local": "slurm sweep.cluster=local"}
+    known |= {"submitit_slurm": "slurm", "ray": "ray"}
+    named = (name for launcher, name in known.items() if launcher in word)
+    return f"sweep={next(named, 'processes')}; sweep is one of {', '.join(SWEEPS)}"
 
 
 def _require_choice(override: Override, words: Sequence[str]) -> None:

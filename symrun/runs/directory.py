@@ -216,6 +216,11 @@ class RunDirectory:
             draft.write_text(json.dumps(content, indent=2))
 
 
+def sweep_folder(name: str) -> Path:
+    """Where sweeps of runs of this name keep their locks and logs."""
+    return OUTPUTS / name / ".sweep"
+
+
 def current(run: RunDirectory) -> tuple[RunInfo, Status]:
     """What run.json says now, and the status that the run really has.
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import shlex
 from collections.abc import Iterator
@@ -11,9 +13,10 @@ from pathlib import Path
 import torch
 
 from symrun import ranks
-from symrun.config import BatchNorm, Config, OnDivergence
+from symrun.config import BatchNorm, Config, OnDivergence, flat
 from symrun.data import Dataset, load
 from symrun.errors import (
+    Busy,
     Diverged,
     Interrupted,
     ProcessLost,
@@ -22,9 +25,10 @@ from symrun.errors import (
     UsageError,
     refusal,
 )
+from symrun.files import locked
 from symrun.loggers import logging_to
 from symrun.runs.checkpoint import last_whole_checkpoint
-from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below, sweep_folder
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
 from symrun.runs.writer import NoWriter, TableWriter
 from symrun.tracking import Tracker
@@ -62,7 +66,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     """
     plan = ranks.everywhere(lambda: Plan.of(config))
     run = ranks.from_first(lambda: RunDirectory.create(config.run.dir, config.run.name))
-    with _locked(run):
+    with _in_first(run.locked()):
         try:
             training, dataset = ranks.everywhere(lambda: _prepared(plan))
             ranks.from_first(lambda: _begin(run, training, dataset))
@@ -91,10 +95,10 @@ def _discard(run: RunDirectory) -> None:
 
 
 @contextlib.contextmanager
-def _locked(run: RunDirectory) -> Iterator[None]:
-    """The first of the processes holds the lock. Error: as in `RunDirectory.locked`."""
+def _in_first(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    """The first of the processes holds `lock`. Error: what taking it raises, in all of them."""
     with contextlib.ExitStack() as stack:
-        ranks.from_first(lambda: stack.enter_context(run.locked()))
+        ranks.from_first(lambda: stack.enter_context(lock))
         yield
 
 
@@ -112,7 +116,7 @@ def resume(
     """
     if ranks.from_first(run.info).thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
-    with _locked(run):
+    with _in_first(run.locked()):
         if ranks.from_first(run.info).status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
         _resume(run, config, anyway, stop or StopRequest())
@@ -125,12 +129,16 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     An earlier run is that member if settings, device and code are the same; `run.again` trains it
     afresh.
 
-    Error: Diverged if it did so already; else as in `train` and `resume`.
+    Error: Diverged if it did so already; Busy if another process trains it; else as in `train` and
+    `resume`.
     """
-    run = None if config.run.again else ranks.from_first(lambda: earlier_run(config))
-    if run is None:
-        return train(config, stop)
-    with _locked(run):
+    with _in_first(_claimed(Plan.of(config).config)):
+        run = None if config.run.again else ranks.from_first(lambda: earlier_run(config))
+        return train(config, stop) if run is None else _went_on(run, stop)
+
+
+def _went_on(run: RunDirectory, stop: StopRequest) -> Path:
+    with _in_first(run.locked()):
         info = ranks.from_first(run.info)
         if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
@@ -142,15 +150,51 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     return run.path
 
 
-def earlier_run(config: Config) -> RunDirectory | None:
+@contextlib.contextmanager
+def _claimed(config: Config) -> Iterator[None]:
+    """Keep other processes from starting the same member before its run can be found. A folder that
+    the user named is the claim by itself.
+
+    Error: Busy; UsageError if there is no place for the lock.
+    """
+    if config.run.dir is not None:
+        yield
+        return
+    lock = sweep_folder(config.run.name) / f"{member_digest(config)}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise Busy("this member is being trained by another process") from None
+        except OSError as error:
+            raise UsageError(f"{lock} cannot be made: {refusal(error)}") from None
+        yield
+
+
+def member_digest(config: Config) -> str:
+    """What tells a member of a sweep from others: twelve digits of a hash of its settings."""
+    settings = flat(config.to_dict())
+    free = [key for key in settings if key.startswith(_SAME_MEMBER) and key != "run.dir"]
+    telling = {key: settings[key] for key in settings if key not in free}
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def earlier_run(config: Config, elsewhere: bool = False) -> RunDirectory | None:
     """The newest run that computes what `config` describes, with this code on this device.
+
+    elsewhere: it may have run on any device of that kind, which another machine has.
 
     A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
     """
-    plan = Plan.of(config)
+    plan = Plan.of(config, elsewhere)
     for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
         info = run.info()
-        if info.thinned or info.device != device_title(plan.device):
+        if elsewhere:
+            same = (info.device == "cpu") == (plan.device.type == "cpu")
+        else:
+            same = info.device == device_title(plan.device)
+        if info.thinned or not same:
             continue
         with contextlib.suppress(UsageError):  # of a network that this symrun does not have
             differences = run.config().differences(plan.config, _SAME_MEMBER)

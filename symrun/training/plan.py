@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from symrun import ranks
-from symrun.config import Config, Precision
+from symrun.config import Config, Device, Precision
 from symrun.errors import UsageError
 from symrun.laws import Law, ObservedUpdate
 from symrun.loggers import require_installed
@@ -33,9 +33,13 @@ class Plan:
     unpredicted: Mapping[str, str]
 
     @classmethod
-    def of(cls, config: Config) -> "Plan":
-        """Error: UsageError for settings that this machine does not allow."""
-        device = select_device(config.device)
+    def of(cls, config: Config, elsewhere: bool = False) -> "Plan":
+        """elsewhere: another machine will train, which has the device that the settings name.
+
+        Error: UsageError for settings that the machine does not allow.
+        """
+        there = elsewhere and config.device is Device.cuda
+        device = torch.device("cuda") if there else select_device(config.device)
         precision = config.precision
         if precision is Precision.auto:
             precision = Precision.tf32 if device.type == "cuda" else Precision.float32

@@ -79,7 +79,9 @@ def training_is_left_out(monkeypatch):
     """`symrun train` composes and checks its settings, and then does nothing."""
     for name in ("train", "train_member"):
         monkeypatch.setattr(f"symrun.training.lifecycle.{name}", lambda config, stop: None)
-    monkeypatch.setattr("symrun.launch._print_run", lambda path: None)
+    monkeypatch.setattr("symrun.members.print_run", lambda path: None)
+    monkeypatch.setattr("symrun.launch.print_run", lambda path: None)
+    monkeypatch.setattr("symrun.members._by_engine", lambda *_: None)
 
 
 @pytest.mark.usefixtures("training_is_left_out")
