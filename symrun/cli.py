@@ -11,6 +11,7 @@ from symrun.commands import (
     completion,
     data,
     plot,
+    push,
     report,
     resume,
     runs,
@@ -29,7 +30,7 @@ _RESULTS_ARE_PRINTED = ("check", "symmetries", "bench", "runs", "show", "compare
 """Commands that fail once nobody can take their output; others go on without it."""
 
 _COMMANDS = (
-    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, data),
+    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, push, data),
     *(bench, completion),
 )
 

@@ -41,9 +41,11 @@ LAYERS = [
     "typed",
     "symmetry",
     "laws",
+    "remote",
     "files",
     "display",
     "errors",
+    "places",
     "lazy",
 ]
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -13,7 +13,10 @@ from symrun.attached.subject import proven_structure, unwrapped
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
 from symrun.laws import SGD
+from symrun.places import place
+from symrun.remote.store import Store
 from symrun.runs.directory import RunDirectory
+from symrun.runs.mirror import check_out
 from symrun.tracking import Watcher
 from symrun.typed import require
 
@@ -40,8 +43,8 @@ def track(
     it, bit for bit.
 
     example_input: a batch as the model takes it, of at least two examples; a tuple of several
-    arguments, or a mapping of named ones. path: the run's folder; None: a new one in outputs/own.
-    With the folder of an earlier run, call `load_state_dict` before the first step.
+    arguments, or a mapping of named ones. path: the run's folder or URL; None: a new one in
+    outputs/own. With that of an earlier run, call `load_state_dict` before the first step.
     loss: from what the model returns to the loss, or with `target`, from that and the target;
     None: softmax cross-entropy. every: updates between records. parameters: sampled in each layer.
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
@@ -80,16 +83,20 @@ def track(
             f"{type(inner).__name__} has no symmetry that symrun knows with this loss: there is "
             "nothing to track"
         )
-    run, goes_on = _folder(None if path is None else Path(path))
+    run, goes_on = _folder(None if path is None else place(str(path)))
     return TrackedRun(
         inner, optimizer, structure, run, every, parameters, audit, dynamics, sgd, watchers, goes_on
     )
 
 
-def _folder(path: Path | None) -> tuple[RunDirectory, bool]:
+def _folder(path: Path | str | None) -> tuple[RunDirectory, bool]:
     """The folder of the run, and whether there is an earlier one in it."""
-    if path is not None and (path / "run.json").exists():
+    run = None
+    if isinstance(path, str):
+        run = check_out(path) if "run.json" in Store(path).files() else None
+    elif path is not None and (path / "run.json").exists():
         run = RunDirectory.open(path)
+    if run is not None:
         if run.info().loop is None:
             raise UsageError(f"path={path} is a run of symrun train: choose another path")
         return run, True

@@ -27,6 +27,7 @@ from symrun.errors import Busy, UsageError, in_one_line
 from symrun.laws import SGD
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import Status
+from symrun.runs.mirror import written
 from symrun.runs.tables import DYNAMICS
 from symrun.runs.writer import Record, TableWriter
 from symrun.symmetry import Structure
@@ -81,7 +82,7 @@ class TrackedRun:
         self._early: list[Record] = []
         self._resources = contextlib.ExitStack()
         try:
-            self._resources.enter_context(run.locked())
+            self._resources.enter_context(written(run))
         except Busy as error:
             raise UsageError(
                 f"{error}, or by another tracker of this one: close it first"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from symrun.commands.parser import Commands
 from symrun.commands.plot import leave_the_users_matplotlib
 from symrun.errors import UsageError
+from symrun.places import place
 from symrun.typed import require
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def add(commands: Commands) -> None:
     report = commands.add_parser(
         "report", help="one HTML page: figures, laws, what it cost", example="symrun report RUN"
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("runs", metavar="RUN", nargs="+", type=place)
     report.add_argument(
         "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
     )
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         return _serve(runs, _PORT if options.port is None else options.port)
     from symrun.report import report
 
-    print(report(runs, options.out or runs[0].path / "report.html"))
+    print(report(runs, options.out or runs[0].report))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from symrun.commands.parser import Commands
 from symrun.errors import UsageError
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -14,7 +15,7 @@ def add(commands: Commands) -> None:
         help="a run with fewer records, small enough to travel",
         example="symrun thin RUN NEW --max-mb 10",
     )
-    thin.add_argument("folder", metavar="RUN", type=Path)
+    thin.add_argument("folder", metavar="RUN", type=place)
     thin.add_argument("new", metavar="NEW", type=Path, help="the folder that it makes")
     thin.add_argument(
         "--every",

@@ -13,9 +13,11 @@ from symrun.config import Config, OnDivergence
 from symrun.data import Dataset, load
 from symrun.errors import Diverged, Interrupted, RunError, Stopped, UsageError, refusal
 from symrun.loggers import logging_to
+from symrun.places import is_url
 from symrun.runs.checkpoint import last_whole_checkpoint
-from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below
+from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below, working_copy
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
+from symrun.runs.mirror import written
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
 from symrun.tracking.audit import Audit
@@ -52,7 +54,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     """
     plan = Plan.of(config)
     run = RunDirectory.create(config.run.dir, config.run.name)
-    with run.locked():
+    with written(run):
         try:
             training, dataset = _prepared(plan)
             require_space(run, training)
@@ -85,10 +87,10 @@ def resume(
     """
     if run.info().thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
-    with run.locked():
+    with written(_mirrored(run, config)):
         if run.info().status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
-        _resume(run, config, anyway, stop or StopRequest())
+        _resume(_mirrored(run, config), config, anyway, stop or StopRequest())
     return run.path
 
 
@@ -103,7 +105,7 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     run = None if config.run.again else earlier_run(config)
     if run is None:
         return train(config, stop)
-    with run.locked():
+    with written(_mirrored(run, config)):
         info = run.info()
         if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
@@ -121,7 +123,8 @@ def earlier_run(config: Config) -> RunDirectory | None:
     A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
     """
     plan = Plan.of(config)
-    for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
+    folder = config.run.dir and working_copy(config.run.dir)
+    for run in runs_below(folder or OUTPUTS / config.run.name):
         info = run.info()
         if info.thinned or info.device != device_title(plan.device):
             continue
@@ -130,6 +133,11 @@ def earlier_run(config: Config) -> RunDirectory | None:
             if not differences and not changed_code(info):
                 return run
     return None
+
+
+def _mirrored(run: RunDirectory, config: Config) -> RunDirectory:
+    """The run, sent to the URL that the settings name, if they do."""
+    return RunDirectory(run.path, str(config.run.dir) if is_url(config.run.dir) else None)
 
 
 def _prepared(plan: Plan) -> tuple[Training, Dataset]:
@@ -263,7 +271,8 @@ class _Trainer:
                     where = f"{training.plan.config.precision.value} on "
                     where += device_title(training.device)
                     size = table_bytes(training) / 1e6
-                    progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
+                    place = f"{run.path}, sent to {run.url}" if run.url else run.path
+                    progress.say(f"{where}; up to {size:,.1f} MB of tables in {place}")
                     checkpointer = Checkpointer(run, writer, state, self._stop)
                     with graphs:
                         fit(training, progress, tracker, checkpointer)
