@@ -36,7 +36,7 @@ def local(place: str | Path, checkpoints: bool = False, one: bool = False) -> Pa
         raise UsageError(f"{place} is copied to a cache: set XDG_CACHE_HOME to a folder") from None
     heads = {name.removesuffix("run.json") for name in listed if Path(name).name == "run.json"}
     folder.mkdir(parents=True, exist_ok=True)
-    for run_json in folder.glob("**/run.json"):
+    for run_json in list(folder.glob("**/run.json")):
         if run_json.relative_to(folder).as_posix().removesuffix("run.json") not in heads:
             shutil.rmtree(run_json.parent)
     for head in heads:

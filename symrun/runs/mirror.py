@@ -73,7 +73,7 @@ def check_out(url: str) -> RunDirectory:
 
 
 def _refuse_if_ahead(
-    run: RunDirectory, ours: RunInfo, theirs: RunInfo, listed: Sequence[str] | dict[str, str]
+    run: RunDirectory, ours: RunInfo, theirs: RunInfo, listed: Iterable[str]
 ) -> None:
     if ours.created != theirs.created:
         raise UsageError(f"{run.path} holds another run than {run.url}: move it away")
