@@ -173,13 +173,14 @@ def test_what_is_wrong_at_the_start_is_one_line_and_leaves_nothing(server, monke
         system.clear_instance_cache()
         assert main([*arguments, "run.dir=s3://bucket/runs/dead"]) == 2
         assert "the store cannot be reached" in capsys.readouterr().err
-    system.clear_instance_cache()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    assert main([*arguments, "run.dir=s3://bucket/runs/keyless"]) == 2
-    assert "set AWS_ACCESS_KEY_ID" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        system.clear_instance_cache()
+        assert main([*arguments, "run.dir=s3://bucket/runs/keyless"]) == 2
+        assert "set AWS_ACCESS_KEY_ID" in capsys.readouterr().err
     system.clear_instance_cache()
     assert not list(Path("outputs").rglob("*.*"))
 
