@@ -39,12 +39,20 @@ class Copies:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             content = json.loads((folder / NAME).read_bytes())
             self.url, self.token = content["url"], content["token"]
-            self._known, self.listed = dict(content["files"]), list(content["listed"])
+            self._known = {
+                name: [*map(int, known[:2]), str(known[2])]
+                for name, known in content["files"].items()
+            }
+            self.listed = list(content["listed"])
 
     def same(self, name: str, state: str | None) -> bool:
         """Whether the file is there, and as in the store, where its state is `state` now."""
         there = stamp(self._folder / name)
         return there is not None and self._known.get(name) == [*there, state]
+
+    def state_of(self, name: str) -> object:
+        """What the file had in the store when it was sent or fetched; None if it never was."""
+        return self._known[name][2] if name in self._known else None
 
     def names(self) -> list[str]:
         return sorted(self._known)

@@ -163,6 +163,11 @@ class Store:
         return f"the store failed ({text})"
 
 
+def size_of(state: str) -> int:
+    """Of the file that has this state, in bytes."""
+    return int(state.partition(" ")[0])
+
+
 def _state(info: Mapping[str, Any]) -> str:
     """The digest that the store keeps of a file, else its time, and the size."""
     known = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")

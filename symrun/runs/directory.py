@@ -66,8 +66,11 @@ class RunDirectory:
 
     def parts(self) -> list[Path]:
         """All parts of all tables that are complete by now, in the order of their numbers."""
-        found = (path for table in TABLES for path in self.table(table).glob("part-*.parquet"))
-        return sorted(found, key=lambda path: path.name)
+        found = []
+        for folder in map(self.table, TABLES):
+            with contextlib.suppress(FileNotFoundError):
+                found += [(name, folder) for name in os.listdir(folder) if PART.fullmatch(name)]
+        return [folder / name for name, folder in sorted(found)]
 
     @classmethod
     def create(

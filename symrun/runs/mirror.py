@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shlex
 import threading
 import time
@@ -13,7 +14,7 @@ from symrun.errors import Busy, RunError, SymrunError, UsageError, refusal
 from symrun.places import is_url
 from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim
 from symrun.remote.copies import Copies, Stamp, fetch, stamp
-from symrun.remote.store import Store, StoreError
+from symrun.remote.store import Store, StoreError, size_of
 from symrun.runs.copied import is_part, is_read, require_run, step_of
 from symrun.runs.directory import RunDirectory, working_copy
 from symrun.runs.info import RunInfo, Status
@@ -75,7 +76,7 @@ def check_out(url: str) -> RunDirectory:
 def _refuse_if_ahead(
     run: RunDirectory, ours: RunInfo, theirs: RunInfo, listed: Iterable[str]
 ) -> None:
-    if ours.created != theirs.created:
+    if not _is_same(ours, theirs):
         raise UsageError(f"{run.path} holds another run than {run.url}: move it away")
     last = max((step_of(name) for name in listed), default=-1)
     ended = ours.status is Status.finished and theirs.status is not Status.finished
@@ -85,9 +86,13 @@ def _refuse_if_ahead(
         raise UsageError(f"{run.path} has more of this run than {run.url}: {remedy}")
 
 
+def _is_same(one: RunInfo, other: RunInfo) -> bool:
+    return one.created == other.created and one.thinned == other.thinned
+
+
 def _goes_on_from(one: RunInfo, other: RunInfo) -> bool:
     """Whether `one` is `other`, at the same time or later."""
-    return one.created == other.created and one.resumed[: len(other.resumed)] == other.resumed
+    return _is_same(one, other) and one.resumed[: len(other.resumed)] == other.resumed
 
 
 class _Mirror:
@@ -110,11 +115,12 @@ class _Mirror:
         self._claim.take()
         self._copies.url, self._copies.token = url, self._claim.token
         self._copies.save()
-        self._renewed = time.monotonic()
-        self._there: dict[str, str] | None = None
-        """What the store holds, by its own listing and what was sent since; None: to be asked."""
-        self._new: dict[str, Stamp | None] = {}
-        """What was sent, and not yet seen there."""
+        self._looked = -math.inf
+        """When the claim was renewed and the store listed last."""
+        self._there: dict[str, str] = {}
+        """What the store had then."""
+        self._sent: dict[str, Stamp] = {}
+        """What was sent since then."""
         self._ending, self._left = threading.Event(), False
         self._complete = False
         self._reason = "it took too long"
@@ -126,44 +132,60 @@ class _Mirror:
         return self
 
     def __exit__(self, kind: object, *details: object) -> None:
-        self._ending.set()
-        self._moved()
         try:
-            self._thread.join(LOOK_SECONDS)
-            if self._thread.is_alive():
-                waits = "Ctrl-C leaves it to symrun push"
-                _log.warning("the rest is being sent to %s: %s", self._url, waits)
-            while self._thread.is_alive() and time.monotonic() - self._last < _LONGEST_SILENCE:
-                self._thread.join(0.2)
+            self._wait_for_the_rest()
+        except BaseException:
+            if line := self._shortcoming():
+                _log.warning("%s", line)
+            raise
         finally:
             self._left = True
-            missing = [] if self._complete else self._missing()
-            if missing:
-                few = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-                remedy = f"symrun push {shlex.quote(str(self._run.path))} sends them"
-                many = f"{len(missing):,} file{'s' * (len(missing) != 1)} of {self._run.path}"
-                line = f"{self._reason}; {self._url} lacks {many} ({few}): {remedy}"
-                if kind is not None:  # the error that is under way is the one to raise
-                    _log.warning("%s", line)
-        if missing and kind is None:
+        line = self._shortcoming()
+        if line and kind is None:
             raise RunError(line)
+        if line:  # the error that is under way is the one to raise
+            _log.warning("%s", line)
+
+    def _wait_for_the_rest(self) -> None:
+        self._ending.set()
+        self._moved()
+        self._thread.join(LOOK_SECONDS)
+        if self._thread.is_alive():
+            waits = "Ctrl-C leaves it to symrun push"
+            _log.warning("the rest is being sent to %s: %s", self._url, waits)
+        while self._thread.is_alive() and time.monotonic() - self._last < _LONGEST_SILENCE:
+            self._thread.join(0.2)
+
+    def _shortcoming(self) -> str:
+        """What the store lacks, and the command that sends it; empty if it has all."""
+        missing = [] if self._complete else self._missing()
+        if not missing:
+            return ""
+        few = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        many = f"{len(missing):,} file{'s' * (len(missing) != 1)} of {self._run.path}"
+        remedy = f"symrun push {shlex.quote(str(self._run.path))} sends them"
+        return f"{self._reason}; {self._url} lacks {many} ({few}): {remedy}"
 
     def _refuse_another_run(self) -> None:
         """Error: UsageError unless the store has nothing, or what this run was before."""
         listed = self._store.files()
+        remedy = "choose another place"
+        if self._run.run_json.exists() and _RUN_JSON in listed:
+            ours, theirs = self._run.info(), read_info(self._store.read(_RUN_JSON) or b"")
+            if _goes_on_from(ours, theirs):
+                return
+            which = "has gone on without" if _is_same(ours, theirs) else "holds another run than"
+            remedy = f"type symrun resume {shlex.quote(self._url)}, or {remedy}"
+            raise UsageError(f"{self._url} {which} {self._run.path}: {remedy}")
         if not self._run.run_json.exists():
-            if set(listed) - {NAME}:
-                remedy = "a run is never overwritten: choose another place"
-                if _RUN_JSON in listed:
-                    remedy += f", or go on with it: symrun resume {shlex.quote(self._url)}"
-                raise UsageError(f"{self._url} exists already; {remedy}")
-        elif _RUN_JSON in listed:
-            theirs = read_info(self._store.read(_RUN_JSON) or b"")
-            if not _goes_on_from(self._run.info(), theirs):
-                alike = theirs.created == self._run.info().created
-                which = "has gone on without" if alike else "holds another run than"
-                remedy = f"type symrun resume {shlex.quote(self._url)}, or choose another place"
-                raise UsageError(f"{self._url} {which} {self._run.path}: {remedy}")
+            strange = set(listed) - {NAME}
+        else:  # what was sent before a kill is no obstacle
+            strange = {name for name in listed if name != NAME and not is_read(name, True)}
+        if strange:
+            if _RUN_JSON in listed:
+                remedy += f", or go on with it: symrun resume {shlex.quote(self._url)}"
+            refused = "exists already; a run is never overwritten"
+            raise UsageError(f"{self._url} {refused}: {remedy}")
 
     def _moved(self) -> None:
         """The store took something."""
@@ -183,7 +205,7 @@ class _Mirror:
                 _log.warning("%s: what follows stays in %s", error, self._run.path)
                 return
             except Exception as error:  # whatever it is, training goes on
-                self._there = None
+                self._looked = -math.inf
                 self._reason = str(error) if isinstance(error, SymrunError) else refusal(error)
                 if failures == 0 and not ending:
                     _log.warning("%s; training goes on, and it is tried again", self._reason)
@@ -202,15 +224,15 @@ class _Mirror:
         ending: nothing is written any more, and the last pass leaves nothing out.
         Error: Busy if another machine writes there; StoreError, OSError.
         """
-        if self._there is None or time.monotonic() - self._renewed > RENEWED_SECONDS:
+        is_due = time.monotonic() - self._looked > RENEWED_SECONDS
+        if is_due:
             self._claim.renew()
-            self._renewed = time.monotonic()
         if not self._run.run_json.exists():  # not yet, or the run was discarded
             if ending:
                 self._withdraw()
             return False
-        if self._there is None:
-            self._there = self._store.files()
+        if is_due:
+            self._look()
         described = stamp(self._run.run_json)
         content = self._run.run_json.read_bytes()
         checkpoints = [self._name(self._run.checkpoint(step)) for step in self._run.checkpointed()]
@@ -220,28 +242,28 @@ class _Mirror:
         for name in [*parts, *unsent[:1]]:  # of checkpoints the newest: parts go before the next
             self._send(name)
         if not unsent[1:]:
-            pruned = (name for name in self._there if step_of(name) >= 0)
-            self._remove([name for name in pruned if name not in checkpoints])
-        if not self._is_sent(_RUN_JSON):
+            old = (name for name in self._known() if step_of(name) >= 0)
+            self._remove([name for name in old if name not in checkpoints])
+        if described is not None and not self._is_sent(_RUN_JSON):
             self._store.write(_RUN_JSON, content)
-            self._new[_RUN_JSON] = described
-        if self._new or ending:
-            self._look()
+            self._sent[_RUN_JSON] = described
         if ending and not unsent[1:]:
             self._end()
         return bool(unsent[1:])
 
     def _look(self) -> None:
-        """See whether what was sent is there, and note it."""
+        """See what the store has, and note which of it is the same here."""
         self._there = self._store.files()
-        for name, here in self._new.items():
-            if here is not None and name in self._there:
+        for name, here in self._sent.items():
+            if name in self._there and size_of(self._there[name]) == here[1]:
                 self._copies.note(name, here, self._there[name])
-        self._new.clear()
+        self._sent.clear()
         self._copies.save()
+        self._looked = time.monotonic()
 
     def _end(self) -> None:
         """Error: StoreError unless the store has all that there is."""
+        self._look()
         if missing := self._missing():
             raise StoreError(f"{self._url} lacks what it took, such as {missing[0]}")
         self._claim.release()
@@ -250,50 +272,64 @@ class _Mirror:
     def _stale(self, checkpoints: Sequence[str], parts: Sequence[str]) -> list[str]:
         """What the store has and must lose before anything is sent, the last first: checkpoints
         later than those there are, and parts that were truncated or written again since."""
-        assert self._there is not None
         newest = max(map(step_of, checkpoints), default=-1)
-        later = [name for name in self._there if step_of(name) > newest]
+        later = [name for name in self._known() if step_of(name) > newest]
         old = [
             name
-            for name in self._there
-            if is_part(name) and (name not in parts or not self._is_sent(name))
+            for name in self._known()
+            if is_part(name) and (name not in parts or self._is_another(name))
         ]
         return later + sorted(old, key=lambda name: name.rpartition("/")[2], reverse=True)
 
+    def _is_another(self, name: str) -> bool:
+        """Whether the store has a file of that name with another content; one that was on its way
+        when a process was killed is not taken for another."""
+        here, state = stamp(self._run.path / name), self._there.get(name)
+        if here is None or self._is_sent(name):
+            return False
+        if name in self._sent:
+            return True
+        return state is not None and (
+            size_of(state) != here[1] or self._copies.state_of(name) == state
+        )
+
+    def _known(self) -> list[str]:
+        """The names of all that is in the store."""
+        return list(self._there | dict.fromkeys(self._sent, ""))
+
     def _remove(self, names: Sequence[str]) -> None:
-        assert self._there is not None
-        for name in list(names):
+        for name in names:
             self._store.remove(name)
-            self._there.pop(name)
-            self._copies.forget(name)
+            self._there.pop(name, None)
+            self._sent.pop(name, None)
             self._moved()
 
     def _send(self, name: str) -> None:
         """One that was removed meanwhile is passed over."""
         path = self._run.path / name
         here = stamp(path)
-        if self._left or self._is_sent(name) or here is None:
+        if self._left or here is None or self._is_sent(name):
             return
         with contextlib.suppress(FileNotFoundError):
             self._store.put(name, path, self._moved)
-            self._new[name] = here
+            self._sent[name] = here
 
     def _is_sent(self, name: str) -> bool:
-        assert self._there is not None
+        here = stamp(self._run.path / name)
+        if here is not None and self._sent.get(name) == here:
+            return True
         return self._copies.same(name, self._there.get(name))
 
     def _missing(self) -> list[str]:
         """The files of the run that the store does not have, as far as is known."""
         paths = [self._run.run_json, *self._run.parts()]
         paths += [self._run.checkpoint(step) for step in self._run.checkpointed()]
-        there = self._there or {}
         names = [self._name(path) for path in paths if path.exists()]
-        return [name for name in names if not self._copies.same(name, there.get(name))]
+        return [name for name in names if not self._is_sent(name)]
 
     def _withdraw(self) -> None:
         """Leave nothing of a run that was discarded."""
-        for name in self._copies.names():
-            self._store.remove(name)
+        self._remove(self._known())
         self._claim.release()
         self._complete = True
 
@@ -306,7 +342,7 @@ def push(run: RunDirectory, url: str | None) -> str:
 
     url: None for that to which the run was sent before.
 
-    Error: UsageError if there is none, or for a thinned copy of a run; else as in `written`.
+    Error: UsageError if there is none; else as in `written`.
     """
     url = url or Copies(run.path).url
     if url is None or not is_url(url):

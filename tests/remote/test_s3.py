@@ -222,7 +222,7 @@ def test_what_a_killed_run_left_in_the_store_is_a_run_or_none(server, tmp_path, 
             continue
         run = RunDirectory.open(URL, checkpoints=True)
         readable += 1
-        for name in ("units", "parameters", "progress"):
+        for name in ("units", "parameters"):
             if run.table(name).exists() and any(run.table(name).iterdir()):
                 rows = read_table(run, name)
                 found = tables(run.path)[name]

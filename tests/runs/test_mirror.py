@@ -2,6 +2,7 @@
 the way of training."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import time
@@ -181,6 +182,29 @@ def test_truncated_parts_go_from_the_last_before_new_ones_come(memory, monkeypat
         part(run, 1, b"others")
     assert [path[-14:-8] for path in removed if "part" in path] == ["000002", "000001"]
     assert there(memory) == files_of(run)
+
+
+def test_a_part_that_was_sent_before_a_kill_is_not_taken_away_again(memory, monkeypatch):
+    """A checkpoint there may count on it."""
+    with sent() as run:
+        part(run, 0)
+    (run.path / ".remote.json").unlink()
+    removed = []
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", lambda self, path: removed.append(path))
+    with written(RunDirectory(run.path, URL)):
+        pass
+    assert [path.rpartition("/")[2] for path in removed] == [".claim"]
+
+
+def test_a_thinned_copy_does_not_take_the_place_of_its_run(memory):
+    with sent() as run:
+        part(run, 0)
+    info = run.info()
+    run.write_info(dataclasses.replace(info, thinned=ThinningInfo(every=2, records=1, of=2)))
+    before = there(memory)
+    with pytest.raises(UsageError, match="holds another run"):
+        mirror.push(run, URL)
+    assert there(memory) == before
 
 
 def test_a_store_that_was_emptied_meanwhile_is_filled_again(memory):
