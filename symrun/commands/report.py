@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symrun.commands.parser import Commands
+from symrun.commands.parser import Commands, folder
 from symrun.commands.plot import leave_the_users_matplotlib
 from symrun.errors import UsageError
 from symrun.places import place
@@ -23,7 +22,7 @@ def add(commands: Commands) -> None:
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=place)
     report.add_argument(
-        "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
+        "--out", metavar="FILE", type=folder, help="default: report.html in the first run's folder"
     )
     report.add_argument(
         "--serve",

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from symrun.commands.parser import Commands
+from symrun.commands.parser import Commands, folder
 from symrun.errors import UsageError
 from symrun.places import place
 
@@ -16,7 +15,7 @@ def add(commands: Commands) -> None:
         example="symrun thin RUN NEW --max-mb 10",
     )
     thin.add_argument("folder", metavar="RUN", type=place)
-    thin.add_argument("new", metavar="NEW", type=Path, help="the folder that it makes")
+    thin.add_argument("new", metavar="NEW", type=folder, help="the folder that it makes")
     thin.add_argument(
         "--every",
         metavar="K",

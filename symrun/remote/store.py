@@ -38,6 +38,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._protocol, _, path = self.url.partition("://")
+        if self._protocol in ("file", "local"):
+            raise StoreError(f"{url} is a folder of this machine: type it without file://")
         if not path or {"", ".", ".."} & set(path.split("/")):
             raise StoreError(f"{url} names no folder: type a URL such as s3://bucket/runs/mine")
         with self._in_one_line():

@@ -212,7 +212,7 @@ def test_what_a_killed_run_left_in_the_store_is_a_run_or_none(server, tmp_path, 
         with open("log", "ab") as log:
             process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=log, stdout=log)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(3, 12))
+            process.wait(chance.uniform(3, 9))
         ended = process.poll() is not None
         assert not ended or process.returncode == 0, Path("log").read_text()
         process.kill()

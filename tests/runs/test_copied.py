@@ -65,6 +65,12 @@ def require_url_in_output(command, capsys):
     assert str(cache()) not in printed.out + printed.err, command
 
 
+@pytest.mark.parametrize("command", ["thin {} {} --every 4", "plot fig1 {} --out {}"])
+def test_what_is_made_of_a_run_goes_to_this_machine(memory, command, capsys):
+    assert main(command.format(URL, "memory://new").split()) == 2
+    assert "memory://new is in a store: name a place of this" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_told_with_the_url(run_in_store, memory, capsys):
     place = "/bucket/mine/tables/units/part-000000.parquet"
     memory.pipe_file(place, memory.cat_file(place)[:-9] + b"damaged!!")
@@ -120,6 +126,7 @@ def test_a_folder_of_runs_is_copied_run_by_run_and_forgets_those_that_are_gone(
         ("absent://bucket/mine", r"install absent: pip install 'symrun\[remote\]'"),
         ("memory://", "names no folder"),
         ("memory://a/../b", "names no folder"),
+        ("file:///tmp/a", "type it without file://"),
     ],
 )
 def test_a_wrong_url_is_one_clear_line(run_in_store, url, said, monkeypatch, capsys):

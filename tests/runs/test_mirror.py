@@ -27,6 +27,7 @@ from symrun.remote.store import Store
 from symrun.runs import mirror
 from symrun.runs.checkpoint import checkpoints, save_checkpoint
 from symrun.runs.directory import RunDirectory
+from symrun.runs.info import ThinningInfo
 from symrun.runs.mirror import check_out, written
 from symrun.training.lifecycle import train
 from symrun.training.progress import Progress
