@@ -11,6 +11,7 @@ from symrun.commands import (
     completion,
     data,
     plot,
+    push,
     report,
     resume,
     runs,
@@ -32,7 +33,7 @@ _ON_SEVERAL_PROCESSES = ("train", "resume")
 """Commands that torchrun may start on several processes, which then work together."""
 
 _COMMANDS = (
-    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, data),
+    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, push, data),
     *(bench, completion),
 )
 

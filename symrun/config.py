@@ -130,7 +130,8 @@ class RunConfig:
 
     name: Annotated[str, Setting("name of the run, which goes to outputs/NAME/TIME")]
     dir: Annotated[
-        Path | None, Setting("the run's folder, which must not exist; null: outputs/NAME/TIME")
+        Path | str | None,
+        Setting("the run's folder or URL, which must not exist; null: outputs/NAME/TIME"),
     ]
     again: Annotated[bool, Setting("in a sweep, train members that are finished once more")]
 

@@ -5,11 +5,16 @@ import errno
 import os
 from collections.abc import Iterable
 
+from symrun.places import as_typed
+
 
 class SymrunError(Exception):
     """What went wrong, in one line that names the remedy."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return as_typed(super().__str__())
 
 
 class UsageError(SymrunError, ValueError):
@@ -78,8 +83,9 @@ def refusal(error: BaseException) -> str:
 
 
 def in_one_line(text: object) -> str:
-    """`text` from outside, fit for a message: at most 1000 characters, all of them printable."""
-    shown = str(text)
+    """`text` from outside, fit for a message: at most 1000 characters, all of them printable, and
+    with the URL in place of a path in a copy of it."""
+    shown = as_typed(str(text))
     shown = shown if len(shown) <= 1000 else shown[:1000] + "..."
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in shown)
 

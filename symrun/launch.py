@@ -135,17 +135,21 @@ def show(arguments: list[str], words: list[str]) -> None:
         main(lambda settings: None)()
 
 
-def resume(folder: Path, words: list[str], anyway: bool) -> None:
-    """Run `symrun resume`, and print the run's folder on standard output.
+def resume(folder: Path | str, words: list[str], anyway: bool) -> None:
+    """Run `symrun resume`, and print the run's folder on standard output. Of a URL that is the
+    working copy, which is made first.
 
     words: settings in place of those that the run recorded. anyway: resume even if the result will
     differ from an uninterrupted run.
     Error: UsageError for a run or a setting that cannot be used; else what the run raised.
     """
+    from symrun.runs.mirror import check_out
 
     def opened() -> tuple[RunDirectory, Config]:
-        run = RunDirectory.open(folder)
-        return run, Config.from_mapping(_replaced(run.config().to_dict(), words))
+        run = check_out(folder) if isinstance(folder, str) else RunDirectory.open(folder)
+        settings = run.config().to_dict()
+        settings["run"]["dir"] = run.url or settings["run"]["dir"]
+        return run, Config.from_mapping(_replaced(settings, words))
 
     run, config = ranks.from_first(opened)
     with StopRequest() as stop:

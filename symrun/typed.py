@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 from symrun.errors import UsageError
+from symrun.places import is_url
 
 Settings = TypeVar("Settings", bound="DataclassInstance", covariant=True)
 
@@ -189,6 +190,8 @@ def _typed(value: Any, hint: Any, setting: str, recorded: bool) -> Any:
             return None
         kinds = [kind for kind in hint.__args__ if kind is not type(None)]
         hint = next((kind for kind in kinds if type(value) is kind), kinds[0])
+        if Path in kinds and str in kinds:
+            hint = str if is_url(value) else Path
     container, inner = typing.get_origin(hint), typing.get_args(hint)
     if container is tuple:
         example = " such as [0.5,0.75]" if inner[0] is float else ""

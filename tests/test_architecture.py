@@ -43,10 +43,12 @@ LAYERS = [
     "typed",
     "symmetry",
     "laws",
+    "remote",
     "files",
     "ranks",
     "display",
     "errors",
+    "places",
     "lazy",
 ]
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -16,7 +16,10 @@ from symrun.attached.subject import name_of, proven_structure, require_of, unwra
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
 from symrun.laws import SGD
+from symrun.places import place
+from symrun.remote.store import Store
 from symrun.runs.directory import RunDirectory
+from symrun.runs.mirror import check_out
 from symrun.symmetry import Structure
 from symrun.tracking import Watcher
 from symrun.tracking.shares import is_spread
@@ -46,8 +49,8 @@ def track(
     it, bit for bit.
 
     example_input: a batch as the model takes it, of at least two examples; a tuple of several
-    arguments, or a mapping of named ones. path: the run's folder; None: a new one in outputs/own.
-    With the folder of an earlier run, call `load_state_dict` before the first step.
+    arguments, or a mapping of named ones. path: the run's folder or URL; None: a new one in
+    outputs/own. With that of an earlier run, call `load_state_dict` before the first step.
     loss: from what the model returns to the loss, or with `target`, from that and the target;
     None: softmax cross-entropy. structure: what `find_structure` found in this network, which is
     neither searched nor proven again. every: updates between records. parameters: sampled in each
@@ -97,7 +100,7 @@ def track(
             f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "
             "to track"
         )
-    records = _records(ranks, None if path is None else Path(path))
+    records = _records(ranks, None if path is None else place(str(path)))
     return TrackedRun(
         inner,
         optimizer,
@@ -113,7 +116,7 @@ def track(
     )
 
 
-def _records(ranks: Ranks, path: Path | None) -> Records:
+def _records(ranks: Ranks, path: Path | str | None) -> Records:
     """Of the first rank; the others know the folder."""
     made: list[Records] = []
 
@@ -125,10 +128,14 @@ def _records(ranks: Ranks, path: Path | None) -> Records:
     return made[0] if made else NoRecords(*where)
 
 
-def _folder(path: Path | None) -> tuple[RunDirectory, bool]:
+def _folder(path: Path | str | None) -> tuple[RunDirectory, bool]:
     """The folder of the run, and whether there is an earlier one in it."""
-    if path is not None and (path / "run.json").exists():
+    run = None
+    if isinstance(path, str):
+        run = check_out(path) if "run.json" in Store(path).files() else None
+    elif path is not None and (path / "run.json").exists():
         run = RunDirectory.open(path)
+    if run is not None:
         if run.info().loop is None:
             raise UsageError(f"path={path} is a run of symrun train: choose another path")
         return run, True

@@ -12,6 +12,7 @@ from typing import Any
 from symrun.errors import Busy, UsageError
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
+from symrun.runs.mirror import written
 from symrun.runs.writer import Record, TableWriter
 
 
@@ -29,7 +30,7 @@ class Records:
         self._started, self._seconds = time.monotonic(), 0.0
         self._resources = contextlib.ExitStack()
         try:
-            self._resources.enter_context(run.locked())
+            self._resources.enter_context(written(run))
         except Busy as error:
             raise UsageError(
                 f"{error}, or by another tracker of this one: close it first"

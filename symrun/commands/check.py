@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from symrun.commands.parser import Commands, add_overrides
-from symrun.errors import UsageError
+from symrun.errors import UsageError, in_one_line
 
 if TYPE_CHECKING:
     from symrun.runs.directory import RunDirectory
@@ -96,7 +96,7 @@ def _needless(word: str) -> str:
 def _say_if_thinned(run: "RunDirectory") -> None:
     info = run.info()
     if info.thinned is not None:
-        print(f"symrun: {run.path}: {', '.join(info.spacing())}", file=sys.stderr)
+        print(in_one_line(f"symrun: {run.path}: {', '.join(info.spacing())}"), file=sys.stderr)
 
 
 def _check_constraints(options: argparse.Namespace) -> int:

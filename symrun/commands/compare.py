@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from symrun.commands.parser import Commands
 from symrun.errors import UsageError
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
         help="runs side by side: settings that differ, and numbers",
         example="symrun compare RUN RUN",
     )
-    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=place)
     form = compare.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="machine-readable rows")
     form.add_argument("--csv", action="store_true", help="the same rows as CSV")

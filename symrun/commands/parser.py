@@ -4,9 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from symrun.errors import UsageError, did_you_mean, nearest
+from symrun.places import is_url
 
 _ELSEWHERE = {
     **dict.fromkeys(("-sc", "--shell-completion"), "symrun completion bash"),
@@ -98,6 +100,13 @@ class Parser(argparse.ArgumentParser):
         meant = did_you_mean(name, self._option_string_actions)
         remedy = meant or f": {self.prog} --help lists them"
         return f"{self.prog} has no option {name}{remedy}"
+
+
+def folder(text: str) -> Path:
+    """A place of this machine to write to, which argparse gives this function to read."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is in a store: name a place of this machine")
+    return Path(text)
 
 
 def add_overrides(parser: Parser, meaning: str) -> None:

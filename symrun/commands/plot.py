@@ -3,11 +3,11 @@
 import argparse
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
-from symrun.commands.parser import Commands
+from symrun.commands.parser import Commands, folder
 from symrun.errors import UsageError
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -19,9 +19,11 @@ def add(commands: Commands) -> None:
     figure: Any = plot.add_argument("figure", metavar="FIGURE", help=figures)
     figure.completer = _names_of_figures  # argcomplete's own attribute
     plot.add_argument(
-        "runs", metavar="RUN", nargs="*", type=Path, help="default: the newest that fit"
+        "runs", metavar="RUN", nargs="*", type=place, help="default: the newest that fit"
     )
-    plot.add_argument("--out", metavar="DIR", type=Path, help="default: figures/ of the first run")
+    plot.add_argument(
+        "--out", metavar="DIR", type=folder, help="default: figures/ of the first run"
+    )
     plot.add_argument("--format", default="png,pdf,svg", help="of png, pdf, svg, gif (%(default)s)")
     plot.add_argument(
         "--plain-title", action="store_true", help="name no figure of the paper in the title"

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symrun.commands.parser import Commands
+from symrun.commands.parser import Commands, folder
 from symrun.commands.plot import leave_the_users_matplotlib
 from symrun.errors import UsageError
+from symrun.places import place
 from symrun.typed import require
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def add(commands: Commands) -> None:
     report = commands.add_parser(
         "report", help="one HTML page: figures, laws, what it cost", example="symrun report RUN"
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("runs", metavar="RUN", nargs="+", type=place)
     report.add_argument(
-        "--out", metavar="FILE", type=Path, help="default: report.html in the first run's folder"
+        "--out", metavar="FILE", type=folder, help="default: report.html in the first run's folder"
     )
     report.add_argument(
         "--serve",
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
         return _serve(runs, _PORT if options.port is None else options.port)
     from symrun.report import report
 
-    print(report(runs, options.out or runs[0].path / "report.html"))
+    print(report(runs, options.out or runs[0].report))
     return 0
 
 

@@ -1,9 +1,9 @@
 """`symrun resume`: a run that stopped goes on."""
 
 import argparse
-from pathlib import Path
 
 from symrun.commands.parser import Commands, add_overrides
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -12,7 +12,7 @@ def add(commands: Commands) -> None:
         help="go on with a run that stopped, bit for bit",
         example="symrun resume RUN",
     )
-    resume.add_argument("folder", metavar="RUN", type=Path)
+    resume.add_argument("folder", metavar="RUN", type=place)
     add_overrides(resume, "in place of what the run recorded: device=cpu, data.root=DIR")
     resume.add_argument(
         "--anyway",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from symrun.commands.parser import Commands
 from symrun.errors import UsageError, in_one_line
+from symrun.places import is_url
 
 if TYPE_CHECKING:
     from symrun.listing.filters import Condition
@@ -100,10 +101,15 @@ def _print(options: argparse.Namespace, summaries: "list[Summary]", keys: list[s
 def _folder_and_conditions(words: Sequence[str]) -> tuple[Path, "list[Condition]"]:
     """Error: UsageError for a folder that is none, or a word that is no condition."""
     from symrun.listing.filters import Condition
+    from symrun.runs.copied import local
     from symrun.runs.directory import OUTPUTS
 
-    first = [word for word in words[:1] if Path(word).is_dir() or Condition.of(word) is None]
-    folder = Path(first[0]) if first else OUTPUTS
+    first = [
+        word
+        for word in words[:1]
+        if is_url(word) or Path(word).is_dir() or Condition.of(word) is None
+    ]
+    folder = local(first[0]) if first else OUTPUTS
     if not folder.is_dir() and (first or folder.exists()):
         raise UsageError(
             f"{in_one_line(folder)} is no folder and no filter: type symrun runs FOLDER"

@@ -2,16 +2,16 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from symrun.commands.parser import Commands
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
     show = commands.add_parser(
         "show", help="one run at a glance, and what to type next", example="symrun show RUN"
     )
-    show.add_argument("folder", metavar="RUN", type=Path)
+    show.add_argument("folder", metavar="RUN", type=place)
     show.add_argument("--json", action="store_true", help="machine-readable, with every setting")
     show.set_defaults(run=_run)
 

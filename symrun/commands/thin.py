@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from symrun.commands.parser import Commands
+from symrun.commands.parser import Commands, folder
 from symrun.errors import UsageError
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         help="a run with fewer records, small enough to travel",
         example="symrun thin RUN NEW --max-mb 10",
     )
-    thin.add_argument("folder", metavar="RUN", type=Path)
-    thin.add_argument("new", metavar="NEW", type=Path, help="the folder that it makes")
+    thin.add_argument("folder", metavar="RUN", type=place)
+    thin.add_argument("new", metavar="NEW", type=folder, help="the folder that it makes")
     thin.add_argument(
         "--every",
         metavar="K",

@@ -1,9 +1,9 @@
 """`symrun watch`: a run of another process, live."""
 
 import argparse
-from pathlib import Path
 
 from symrun.commands.parser import Commands
+from symrun.places import place
 
 
 def add(commands: Commands) -> None:
@@ -12,7 +12,7 @@ def add(commands: Commands) -> None:
         help="a run of another process, live until it ends; in a pipe a line a change",
         example="symrun watch RUN",
     )
-    watch.add_argument("folder", metavar="RUN", type=Path)
+    watch.add_argument("folder", metavar="RUN", type=place)
     watch.set_defaults(run=_run)
 
 

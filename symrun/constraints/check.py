@@ -16,6 +16,7 @@ from symrun.display import bar
 from symrun.errors import UsageError, did_you_mean
 from symrun.models import MODELS, entry_of
 from symrun.overrides import GROUPS, NAMED_MODELS, names, read
+from symrun.places import as_typed, is_url
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
@@ -50,11 +51,11 @@ def run_or_overrides(
     Error: UsageError if it is neither, or a setting has no effect here.
     Example: run_or_overrides("vgg16", ["model.width=0.125"])
     """
-    if (Path(target) / "run.json").exists():
+    if is_url(target) or (Path(target) / "run.json").exists():
         if overrides:
             remedy = f"leave {overrides[0]} out, or name a model instead"
             raise UsageError(f"{target} is a run, whose settings are recorded: {remedy}")
-        return RunDirectory.open(target)
+        return RunDirectory.open(target, checkpoints=True)
     if entry_of(target) not in MODELS and "=" not in target:
         typed = [NAMED_MODELS.get(name, name) for name in MODELS]
         models = f"a model: one of {', '.join(typed)}{did_you_mean(target, typed)}"
@@ -114,7 +115,8 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
 
 def _gradient(run: RunDirectory, info: RunInfo) -> Report:
     precision, device = info.precision.value, info.device
-    title = f"Gradient constraint over the records of {run.path}: {precision} on {device}"
+    title = f"Gradient constraint over the records of {as_typed(str(run.path))}: {precision}"
+    title += f" on {device}"
     return Report("gradient", None, precision, device, title, list(gradient_constraints(run)))
 
 

@@ -72,7 +72,7 @@ def select_runs(figure: str, runs: Sequence[RunDirectory]) -> list[RunDirectory]
 
 def plot(
     figure: str,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path | None,
     formats: Sequence[str],
     plain_title: bool = False,

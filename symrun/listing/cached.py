@@ -18,6 +18,7 @@ from pathlib import Path
 import symrun
 from symrun.analysis import Agreement
 from symrun.listing.summary import Summary, described, with_tables
+from symrun.places import cache
 from symrun.runs.directory import TABLES, RunDirectory
 
 _CODE = ("analysis/*.py", "laws/*.py", "listing/*.py", "runs/*.py", "schedule.py")
@@ -78,9 +79,8 @@ def _code() -> str:
 
 def _file(run: RunDirectory) -> Path:
     """Error: RuntimeError without a home."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:32]
-    return Path(base) / "symrun" / "runs" / f"{name}.json"
+    return cache() / "runs" / f"{name}.json"
 
 
 def _read(run: RunDirectory, state: str) -> Summary | None:

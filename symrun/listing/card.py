@@ -26,6 +26,7 @@ from symrun.listing.words import (
     size,
     typed,
 )
+from symrun.places import as_typed
 from symrun.runs.differences import changed_settings
 from symrun.runs.directory import TABLES, RunDirectory
 from symrun.runs.info import RunInfo, Status
@@ -104,7 +105,7 @@ def as_json(one: Card) -> dict[str, Any]:
     recorded = {key: value for key, value in info.to_json().items() if key in _RECORDED}
     places = one.files.items()
     return {
-        "path": str(summary.path),
+        "path": as_typed(str(summary.path)),
         "status": summary.status,
         "step": summary.step,
         "planned": summary.planned,

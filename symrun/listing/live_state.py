@@ -136,6 +136,7 @@ class LiveState:
     def look(self) -> bool:
         """Read what is new, for a fraction of a second; whether there was anything."""
         before = (self.status, self.parts, self.written, self.step)
+        self.run.refresh()
         self._look_at_info()
         read = self._look_at_tables()
         return read or before != (self.status, self.parts, self.written, self.step)

@@ -17,6 +17,7 @@ from symrun.listing.cached import Listed
 from symrun.listing.filters import KEYS, TABLE_KEYS, Condition, last_part, shown, value_of
 from symrun.listing.summary import Summary
 from symrun.listing.words import decimal, local, of_planned, share
+from symrun.places import as_typed
 from symrun.runs.differences import differing_settings
 from symrun.runs.directory import folders_below
 
@@ -118,7 +119,7 @@ def as_rows(summaries: Sequence[Summary], names: Sequence[str]) -> list[dict[str
     """A row for each run. names: of its columns, as in `columns_of`."""
     return [
         {name: getattr(one, name) if name in _FIELDS else one.settings.get(name) for name in names}
-        | {"path": str(one.path)}
+        | {"path": as_typed(str(one.path))}
         for one in summaries
     ]
 

@@ -11,6 +11,7 @@ from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
 from symrun.listing.words import UNKNOWN, count, decimal, law_in_words, share
+from symrun.places import as_typed
 from symrun.runs.differences import differing_settings
 
 Numbers = dict[str, list[Any]]
@@ -53,7 +54,7 @@ def as_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """A row for each setting and number, with a column for each run's path."""
     both = {**settings(summaries), **numbers(summaries)}
     both["unjudged"] = [one.unjudged for one in summaries]
-    paths = [str(one.path) for one in summaries]
+    paths = [as_typed(str(one.path)) for one in summaries]
     return [{"name": name, **dict(zip(paths, both[name], strict=True))} for name in both]
 
 

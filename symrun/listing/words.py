@@ -8,6 +8,7 @@ from pathlib import Path
 
 from symrun.analysis import is_identity
 from symrun.errors import in_one_line
+from symrun.places import as_typed
 from symrun.runs.info import RunInfo
 
 UNKNOWN = "-"
@@ -18,8 +19,9 @@ def typed(path: Path) -> str:
 
     Example: typed(Path("a b")) == "'a b'"
     """
-    if str(path).isprintable():
-        return shlex.quote(str(path))
+    text = as_typed(str(path))
+    if text.isprintable():
+        return shlex.quote(text)
     plain = b"'\\"
     signs = [
         chr(one) if 32 <= one < 127 and one not in plain else f"\\x{one:02x}"

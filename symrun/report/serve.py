@@ -48,6 +48,8 @@ class ReportServer(ThreadingHTTPServer):
 
     def state(self) -> str:
         """What changes with run.json and with each part of a table."""
+        for run in self._runs:
+            run.refresh()
         files = [run.run_json for run in self._runs]
         files += [part for run in self._runs for name in TABLES for part in parts_of(run, name)]
         stamps = []

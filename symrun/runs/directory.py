@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,11 @@ from symrun.config import Config
 from symrun.errors import Busy, UsageError, refusal
 from symrun.files import complete_or_absent, is_locked, locked, sweep_drafts
 from symrun.models.registry import MODELS
+from symrun.places import below, is_url, url_of
+from symrun.remote import copies
+from symrun.remote.claim import is_renewed
+from symrun.remote.store import Store
+from symrun.runs.copied import CHECKPOINT, PART, local, step_of
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.run_json import MOST_BYTES, read_info
 
@@ -22,8 +28,9 @@ OUTPUTS = Path("outputs")
 TABLES = ("units", "parameters", "progress")
 _log = logging.getLogger(__name__)
 
-_PART = re.compile(r"part-([0-9]{6,9})\.parquet")
-_CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
+_FRESH_SECONDS = 5.0
+"""How long a copy of a run in a store is not asked for again."""
+
 _SHOWN = 3
 """Runs that are named in place of a path that is none."""
 
@@ -31,18 +38,22 @@ _SHOWN = 3
 class RunDirectory:
     """The files of one run.
 
+    url: where in a store they go as well while the run is written.
     Example:
         run = RunDirectory.open("outputs/mine")
         run.info().config.optim.lr
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, url: str | None = None) -> None:
+        self.path, self.url = path, url
         self.run_json = path / "run.json"
-        self.figures = path / "figures"
+        drawn = path if url_of(path) is None else OUTPUTS  # nobody looks for them in a cache
+        self.figures = drawn / "figures"
+        self.report = drawn / "report.html"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self._lock = path / ".lock"
+        self._is_fresh_until, self._is_claimed = 0.0, False
 
     def table(self, name: str) -> Path:
         return self.path / "tables" / name
@@ -53,22 +64,35 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step}.pt"
 
+    def parts(self) -> list[Path]:
+        """All parts of all tables that are complete by now, in the order of their numbers."""
+        found = []
+        for folder in map(self.table, TABLES):
+            with contextlib.suppress(FileNotFoundError):
+                found += [(name, folder) for name in os.listdir(folder) if PART.fullmatch(name)]
+        return [folder / name for name, folder in sorted(found)]
+
     @classmethod
-    def create(cls, path: Path | None, name: str, setting: str = "run.dir") -> "RunDirectory":
-        """Claim a new folder: `path`, or outputs/<name>/<date and time> where it is None.
+    def create(
+        cls, place: Path | str | None, name: str, setting: str = "run.dir"
+    ) -> "RunDirectory":
+        """Claim a new folder: `place`, or outputs/<name>/<date and time> where it is None. Of a URL
+        it is the working copy.
 
-        setting: what the user calls `path`.
+        setting: what the user calls `place`.
 
-        Error: UsageError if there is something in `path` (a run is never overwritten, never mixed)
-        or it cannot be made. `mkdir` is the claim, so two runs started in the same second get two
+        Error: UsageError if there is something in it (a run is never overwritten, never mixed) or
+        it cannot be made. `mkdir` is the claim, so two runs started in the same second get two
         folders; of two that take over the same abandoned one, `locked` tells the second.
         """
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         attempt = 0
+        path = None if place is None else working_copy(place)
         while True:
             attempt += 1
             suffix = "" if attempt == 1 else f"-{attempt}"
             run = cls(path if path is not None else OUTPUTS / name / (stamp + suffix))
+            run.url = str(place) if is_url(place) else None
             try:
                 run.path.parent.mkdir(parents=True, exist_ok=True)
                 if _claim(run.path) or (path is not None and run._is_abandoned()):
@@ -87,7 +111,7 @@ class RunDirectory:
 
     def _is_abandoned(self) -> bool:
         """Whether this is an empty run folder, left by a process killed before its run started."""
-        skeleton = {self._lock, *map(self.table, TABLES), self.table("")}
+        skeleton = {self._lock, self.path / copies.NAME, *map(self.table, TABLES), self.table("")}
         drafts = f".{self.run_json.name}-"
         left = (path for path in self.path.rglob("*") if path not in skeleton)
         return self.table("").is_dir() and all(
@@ -111,8 +135,19 @@ class RunDirectory:
 
     def is_written(self) -> bool:
         """Whether another process writes to this run, or nobody can tell, as on a file system
-        without locks."""
-        return is_locked(self._lock)
+        without locks. Of a copy: whether somebody renews the claim of the run in its store."""
+        self.refresh()
+        return is_locked(self._lock) if url_of(self.path) is None else self._is_claimed
+
+    def refresh(self) -> None:
+        """Bring a copy of a run in a store up to date, unless it was a moment ago.
+
+        Error: UsageError as in `open`.
+        """
+        if (url := url_of(self.path)) and time.monotonic() > self._is_fresh_until:
+            local(url, one=True)
+            self._is_claimed = is_renewed(Store(url))
+            self._is_fresh_until = time.monotonic() + _FRESH_SECONDS
 
     def truncate_to(self, parts: Mapping[str, int], step: int) -> None:
         """Remove what was written after the checkpoint of `step`.
@@ -127,7 +162,7 @@ class RunDirectory:
                     missing = f"{self.part(table, number)} is missing"
                     raise UsageError(f"{missing}: without it the run cannot go on")
         for table in TABLES:
-            for number in sorted(_numbers(self.table(table), _PART), reverse=True):
+            for number in sorted(_numbers(self.table(table), PART), reverse=True):
                 if number >= parts[table]:
                     self.part(table, number).unlink()
             sweep_drafts(self.table(table))
@@ -138,13 +173,20 @@ class RunDirectory:
         sweep_drafts(self.path)
 
     def checkpointed(self) -> list[int]:
-        """The steps at which this run has checkpoints, the last first."""
-        return sorted(_numbers(self.checkpoints, _CHECKPOINT), reverse=True)
+        """The steps at which this run has checkpoints, the last first. Of a copy: those in the
+        store, fetched or not."""
+        steps = set(_numbers(self.checkpoints, CHECKPOINT))
+        if url_of(self.path) is not None:
+            steps |= {step_of(name) for name in copies.Copies(self.path).listed} - {-1}
+        return sorted(steps, reverse=True)
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunDirectory":
-        """The run in `path`. Error: UsageError if it holds none that this symrun can read."""
-        run = cls(Path(path))
+    def open(cls, path: str | Path, checkpoints: bool = False) -> "RunDirectory":
+        """The run in `path`, a folder or a URL. checkpoints: of a URL, fetch them as well.
+
+        Error: UsageError if it holds none that this symrun can read, or a store fails.
+        """
+        run = cls(local(path, checkpoints, one=True))
         if not run.run_json.exists():
             raise UsageError(f"{path} is not a run folder{_instead_of(run.path)}")
         run.info()
@@ -155,6 +197,7 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             self.run_json.unlink(missing_ok=True)
             self._lock.unlink(missing_ok=True)
+            (self.path / copies.NAME).unlink(missing_ok=True)
         tables = [self.table(table) for table in TABLES]
         for folder in (*tables, tables[0].parent, self.path):
             with contextlib.suppress(OSError):
@@ -219,6 +262,14 @@ class RunDirectory:
 def sweep_folder(name: str) -> Path:
     """Where sweeps of runs of this name keep their locks and logs."""
     return OUTPUTS / name / ".sweep"
+
+
+def working_copy(place: str | Path) -> Path:
+    """Where a run that goes to `place` is written: there, or for a URL in outputs.
+
+    Example: working_copy("s3://bucket/mine") == Path("outputs/s3/bucket/mine")
+    """
+    return below(OUTPUTS, place) if isinstance(place, str) and is_url(place) else Path(place)
 
 
 def current(run: RunDirectory) -> tuple[RunInfo, Status]:

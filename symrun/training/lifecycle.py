@@ -27,9 +27,18 @@ from symrun.errors import (
 )
 from symrun.files import locked
 from symrun.loggers import logging_to
+from symrun.places import is_url
 from symrun.runs.checkpoint import last_whole_checkpoint
-from symrun.runs.directory import OUTPUTS, TABLES, RunDirectory, runs_below, sweep_folder
+from symrun.runs.directory import (
+    OUTPUTS,
+    TABLES,
+    RunDirectory,
+    runs_below,
+    sweep_folder,
+    working_copy,
+)
 from symrun.runs.info import ResumptionInfo, RunInfo, Status
+from symrun.runs.mirror import written
 from symrun.runs.writer import NoWriter, TableWriter
 from symrun.tracking import Tracker
 from symrun.tracking.audit import Audit
@@ -66,7 +75,7 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     """
     plan = ranks.everywhere(lambda: Plan.of(config))
     run = ranks.from_first(lambda: RunDirectory.create(config.run.dir, config.run.name))
-    with _in_first(run.locked()):
+    with _in_first(written(run)):
         try:
             training, dataset = ranks.everywhere(lambda: _prepared(plan))
             ranks.from_first(lambda: _begin(run, training, dataset))
@@ -116,10 +125,10 @@ def resume(
     """
     if ranks.from_first(run.info).thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
-    with _in_first(run.locked()):
+    with _in_first(written(_mirrored(run, config))):
         if ranks.from_first(run.info).status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
-        _resume(run, config, anyway, stop or StopRequest())
+        _resume(_mirrored(run, config), config, anyway, stop or StopRequest())
     return run.path
 
 
@@ -134,11 +143,11 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     """
     with _in_first(_claimed(Plan.of(config).config)):
         run = None if config.run.again else ranks.from_first(lambda: earlier_run(config))
-        return train(config, stop) if run is None else _went_on(run, stop)
+        return train(config, stop) if run is None else _went_on(_mirrored(run, config), stop)
 
 
 def _went_on(run: RunDirectory, stop: StopRequest) -> Path:
-    with _in_first(run.locked()):
+    with _in_first(written(run)):
         info = ranks.from_first(run.info)
         if info.status is Status.diverged:
             raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
@@ -188,7 +197,8 @@ def earlier_run(config: Config, elsewhere: bool = False) -> RunDirectory | None:
     A thinned copy is none: it lacks records that `config` asks for, and cannot go on.
     """
     plan = Plan.of(config, elsewhere)
-    for run in runs_below(config.run.dir or OUTPUTS / config.run.name):
+    folder = config.run.dir and working_copy(config.run.dir)
+    for run in runs_below(folder or OUTPUTS / config.run.name):
         info = run.info()
         if elsewhere:
             same = (info.device == "cpu") == (plan.device.type == "cpu")
@@ -201,6 +211,11 @@ def earlier_run(config: Config, elsewhere: bool = False) -> RunDirectory | None:
             if not differences and not changed_code(info):
                 return run
     return None
+
+
+def _mirrored(run: RunDirectory, config: Config) -> RunDirectory:
+    """The run, sent to the URL that the settings name, if they do."""
+    return RunDirectory(run.path, str(config.run.dir) if is_url(config.run.dir) else None)
 
 
 def _prepared(plan: Plan) -> tuple[Training, Dataset]:
@@ -356,7 +371,8 @@ class _Trainer:
                     where = f"{training.plan.config.precision.value} on "
                     where += device_title(training.device)
                     size = table_bytes(training) / 1e6
-                    progress.say(f"{where}; up to {size:,.1f} MB of tables in {run.path}")
+                    place = f"{run.path}, sent to {run.url}" if run.url else run.path
+                    progress.say(f"{where}; up to {size:,.1f} MB of tables in {place}")
                     checkpointer = Checkpointer(run, writer, state, self._stop)
                     with graphs, ranks.losses_in_one_line():
                         fit(training, progress, tracker, checkpointer)

@@ -21,6 +21,7 @@ from symrun.overrides import combinations, names
 MAKEFILE = (ROOT / "Makefile").read_text()
 OTHERS = {
     "pip install .",
+    "pip install symrun[remote]",
     "source .venv/bin/activate",
 }
 """Command lines of other programs."""
