@@ -7,6 +7,7 @@ from symrun import __version__
 from symrun.commands import (
     bench,
     check,
+    collect,
     compare,
     completion,
     data,
@@ -29,8 +30,8 @@ _RESULTS_ARE_PRINTED = ("check", "symmetries", "bench", "runs", "show", "compare
 """Commands that fail once nobody can take their output; others go on without it."""
 
 _COMMANDS = (
-    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, data),
-    *(bench, completion),
+    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin),
+    *(collect, data, bench, completion),
 )
 
 
