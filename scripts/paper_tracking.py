@@ -150,7 +150,7 @@ class Held:
     def __init__(self) -> None:
         self._records: list[tuple[str, Record]] = []
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         self._records.append((table, record))
 
     def write(self, run: RunDirectory) -> None:

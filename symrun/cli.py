@@ -7,6 +7,7 @@ from symrun import __version__, ranks
 from symrun.commands import (
     bench,
     check,
+    collect,
     compare,
     completion,
     data,
@@ -33,8 +34,8 @@ _ON_SEVERAL_PROCESSES = ("train", "resume")
 """Commands that torchrun may start on several processes, which then work together."""
 
 _COMMANDS = (
-    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, push, data),
-    *(bench, completion),
+    *(train, resume, runs, show, compare, watch, plot, check, symmetries, report, thin, push),
+    *(collect, data, bench, completion),
 )
 
 

@@ -1,6 +1,7 @@
 """From plain values to frozen dataclasses, each field of the type that it claims, and back."""
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -107,6 +108,12 @@ def require_within(record: object, least: int, most: int, *names: str) -> None:
         require(name, holds, f"an integer in [{least}, {most}]", value)
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """What the annotations of `kind` evaluate to, which takes a while."""
+    return typing.get_type_hints(kind)
+
+
 def build(
     kind: type[Settings], values: Mapping[str, Any], prefix: str, recorded: bool = False
 ) -> Settings:
@@ -119,7 +126,7 @@ def build(
     """
     what = "an object with names" if recorded else "a group of settings"
     require(prefix.rstrip("."), isinstance(values, Mapping), what, repr(values))
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for key in values:
         if not (recorded or key in hints):
             raise UsageError(f"there is no setting {prefix}{key}; there are {', '.join(hints)}")

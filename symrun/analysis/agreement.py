@@ -163,7 +163,9 @@ def _row(law: str, group: str, parts: list[_Part]) -> Agreement:
     shares = [part.unexplained[law] for part in judged]
     pooled = np.concatenate(shares)
     median, worst = float(np.median(pooled)), int(np.argmax(pooled))
-    names = [f"{part.group} [{unit}]" for part in judged for unit in part.moved.tolist()]
+    ends = np.cumsum([share.size for share in shares])
+    place = int(np.searchsorted(ends, worst, side="right"))
+    unit = judged[place].moved[worst - ends[place] + shares[place].size]
     return dataclasses.replace(
         row,
         explained=1 - median,
@@ -171,6 +173,6 @@ def _row(law: str, group: str, parts: list[_Part]) -> Agreement:
         rms=math.sqrt(median),
         unexplained_99=float(np.quantile(pooled, 0.99, method="inverted_cdf")),
         unexplained_worst=float(pooled[worst]),
-        worst_unit=names[worst],
+        worst_unit=f"{judged[place].group} [{unit}]",
         worst_group=float(np.max([np.median(share) for share in shares])),
     )

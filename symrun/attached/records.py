@@ -26,7 +26,7 @@ class Records:
     def __init__(self, run: RunDirectory, goes_on: bool) -> None:
         self._run, self.goes_on, self.path = run, goes_on, run.path
         self._writer: TableWriter | None = None
-        self._early: list[tuple[str, Record]] = []
+        self._early: list[tuple[str, Record, int]] = []
         self._started, self._seconds = time.monotonic(), 0.0
         self._resources = contextlib.ExitStack()
         try:
@@ -54,16 +54,16 @@ class Records:
         self._info = info
         self.update(last_step=step)
         self._writer = TableWriter(self._run, parts)
-        for table, record in self._early:
-            self._writer.put(table, record)
+        for early in self._early:
+            self._writer.put(*early)
         return self._info
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         """As of a RecordSink; what comes before `start` is kept until then."""
         if self._writer is None:
-            self._early.append((table, record))
+            self._early.append((table, record, size_bytes))
         else:
-            self._writer.put(table, record)
+            self._writer.put(table, record, size_bytes)
 
     def update(self, **changes: Any) -> None:
         """Change what run.json says."""
@@ -118,7 +118,7 @@ class NoRecords(Records):
     def start(self, info: RunInfo, state: Mapping[str, Any] | None, step: int) -> RunInfo:
         return info
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         pass
 
     def update(self, **changes: Any) -> None:

@@ -182,7 +182,7 @@ class _HeldRecords:
     def __init__(self) -> None:
         self._held: list[Record] = []
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         self._held.append(record)
 
     def release(self) -> None:

@@ -122,7 +122,7 @@ class _HeldRows:
     def __init__(self) -> None:
         self.rows: dict[str, pa.Table] = {}
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         self.rows[table] = record()
 
 

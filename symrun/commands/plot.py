@@ -19,10 +19,14 @@ def add(commands: Commands) -> None:
     figure: Any = plot.add_argument("figure", metavar="FIGURE", help=figures)
     figure.completer = _names_of_figures  # argcomplete's own attribute
     plot.add_argument(
-        "runs", metavar="RUN", nargs="*", type=place, help="default: the newest that fit"
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=place,
+        help="or a folder of runs, as of a sweep: those in it that fit; default: the newest",
     )
     plot.add_argument(
-        "--out", metavar="DIR", type=folder, help="default: figures/ of the first run"
+        "--out", metavar="DIR", type=folder, help="default: figures/ of the first RUN"
     )
     plot.add_argument("--format", default="png,pdf,svg", help="of png, pdf, svg, gif (%(default)s)")
     plot.add_argument(

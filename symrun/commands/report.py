@@ -20,9 +20,15 @@ def add(commands: Commands) -> None:
     report = commands.add_parser(
         "report", help="one HTML page: figures, laws, what it cost", example="symrun report RUN"
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", type=place)
     report.add_argument(
-        "--out", metavar="FILE", type=folder, help="default: report.html in the first run's folder"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=place,
+        help="or a folder of runs, as of a sweep: all in it that have records",
+    )
+    report.add_argument(
+        "--out", metavar="FILE", type=folder, help="default: report.html in the first RUN"
     )
     report.add_argument(
         "--serve",
@@ -40,18 +46,21 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     leave_the_users_matplotlib()
+    from symrun.figures.selection import runs_in
+    from symrun.runs.copied import local
     from symrun.runs.directory import RunDirectory
 
     if options.serve and options.out:
         raise UsageError("--out has no effect with --serve, which writes no file")
     if options.port is not None and not options.serve:
         raise UsageError("--port has no effect without --serve")
-    runs = [RunDirectory.open(path) for path in options.runs]
+    places = [local(one) for one in options.runs]
+    runs = runs_in(places)
     if options.serve:
         return _serve(runs, _PORT if options.port is None else options.port)
     from symrun.report import report
 
-    print(report(runs, options.out or runs[0].report))
+    print(report(runs, options.out or RunDirectory(places[0]).report))
     return 0
 
 

@@ -1,26 +1,70 @@
-"""Which runs a figure draws: those that were given, else the newest in outputs/ that fit, where a
-finished run comes before any other."""
+"""Which runs a figure draws: those that were given, else the newest in a folder that fit, where a
+finished run comes before any other. The folder is outputs/, or a sweep's that was given."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from symrun.config import WITHOUT_EFFECT, flat
-from symrun.errors import UsageError
-from symrun.runs.directory import OUTPUTS, RunDirectory, newest_first
+from symrun.errors import UsageError, in_one_line
+from symrun.runs.directory import OUTPUTS, RunDirectory, folders_below, newest_first
 from symrun.runs.info import RunInfo, Status
+from symrun.runs.reading import parts_of, read_part
 
 
-def _by_default() -> list[RunDirectory]:
-    """The runs in outputs/, the finished ones first, each newest first."""
-    return sorted(newest_first(), key=lambda run: run.info().status is not Status.finished)
+def _by_default(folders: Sequence[Path]) -> list[RunDirectory]:
+    """The runs in `folders` that have two records, or those in outputs/ that have any; the finished
+    ones first, each newest first."""
+    runs = [run for folder in folders or [OUTPUTS] for run in newest_first(folder)]
+    if folders:
+        runs = [run for run in runs_once(runs) if _may_show_motion(run)]
+    return sorted(runs, key=lambda run: run.info().status is not Status.finished)
+
+
+def runs_once(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """`runs` without those that are there already, as in a folder and in one above it."""
+    found: dict[Path, RunDirectory] = {}
+    for run in runs:
+        found.setdefault(run.path.resolve(), run)
+    return list(found.values())
+
+
+def _may_show_motion(run: RunDirectory) -> bool:
+    """Whether it has two records; a damaged table may, and is read to say so."""
+    with contextlib.suppress(UsageError):
+        first = [read_part(part, ["step"])["step"] for part in parts_of(run, "units")[:2]]
+        return len(np.unique(np.concatenate(first))) > 1
+    return True
+
+
+def holds_runs(path: Path) -> bool:
+    """Whether `path` is no run, but a folder of some, as of a sweep."""
+    itself = RunDirectory(path)
+    return not itself.run_json.exists() and next(folders_below(path), None) is not None
+
+
+def _where(given: Sequence[RunDirectory], folders: Sequence[Path]) -> str:
+    """Among what a figure chooses, in words."""
+    return "among those given" if given else f"in {named(folders or [OUTPUTS])}"
+
+
+def named(folders: Sequence[Path]) -> str:
+    """Folders as a message names them."""
+    return ", ".join(map(in_one_line, folders))
 
 
 class Selection(Protocol):
-    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
+    def choose(
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+    ) -> list[RunDirectory]:
         """The runs that `figure` draws, in its order.
 
-        given: by the user, in any order; if there are none, those in outputs/ are the choice.
+        given: by the user, in any order; if there are none, those in `folders` are the choice,
+        or those in outputs/.
 
         Error: UsageError for runs that do not fit, are missing or left over.
         """
@@ -31,15 +75,18 @@ class Selection(Protocol):
 class NoRuns:
     """For a figure that is drawn from equations alone."""
 
-    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
-        if given:
+    def choose(
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+    ) -> list[RunDirectory]:
+        if given or folders:
             raise UsageError(f"{figure} is drawn from equations and takes no runs")
         return []
 
 
 @dataclass(frozen=True)
 class AnyRuns:
-    """Whatever runs are given, in their order; without any the newest that is finished and fits.
+    """Whatever runs are given, in their order; of folders all that fit, without thinned copies;
+    without either the newest that is finished and fits.
 
     preset: what makes a run. fits: whether a run, by its run.json, can be drawn.
     """
@@ -47,18 +94,23 @@ class AnyRuns:
     preset: str
     fits: Callable[[RunInfo], bool] = lambda _: True
 
-    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
+    def choose(
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+    ) -> list[RunDirectory]:
         seen = set()
         for run in given:
             folder = run.path.resolve()
             if folder in seen:
                 raise UsageError(f"{figure} takes each run once; {run.path} is given twice")
             seen.add(folder)
-        runs = list(given) or [run for run in _by_default() if self.fits(run.info())][:1]
+        if given:
+            return list(given)
+        runs = without_copies([run for run in _by_default(folders) if self.fits(run.info())])
         if not runs:
             remedy = f"`symrun train experiment={self.preset}` makes one"
-            raise UsageError(f"{figure} needs a run; there is none in {OUTPUTS}: {remedy}")
-        return runs
+            where = _where(given, folders)
+            raise UsageError(f"{figure} needs a run; there is none {where}: {remedy}")
+        return runs if folders else runs[:1]
 
 
 @dataclass(frozen=True)
@@ -72,10 +124,12 @@ class Roles:
     presets: dict[str, str]
     fits: Callable[[RunInfo, str], bool]
 
-    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
+    def choose(
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+    ) -> list[RunDirectory]:
         wanted = " and ".join(f"a run {need}" for need in self.presets)
         chosen: dict[str, RunDirectory] = {}
-        for run in given or _by_default():
+        for run in given or _by_default(folders):
             info = run.info()
             role = next((role for role in self.presets if self.fits(info, role)), None)
             if given and role is None:
@@ -86,9 +140,9 @@ class Roles:
                 chosen.setdefault(role, run)
         for need, preset in self.presets.items():
             if need not in chosen:
-                where = "among those given" if given else f"in {OUTPUTS}"
+                where = f"{need} {_where(given, folders)}"
                 remedy = f"`symrun train experiment={preset}` makes one"
-                raise UsageError(f"{figure} needs {wanted}; there is none {need} {where}: {remedy}")
+                raise UsageError(f"{figure} needs {wanted}; there is none {where}: {remedy}")
         return [chosen[need] for need in self.presets]
 
 
@@ -97,7 +151,8 @@ class Family:
     """Runs that differ in nothing but `varied`; where two have equal settings, the newest. Those of
     loops of the user's own are left out, since nobody knows all of their settings.
 
-    If no runs are given, the newest family whose members also share their run.name.
+    In folders that are given, the largest family; if nothing is given, the newest in outputs/ whose
+    members also share their run.name.
 
     varied: the setting, or the group of settings, in which they may differ.
     fits: whether a run, by its run.json, can be drawn. least: how many it takes.
@@ -109,14 +164,18 @@ class Family:
     least: int
     preset: str
 
-    def choose(self, figure: str, given: Sequence[RunDirectory]) -> list[RunDirectory]:
-        families = self._families(given or _by_default(), share_name=not given)
+    def choose(
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+    ) -> list[RunDirectory]:
+        families = self._families(given or _by_default(folders), share_name=not (given or folders))
         if given:
             self._refuse_unlike(figure, given, families)
+        if folders:
+            families.sort(key=len, reverse=True)
         for family in families:
             if len(family) >= self.least:
                 return list(family.values())
-        where = "among those given" if given else f"in {OUTPUTS}"
+        where = _where(given, folders)
         count = f"{self.least} run{'s' if self.least > 1 else ''} or more"
         alike = f"that differ in {self.varied} alone" if self.least > 1 else "that fit"
         remedy = f"`{self.preset}` makes them"
@@ -176,6 +235,36 @@ class Family:
             if getattr(one, part) != getattr(other, part):
                 return what
         return None
+
+
+def runs_in(paths: Sequence[Path]) -> list[RunDirectory]:
+    """The runs that `paths` are, and of those that are folders of runs all with two records, the
+    finished ones first, without thinned copies.
+
+    Error: UsageError for a path that is neither, or a folder without such a run.
+    Example: runs_in([Path("outputs/decays")])
+    """
+    runs = []
+    for path in paths:
+        found = (
+            without_copies(_by_default([path])) if holds_runs(path) else [RunDirectory.open(path)]
+        )
+        if not found:
+            raise UsageError(f"no run in {in_one_line(path)} has two records so far")
+        runs += found
+    return runs_once(runs)
+
+
+def without_copies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """`runs` without the thinned copies of a run among them, which comes before them."""
+    kept, seen = [], set()
+    for run in runs:
+        info = run.info()
+        which = info.created, repr(info.config.settings)
+        if info.thinned is None or which not in seen:
+            kept.append(run)
+        seen.add(which)
+    return kept
 
 
 _FREE = (*WITHOUT_EFFECT, "track.sums", "track.families", "track.dynamics", "deterministic")

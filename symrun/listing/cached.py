@@ -7,7 +7,6 @@ is removed.
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -29,7 +28,7 @@ _KEPT_SECONDS = 90 * 24 * 3600
 class Listed:
     """A run of a list, whose tables are read when they are asked for.
 
-    described: what run.json says, and perhaps the tables too.
+    described: what run.json says, and perhaps the tables too. It may be sent to another process.
 
     Error: UsageError if run.json cannot be read.
     Example: Listed(RunDirectory.open("outputs/mine")).summary.unexplained
@@ -40,6 +39,11 @@ class Listed:
         self._state = _state(run)
         self._known = _read(run, self._state)
         self.described = self._known or described(run)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the tables need not be read."""
+        return self._known is not None
 
     @functools.cached_property
     def summary(self) -> Summary:
@@ -87,14 +91,17 @@ def _read(run: RunDirectory, state: str) -> Summary | None:
     with contextlib.suppress(OSError, RuntimeError, ValueError, LookupError, TypeError):
         content = json.loads(_file(run).read_bytes())
         if content.pop("state") == state and content.pop("path"):
-            laws = tuple(Agreement(**row) for row in content.pop("laws"))
-            return Summary(path=run.path, laws=laws, **content)
+            groups, laws = (
+                tuple(Agreement(**row) for row in content.pop(name)) for name in ("groups", "laws")
+            )
+            return Summary(path=run.path, groups=groups, laws=laws, **content)
     return None
 
 
 def _write(run: RunDirectory, state: str, one: Summary) -> None:
     """One that is cut short is no JSON, and so is none."""
-    content = dataclasses.asdict(one) | {"path": str(run.path.resolve()), "state": state}
+    rows = {name: [vars(row) for row in getattr(one, name)] for name in ("groups", "laws")}
+    content = vars(one) | rows | {"path": str(run.path.resolve()), "state": state}
     with contextlib.suppress(OSError, RuntimeError):
         file = _file(run)
         file.parent.mkdir(parents=True, exist_ok=True)

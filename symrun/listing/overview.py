@@ -1,6 +1,5 @@
 """Many runs: which they are, and a row for each."""
 
-import contextlib
 import csv
 import io
 import math
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from symrun.analysis.report import aligned, scientific
-from symrun.display import bar
 from symrun.errors import UsageError, in_one_line
 from symrun.listing.cached import Listed
 from symrun.listing.filters import KEYS, TABLE_KEYS, Condition, last_part, shown, value_of
+from symrun.listing.reading import summaries
 from symrun.listing.summary import Summary
 from symrun.listing.words import decimal, local, of_planned, share
 from symrun.places import as_typed
@@ -65,12 +64,7 @@ def chosen(runs: Sequence[Listed], conditions: Sequence[Condition]) -> list[Summ
     quick = [one for one in conditions if one.key not in TABLE_KEYS]
     slow = [one for one in conditions if one.key in TABLE_KEYS]
     left = [run for run in runs if _hold(quick, run.described)]
-    summaries = []
-    with contextlib.closing(bar("reading", len(left), " runs", passing=True)) as shown_bar:
-        for run in left:
-            summaries.append(run.summary)
-            shown_bar.update()
-    return [one for one in summaries if _hold(slow, one)]
+    return [one for one in summaries(left) if _hold(slow, one)]
 
 
 def _hold(conditions: Sequence[Condition], one: Summary) -> bool:

@@ -31,7 +31,7 @@ class Summary:
 
     planned: updates; None in a loop of the user's own. every: updates between records. settings:
     by name. train, val: the last row of the table `progress` of that split, `SCORES` and `step`.
-    laws: the second list of `judge`. unjudged: why numbers of the tables are missing.
+    groups, laws: the lists of `judge`. unjudged: why numbers of the tables are missing.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class Summary:
     settings: Mapping[str, object]
     train: Mapping[str, float] = field(default_factory=dict)
     val: Mapping[str, float] = field(default_factory=dict)
+    groups: tuple[Agreement, ...] = ()
     laws: tuple[Agreement, ...] = ()
     unjudged: str | None = None
 
@@ -104,19 +105,19 @@ def described(run: RunDirectory) -> Summary:
 
 def with_tables(run: RunDirectory, one: Summary) -> Summary:
     """`one` with what the tables tell; `unjudged` says which are damaged or too short."""
-    readings: dict[str, Callable[[], Any]] = {
-        "train": lambda: last_scores(run, "train"),
-        "val": lambda: last_scores(run, "val"),
-        "laws": lambda: tuple(judge(run)[1]),
-    }
+    readings: list[Callable[[], dict[str, Any]]] = [
+        lambda: {"train": last_scores(run, "train")},
+        lambda: {"val": last_scores(run, "val")},
+        lambda: dict(zip(("groups", "laws"), map(tuple, judge(run)), strict=True)),
+    ]
     if one.status in (Status.running, Status.killed):  # run.json holds the step at the start
-        readings["step"] = lambda: max(one.step, last_recorded(run))
+        readings.append(lambda: {"step": max(one.step, last_recorded(run))})
     told: dict[str, Any] = {}
     refused: dict[str, None] = {}
-    for name, read in readings.items():
+    for read in readings:
         try:
             with _without_warnings():
-                told[name] = read()
+                told |= read()
         except UsageError as error:
             refused[str(error)] = None
     return dataclasses.replace(one, **told, unjudged="; ".join(refused) or None)

@@ -29,8 +29,11 @@ MOST_ROWS = 2_000_000
 """A part is written once it has more rows than this."""
 
 _MOST_WAITING = 256
-_LEAST_ROWS = 1024
-"""Row groups have at least so many rows on average, since each costs a kilobyte."""
+_MOST_WAITING_BYTES = 2**28
+"""What records in the queue may take: 256 of a million units would take 7 GB."""
+_LEAST_ROWS = 2**14
+"""Row groups that end where a name changes have at least so many rows: each costs a kilobyte and
+half a millisecond, and a reader of one name reads the others beside it."""
 _ZSTD_LEVEL = 6
 """4 % smaller than level 1, for a millisecond more a record of full VGG16-BN."""
 
@@ -38,7 +41,7 @@ _ZSTD_LEVEL = 6
 class RecordSink(Protocol):
     """Something that accepts records, such as a TableWriter."""
 
-    def put(self, table: str, record: Record) -> None: ...
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None: ...
 
 
 class TableWriter:
@@ -59,6 +62,8 @@ class TableWriter:
     ) -> None:
         self._run, self._patient = run, patient
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._waiting_bytes = 0
+        self._room = threading.Condition()
         self._buffers: dict[str, list[pa.Table]] = {}
         self._parts = dict.fromkeys(TABLES, 0) | dict(parts or {})
         self._due = 0.0
@@ -78,17 +83,35 @@ class TableWriter:
         if kind is None:  # else the error that is under way tells more
             self.raise_failure()
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         """Hand over one record of `table`. If the disk is far behind, waits and warns, once, rather
-        than lose a record."""
+        than lose a record.
+
+        size_bytes: what the record takes while it waits.
+        """
         if not self._patient:
             self.raise_failure()
-        if self._queue.full() and not self._behind:
-            self._behind = True
-            tables = self._run.path / "tables"
-            remedy = "a larger track.every records less"
-            _log.warning("%s: training waits for a slow disk; %s", tables, remedy)
-        self._queue.put(lambda: self._buffers.setdefault(table, []).append(record()))
+        with self._room:
+            if (self._queue.full() or not self._has_room(size_bytes)) and not self._behind:
+                self._behind = True
+                tables = self._run.path / "tables"
+                remedy = "a larger track.every records less"
+                _log.warning("%s: training waits for a slow disk; %s", tables, remedy)
+            self._room.wait_for(lambda: self._has_room(size_bytes))
+            self._waiting_bytes += size_bytes
+
+        def append() -> None:
+            self._buffers.setdefault(table, []).append(record())
+            with self._room:
+                self._waiting_bytes -= size_bytes
+                self._room.notify_all()
+
+        self._queue.put(append)
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Whether a record may wait: the only one always may, and any once the disk refused."""
+        alone = self._waiting_bytes == 0 or self._failure is not None
+        return alone or self._waiting_bytes + size_bytes <= _MOST_WAITING_BYTES
 
     def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
         """Have `save` called in the thread, once every record handed over so far is on the disk,
@@ -133,7 +156,9 @@ class TableWriter:
                     if late or item is None:
                         self._flush()
             except Exception as error:  # put raises it in the training thread
-                self._failure = error
+                with self._room:
+                    self._failure = error
+                    self._room.notify_all()
                 self._buffers.clear()
             if self._failure is not None:
                 self._saved.set()
@@ -164,7 +189,7 @@ class NoWriter:
     def __exit__(self, *details: object) -> None:
         pass
 
-    def put(self, table: str, record: Record) -> None:
+    def put(self, table: str, record: Record, size_bytes: int = 0) -> None:
         pass
 
     def checkpoint(self, save: Callable[[dict[str, int]], None]) -> None:
@@ -187,7 +212,7 @@ def _units_first(records: list[pa.Table]) -> pa.Table:
     """
     together = pa.concat_tables(records)
     lengths = {record.num_rows for record in records}
-    if len(lengths) != 1:
+    if len(lengths) != 1 or len(records) == 1:
         return together
     positions = np.arange(together.num_rows).reshape(len(records), -1)
     return together.take(pa.array(positions.T.reshape(-1)))
@@ -217,13 +242,30 @@ def write_part(path: Path, table: pa.Table) -> None:
 
 
 def _row_groups(table: pa.Table, names: list[str]) -> Iterator[pa.Table]:
-    """`table`, cut where a name changes; whole if it is so short that the pieces would be tiny."""
+    """`table`, cut where a name changes, but not into pieces that would be tiny.
+
+    A piece knows its own names alone: parquet writes all that a column knows into each.
+    """
     changes = np.zeros(max(table.num_rows - 1, 0), np.bool_)
     for name in names:
         code = table[name].combine_chunks().indices.to_numpy()
         changes |= code[1:] != code[:-1]
-    ends = [*(np.flatnonzero(changes) + 1), table.num_rows]
-    if table.num_rows < _LEAST_ROWS * len(ends):
-        ends = ends[-1:]
-    for start, end in itertools.pairwise([0, *ends]):
-        yield table.slice(start, end - start)
+    ends = [0]
+    for end in (*(np.flatnonzero(changes) + 1).tolist(), table.num_rows):
+        if end - ends[-1] >= _LEAST_ROWS or end == table.num_rows:
+            ends.append(end)
+    for start, end in itertools.pairwise(ends):
+        piece = table.slice(start, end - start)
+        for name in names:
+            place = piece.schema.get_field_index(name)
+            piece = piece.set_column(place, piece.schema.field(name), _own_names(piece[name]))
+        yield piece
+
+
+def _own_names(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """`column` without the names that none of its rows has."""
+    array = column.combine_chunks()
+    codes = array.indices.to_numpy()
+    used = np.bincount(codes, minlength=len(array.dictionary)) > 0
+    numbers = pa.array((np.cumsum(used, dtype=codes.dtype) - 1)[codes])
+    return pa.DictionaryArray.from_arrays(numbers, array.dictionary.filter(pa.array(used)))

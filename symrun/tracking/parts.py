@@ -55,12 +55,12 @@ class PartMeasures:
         sizes = [group.units for group in groups]
         ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
         places = [
-            torch.tensor([unit for one in part.groups for unit in range(ends[one], ends[one + 1])])
+            torch.cat([torch.arange(ends[one], ends[one + 1]) for one in part.groups])
             for part in parts
         ]
         device = next(model.parameters()).device
-        self._places = [place.long().to(device) for place in places]
-        order = torch.cat(places).long()
+        self._places = [place.to(device) for place in places]
+        order = torch.cat(places)
         self._order: Tensor | None = None
         """The place of each unit among those of the parts, one after the other."""
         if not torch.equal(order, torch.arange(len(order))):

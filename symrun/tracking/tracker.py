@@ -209,7 +209,8 @@ class Tracker:
         if not self._shares.first:
             return
         columns, units = observation.columns, Staged(observation.units)
-        self._writer.put("units", lambda: self._units_rows(step, columns, units))
+        size_bytes = observation.units.nbytes
+        self._writer.put("units", lambda: self._units_rows(step, columns, units), size_bytes)
         parameters = Staged(observation.parameters)
         self._writer.put("parameters", lambda: self._parameter_rows(step, parameters))
 

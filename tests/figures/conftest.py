@@ -248,7 +248,7 @@ def select_from(monkeypatch):
 
     def select(figure, runs):
         with monkeypatch.context() as patched:
-            patched.setattr(selection, "newest_first", lambda: runs)
+            patched.setattr(selection, "newest_first", lambda folder: runs)
             return select_runs(figure, [])
 
     return select

@@ -69,6 +69,7 @@ def expected(group, records):
 
 
 def test_a_row_group_holds_one_group_and_is_read_alone(run, monkeypatch):
+    monkeypatch.setattr(writer_module, "_LEAST_ROWS", 20)
     write(run, [20])
     (part,) = run.table("units").iterdir()
     metadata = pq.read_metadata(part)
@@ -91,6 +92,25 @@ def test_a_row_group_holds_one_group_and_is_read_alone(run, monkeypatch):
     curves = unit_curves(run, "scale", "a", ["measured"])
     assert asked == [([1], ["step", "unit", "measured"])]
     assert np.array_equal(curves.values["measured"], expected("a", 20))
+
+
+def test_short_groups_share_a_row_group_which_knows_no_other_names(run):
+    sizes = {f"layer.{place}": ("scale", size) for place, size in enumerate([900, 5, 1000, 700, 3])}
+    write_records(run, "units", 0, [record(step, sizes) for step in range(10)])
+    (part,) = run.table("units").iterdir()
+    with pq.ParquetFile(part) as file:
+        pieces = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    assert [piece.num_rows for piece in pieces] == [19050, 7030]
+    assert [piece["group"].combine_chunks().dictionary.to_pylist() for piece in pieces] == [
+        ["layer.0", "layer.1", "layer.2"],
+        ["layer.3", "layer.4"],
+    ]
+    start = 0
+    for name, (_, units) in sizes.items():
+        values = unit_curves(run, "scale", name, ["measured"]).values["measured"]
+        expected = 1000 * np.arange(10)[:, None] + np.arange(start, start + units)
+        assert np.array_equal(values, expected)
+        start += units
 
 
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), least=st.sampled_from([1, 1024]))
@@ -240,7 +260,7 @@ def test_no_rows_where_nothing_was_sampled(run):
 def test_row_groups_are_nothing_that_other_readers_notice(run):
     write(run, [1, 20])
     folder = run.table("units")
-    assert pq.read_metadata(folder / "part-000001.parquet").num_row_groups == len(GROUPS)
+    assert pq.read_metadata(folder / "part-000001.parquet").num_row_groups == 2
     frame = pd.read_parquet(folder, filters=[("group", "==", "a")])
     assert len(frame) == 21 * 300 and set(frame["symmetry"]) == {"scale"}
     query = f"select count(*), sum(measured) from '{folder}/*.parquet' where \"group\" = 'a'"

@@ -71,6 +71,37 @@ def test_a_slow_disk_makes_training_wait_with_a_warning_and_loses_nothing(run, m
     assert sorted(pd.read_parquet(run.table("units"))["step"].unique()) == list(range(20))
 
 
+def test_records_that_wait_take_no_more_memory_than_they_may(run, monkeypatch):
+    """Ten of 100 bytes each, of which two fit; one that is larger than all may wait alone."""
+    monkeypatch.setattr(writer_module, "_MOST_WAITING_BYTES", 250)
+    waiting, most, opened = set(), [], threading.Event()
+
+    def made(step):
+        assert opened.wait(60)
+        most.append(len(waiting))
+        waiting.remove(step)
+        return record(step)
+
+    threading.Timer(0.3, opened.set).start()
+    with TableWriter(run) as writer:
+        for step in range(10):
+            waiting.add(step)
+            writer.put("units", lambda step=step: made(step), 100)
+        writer.put("units", lambda: record(10), 1000)
+        writer.put("units", lambda: record(11), 1000)
+    assert max(most) == 3  # with the one that waits to wait
+    assert sorted(pd.read_parquet(run.table("units"))["step"].unique()) == list(range(12))
+
+
+def test_a_failure_ends_the_wait_for_room(run, monkeypatch):
+    monkeypatch.setattr(writer_module, "_MOST_WAITING_BYTES", 1)
+    monkeypatch.setattr(writer_module, "write_part", lambda *_: 1 / 0)
+    with pytest.raises(RunError, match="cannot be written"):
+        with TableWriter(run) as writer:
+            while True:  # ends by the error of put, or never
+                writer.put("units", lambda: record(0), 100)
+
+
 def test_no_record_is_lost_or_doubled_and_a_units_curve_lies_together(run, monkeypatch):
     monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 60.0)
     write(run, range(50))

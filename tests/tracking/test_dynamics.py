@@ -81,7 +81,7 @@ def test_a_step_along_the_unit_turns_it_by_no_more_than_rounding():
 class Sink(list):
     """The tables of units, in memory."""
 
-    def put(self, table, record):
+    def put(self, table, record, size_bytes=0):
         if table == "units":
             self.append(record().to_pandas())
 
