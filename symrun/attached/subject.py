@@ -26,7 +26,6 @@ Loss = Callable[..., Tensor]
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module that DataParallel, DistributedDataParallel or torch.compile was given.
 
-    What fully_shard left gathered after a pass is let go, so that parameters are shards again.
     Error: UsageError for FullyShardedDataParallel, whose parameters have no rows.
     """
     while True:
@@ -43,11 +42,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
             "FullyShardedDataParallel flattens parameters, so that no unit is left in them: use "
             "torch.distributed.fsdp.fully_shard"
         )
-    sharded = getattr(fsdp, "FSDPModule", ())
+    reshard(model)
+    return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of what fully_shard left gathered after a pass, so that parameters are shards."""
+    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
     for module in model.modules():
         if isinstance(module, sharded):
             module.reshard()
-    return model
 
 
 def name_of(model: nn.Module) -> str:

@@ -24,6 +24,7 @@ from symrun.attached.notices import Notices
 from symrun.attached.progress_row import progress_row
 from symrun.attached.ranks import FailedElsewhere, Ranks, Refused
 from symrun.attached.records import Records
+from symrun.attached.subject import reshard
 from symrun.errors import UsageError, in_one_line
 from symrun.laws import SGD
 from symrun.runs.info import Status
@@ -247,6 +248,7 @@ class TrackedRun:
                 f"{self.path} holds a run already: load_state_dict goes on with it, or choose "
                 "another path"
             )
+        reshard(self._model)
         groups = groups_moved_by(self._optimizer, self._model, self._structure.groups)
         if not groups:
             raise Refused(
@@ -297,6 +299,7 @@ class TrackedRun:
         """The optimiser moves some groups by another rule from now on."""
         assert self._tracker is not None
         by_law = {name: rows.clone() for name, rows in self._tracker.by_law.items()}
+        reshard(self._model)
         self._followed.divide()
         self._tracker.divide(by_law if self.step else None)
 

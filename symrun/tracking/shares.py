@@ -49,9 +49,10 @@ class Shares:
             ranks = dist.group.WORLD
         self._group, self._ranks, self._place = ranks, [0], 0
         if ranks is not None:
-            self._ranks, self._place = dist.get_process_group_ranks(ranks), dist.get_rank(ranks)
-        if self._place < 0:
-            raise UsageError("this process is not one of the `ranks` that track the model")
+            self._place = dist.get_rank(ranks)
+            if self._place < 0:
+                raise UsageError("this process is not one of the `ranks` that track the model")
+            self._ranks = dist.get_process_group_ranks(ranks)
         self.first = self._place == 0
         """Whether this rank is the one that writes."""
         self.single = ranks is None

@@ -15,7 +15,12 @@ from ranks import on_ranks
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, init_device_mesh
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 import symrun
 from symrun.attached import ranks as ranks_module
@@ -28,6 +33,17 @@ def sharded(model, **policy):
         if next(module.parameters(), None) is not None:
             fully_shard(module, **policy)
     return fully_shard(model, **policy)
+
+
+def on_mesh(model, shape):
+    """In copies of shards, or over rows and columns of one copy; gathered until the next pass."""
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "within"))
+    if shape == (2, 1):
+        model = fully_shard(model, mesh=mesh)
+        model.set_reshard_after_backward(False)
+        return model
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    return fully_shard(parallelize_module(model, mesh["within"], plan), mesh=mesh["data"])
 
 
 def divided(name):
@@ -48,6 +64,8 @@ def update(model, optimizer, inputs, labels, clip=False, accumulate=False):
     if clip:
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
     optimizer.step()
+    if hasattr(model, "reshard"):  # else the next pass would take the old weights
+        model.reshard()
 
 
 def values(path):
@@ -86,13 +104,15 @@ def tables(folder):
     ways = [("mlp", kind, {}) for kind in optimisers]
     ways += [("mlp", "adamw", {"clip": True, "accumulate": True}), ("convolutions", "sgd", {})]
     ways += [("gpt", "adamw", {})]
+    ways += [("mlp", "sgd", {"mesh": (2, 1)}), ("mlp", "adamw", {"mesh": (1, 2)})]
     for number, (name, kind, how) in enumerate(ways):
+        mesh = how.pop("mesh", None)
         make, path = optimisers[kind], folder / f"run{number}"
         alone(name, folder / f"alone{number}", make, 6, **how)
         weights = []
         for tracked in (True, False):
-            model, *batch = divided(name)
-            model = sharded(model)
+            model, *batch = divided(name) if mesh != (1, 2) else made(name)
+            model = sharded(model) if mesh is None else on_mesh(model, mesh)
             optimizer = make(model.parameters())
             if tracked:
                 example = made(name)[1]

@@ -20,6 +20,7 @@ from torch.distributed.tensor.placement_types import Shard, _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from symrun.errors import UsageError
 from symrun.models.gpt import GPT
 from symrun.symmetry import Group, find_structure
 from symrun.tracking import Tracker
@@ -204,7 +205,7 @@ def trained(name, optimiser, wrap=None, ranks=None, tracked=True):
         tracker.finish(STEPS)
         slots = [one._reductions.count for one in tracker._measures._measures]
         exchanged.slots, exchanged.state = slots, tracker.state
-    return rows, exchanged, model.state_dict()
+    return rows, exchanged, dict(model.named_parameters())
 
 
 def same(found, expected, tolerance=1e-10):
@@ -247,11 +248,22 @@ def compare(rank, folder):
         assert {name for name, _ in exchanged.calls} == {"allreduce_"}
         (slots,) = exchanged.slots
         sample = len(rows.tables["parameters"][0]) if rank == 0 else 0
-        assert {size for _, size in exchanged.calls} - {sample} <= {2 * slots, 4 * slots} or rank
+        once = len(list(state))  # how many entries of each parameter the ranks hold
+        assert {size for _, size in exchanged.calls} <= {2 * slots, 4 * slots, sample, once} or rank
         assert not alone.calls
         *_, untracked = trained(name, optimiser, wrap, tracked=False)
         for ours, theirs in zip(local_weights(state), local_weights(untracked), strict=True):
             assert torch.equal(ours, theirs), (name, optimiser, wrap)
+
+    refused(rank)
+
+
+def refused(rank):
+    """Ranks that hold a part of a model only, and one that is not among them."""
+    model = sharded(uneven())
+    message = "not one of the `ranks`" if rank else "hold 48 of the 84 entries of 0.weight"
+    with pytest.raises(UsageError, match=message):
+        Shares(model, dist.new_group([0])).require_all(model)
 
 
 def test_the_tables_of_two_ranks_are_those_of_one(tmp_path):
