@@ -21,7 +21,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.run_json import info_from
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training import lifecycle
+from symrun.training import trainer
 from symrun.training import progress as progress_module
 from symrun.training.lifecycle import train
 from symrun.training.loop import fit
@@ -237,7 +237,7 @@ def test_a_failed_run_says_so_in_run_json(tmp_path, monkeypatch):
     def fail(*_):
         raise RunError("the disk is gone")
 
-    monkeypatch.setattr(lifecycle, "fit", fail)
+    monkeypatch.setattr(trainer, "fit", fail)
     with pytest.raises(RunError, match="the disk is gone"):
         train(small("vgg11", f"run.dir={tmp_path}/run"))
     assert RunDirectory.open(tmp_path / "run").info().status == "failed"
