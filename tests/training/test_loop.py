@@ -21,8 +21,8 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.run_json import info_from
 from symrun.runs.writer import TableWriter
 from symrun.tracking import Tracker
-from symrun.training import trainer
 from symrun.training import progress as progress_module
+from symrun.training import trainer
 from symrun.training.lifecycle import train
 from symrun.training.loop import fit
 from symrun.training.plan import Plan
