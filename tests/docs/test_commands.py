@@ -98,6 +98,8 @@ def test_a_command_is_understood(page, words, tmp_path, monkeypatch):
     match words[0]:
         case "symrun":
             check_symrun(words)
+        case "torchrun":
+            check_symrun(["symrun", *words[words.index("-m") + 2 :]])
         case "make":
             check_make(words)
         case "python":
