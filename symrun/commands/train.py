@@ -8,18 +8,8 @@ from symrun.commands.parser import Commands, add_overrides
 from symrun.errors import UsageError
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_PACKAGES = (
-    "_global_",
-    "model",
-    "data",
-    "task",
-    "optim",
-    "train",
-    "track",
-    "run",
-    "sweep",
-    "hydra",
-)
+_GROUPS = ("model", "data", "task", "optim", "train", "track", "run", "sweep")
+_PACKAGES = ("_global_", *_GROUPS, "hydra")
 _OPTIONS: tuple[Any, ...] = (
     ("-m", "--multirun", "a sweep: settings may list values", {"action": "store_true"}),
     ("--config-dir", "-cd", "a folder with presets of your own", {"metavar": "DIR", "type": Path}),
