@@ -20,7 +20,12 @@ from torch.distributed import TCPStore
 
 from symrun import ranks
 from symrun.cli import main
-from symrun.training import checkpointing, lifecycle, provenance
+from symrun.errors import RunError
+from symrun.training import (
+    checkpointing,
+    lifecycle,  # noqa: F401  imported once, before forking
+    provenance,
+)
 from symrun.training.progress import Progress
 
 SMALL = [
@@ -119,7 +124,7 @@ def full_disk(progress):
 
     def refuse(run, step, *details):
         if step >= 8:
-            raise lifecycle.RunError("no room")
+            raise RunError("no room")
         save(run, step, *details)
 
     if progress.updates == 5:

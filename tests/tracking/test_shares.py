@@ -146,7 +146,7 @@ class Rows:
     def __init__(self):
         self.tables = {"units": [], "parameters": []}
 
-    def put(self, table, record):
+    def put(self, table, record, size_bytes=0):
         self.tables[table].append(record().to_pandas())
 
     def values(self, table):
