@@ -53,7 +53,9 @@ class Run:
         return self._table("progress")
 
     def _table(self, name: str, **equal: str) -> "pd.DataFrame":
-        rows: pd.DataFrame = read_table(RunDirectory(self.path), name, **equal).to_pandas()
+        table = read_table(RunDirectory(self.path), name, **equal)
+        # Column by column, each freed once it is copied: else all would be there twice
+        rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         return rows
 
 

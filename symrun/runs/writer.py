@@ -5,7 +5,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -25,13 +25,13 @@ Record = Callable[[], pa.Table]
 FLUSH_SECONDS = 10.0
 """A kill loses at most the records of this long."""
 
-MOST_ROWS = 2_000_000
+MOST_ROWS = 8_000_000
 """A part is written once it has more rows than this."""
 
 _MOST_WAITING = 256
 _MOST_WAITING_BYTES = 2**28
 """What records in the queue may take: 256 of a million units would take 7 GB."""
-_LEAST_ROWS = 2**14
+_LEAST_ROWS = 2**12
 """Row groups that end where a name changes have at least so many rows: each costs a kilobyte and
 half a millisecond, and a reader of one name reads the others beside it."""
 _ZSTD_LEVEL = 6
@@ -200,19 +200,27 @@ class NoWriter:
 
 
 def write_records(run: RunDirectory, table: str, number: int, records: list[pa.Table]) -> None:
-    """Write part `number` of a table, which holds `records`. Error: as in `write_part`."""
-    write_part(run.part(table, number), _units_first(records))
+    """Write part `number` of a table, which holds `records`. Error: as in `write_part`.
+
+    Records have the same rows in the same order, save in `progress`. From rows ordered by step they
+    become rows ordered by unit, then step, a row group at a time: a unit's curve then lies together
+    where values beside each other are alike, which packs better and is read faster.
+    """
+    path = run.part(table, number)
+    if len({record.num_rows for record in records}) != 1:
+        write_part(path, pa.concat_tables(records))
+        return
+    spans = _row_groups(records[0], len(records))
+    pieces = (
+        _units_first([record.slice(start, end - start) for record in records])
+        for start, end in spans
+    )
+    _write_pieces(path, records[0].schema, pieces)
 
 
 def _units_first(records: list[pa.Table]) -> pa.Table:
-    """Records of one table, from rows ordered by step to rows ordered by unit, then step.
-
-    A unit's curve then lies together: values beside each other are alike, which packs better
-    and is read faster. Records have the same rows in the same order, save in `progress`.
-    """
     together = pa.concat_tables(records)
-    lengths = {record.num_rows for record in records}
-    if len(lengths) != 1 or len(records) == 1:
+    if len(records) == 1:
         return together
     positions = np.arange(together.num_rows).reshape(len(records), -1)
     return together.take(pa.array(positions.T.reshape(-1)))
@@ -223,43 +231,50 @@ def write_part(path: Path, table: pa.Table) -> None:
 
     Error: OSError, and no part, if the disk refuses.
     """
-    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pieces = (table.slice(start, end - start) for start, end in _row_groups(table))
+    _write_pieces(path, table.schema, pieces)
+
+
+def _write_pieces(path: Path, schema: pa.Schema, pieces: Iterable[pa.Table]) -> None:
+    """A part with a row group for each piece, which knows its own names alone: parquet writes all
+    that a column knows into each."""
+    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+    names = _names(schema)
     with complete_or_absent(path) as draft:
         with pq.ParquetWriter(
             draft,
-            table.schema,
+            schema,
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
             use_dictionary=names,
             use_byte_stream_split=floats,
-            write_statistics=[name for name in table.column_names if name not in floats],
+            write_statistics=[name for name in schema.names if name not in floats],
             write_page_checksum=True,  # for other readers: ours checks the seal
         ) as part:
-            for rows in _row_groups(table, names):
-                part.write_table(rows)
+            for piece in pieces:
+                for name in names:
+                    place = schema.get_field_index(name)
+                    piece = piece.set_column(place, schema.field(name), _own_names(piece[name]))
+                part.write_table(piece)
         seal(draft)
 
 
-def _row_groups(table: pa.Table, names: list[str]) -> Iterator[pa.Table]:
-    """`table`, cut where a name changes, but not into pieces that would be tiny.
+def _names(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_dictionary(field.type)]
 
-    A piece knows its own names alone: parquet writes all that a column knows into each.
-    """
+
+def _row_groups(table: pa.Table, records: int = 1) -> Iterator[tuple[int, int]]:
+    """Where `table` is cut: where a name changes, but not into pieces that would be tiny once the
+    rows of `records` such tables lie together."""
     changes = np.zeros(max(table.num_rows - 1, 0), np.bool_)
-    for name in names:
+    for name in _names(table.schema):
         code = table[name].combine_chunks().indices.to_numpy()
         changes |= code[1:] != code[:-1]
     ends = [0]
     for end in (*(np.flatnonzero(changes) + 1).tolist(), table.num_rows):
-        if end - ends[-1] >= _LEAST_ROWS or end == table.num_rows:
+        if records * (end - ends[-1]) >= _LEAST_ROWS or end == table.num_rows:
             ends.append(end)
-    for start, end in itertools.pairwise(ends):
-        piece = table.slice(start, end - start)
-        for name in names:
-            place = piece.schema.get_field_index(name)
-            piece = piece.set_column(place, piece.schema.field(name), _own_names(piece[name]))
-        yield piece
+    return itertools.pairwise(ends)
 
 
 def _own_names(column: pa.ChunkedArray) -> pa.DictionaryArray:

@@ -33,9 +33,10 @@ def my_networks(tmp_path, monkeypatch):
 
 
 def test_every_page_with_python_is_tested():
-    """models.md by tests/training/test_families.py, tables.md by tests/runs/test_opened.py."""
+    """models.md by tests/training/test_families.py, tables.md by tests/runs/test_opened.py,
+    many_runs.md by tests/commands/test_collect.py."""
     pages = {name for name in map(name_of, PAGES) if fences(name, "python")}
-    tested = ("tutorial", "loops", "models", "tables")
+    tested = ("tutorial", "loops", "models", "tables", "howto/many_runs")
     assert pages == {"README.md", *(f"docs/{name}.md" for name in tested)}
 
 

@@ -11,6 +11,7 @@ from pages import rows, text_of
 import symrun
 import symrun.laws
 import symrun.symmetry
+from symrun.listing.collection import _LAWS, _OF_RUN, _TYPES
 from symrun.runs.info import RunInfo
 from symrun.runs.tables import OPTIONAL, PROGRESS_SCHEMA, parameters_schema, units_schema
 
@@ -42,6 +43,12 @@ def test_the_columns_are_those_of_the_schema(title, schema):
 
 def test_the_columns_that_only_some_runs_have_are_all_there():
     assert [name for name, *_ in section("units")[-len(OPTIONAL) :]] == [*OPTIONAL]
+
+
+def test_the_columns_of_a_collection_are_all_there():
+    listed = [(name, kind) for name, kind, _ in section("Collected runs")[1:]]
+    types = [(name, str(_TYPES[kind])) for name, kind in _OF_RUN.items()]
+    assert listed == types + [(field.name, str(field.type)) for field in _LAWS]
 
 
 def test_the_fields_of_run_json_are_those_of_run_info():

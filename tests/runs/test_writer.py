@@ -19,7 +19,7 @@ from symrun.errors import RunError
 from symrun.runs import writer as writer_module
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import units_schema
-from symrun.runs.writer import TableWriter, write_part
+from symrun.runs.writer import TableWriter, write_part, write_records
 
 UNITS = 4
 
@@ -60,11 +60,11 @@ def test_a_slow_disk_makes_training_wait_with_a_warning_and_loses_nothing(run, m
     monkeypatch.setattr(writer_module, "_MOST_WAITING", 2)
     opened = threading.Event()
 
-    def wait_then_write(path, table):
+    def wait_then_write(*arguments):
         assert opened.wait(60)
-        write_part(path, table)
+        write_records(*arguments)
 
-    monkeypatch.setattr(writer_module, "write_part", wait_then_write)
+    monkeypatch.setattr(writer_module, "write_records", wait_then_write)
     threading.Timer(0.5, opened.set).start()
     write(run, range(20))
     assert caplog.text.count("waits for a slow disk") == 1
@@ -95,7 +95,7 @@ def test_records_that_wait_take_no_more_memory_than_they_may(run, monkeypatch):
 
 def test_a_failure_ends_the_wait_for_room(run, monkeypatch):
     monkeypatch.setattr(writer_module, "_MOST_WAITING_BYTES", 1)
-    monkeypatch.setattr(writer_module, "write_part", lambda *_: 1 / 0)
+    monkeypatch.setattr(writer_module, "write_records", lambda *_: 1 / 0)
     with pytest.raises(RunError, match="cannot be written"):
         with TableWriter(run) as writer:
             while True:  # ends by the error of put, or never
@@ -159,7 +159,7 @@ def test_a_full_disk_is_an_error_in_the_training_thread(run, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer_module, "write_part", full)
+    monkeypatch.setattr(writer_module, "write_records", full)
     with pytest.raises(RunError, match="No space left on device"):
         with TableWriter(run) as writer:
             while True:  # ends by the error of put, or never
@@ -167,7 +167,7 @@ def test_a_full_disk_is_an_error_in_the_training_thread(run, monkeypatch):
 
 
 def test_an_error_that_is_under_way_is_not_hidden_by_the_writers(run, monkeypatch):
-    monkeypatch.setattr(writer_module, "write_part", lambda *_: 1 / 0)
+    monkeypatch.setattr(writer_module, "write_records", lambda *_: 1 / 0)
     with pytest.raises(KeyboardInterrupt):
         with TableWriter(run) as writer:
             writer.put("units", lambda: record(0))
