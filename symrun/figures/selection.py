@@ -242,7 +242,7 @@ def runs_in(paths: Sequence[Path]) -> list[RunDirectory]:
     finished ones first, without thinned copies.
 
     Error: UsageError for a path that is neither, or a folder without such a run.
-    Example: runs_in([Path("outputs/decays")])
+    Example: runs_in([Path("outputs")])
     """
     runs = []
     for path in paths:

@@ -27,7 +27,7 @@ def summaries(runs: Sequence[Listed]) -> Iterator[Summary]:
     if they are many.
 
     Error: RunError if such a process ends early.
-    Example: list(summaries([Listed(run) for run in folders_below(Path("outputs"))]))
+    Example: list(summaries([Listed(RunDirectory.open("outputs/mine"))]))
     """
     unread = [one for one in runs if not one.is_known]
     with contextlib.ExitStack() as stack:

@@ -32,7 +32,7 @@ class Store:
     store's own package finds, such as AWS_ENDPOINT_URL. fsspec is imported here alone.
 
     Error: StoreError, in one line that names the URL, from whatever talks to the store.
-    Example: Store("memory://runs/mine").files() == {}
+    Example: Store("memory://runs/empty").files() == {}
     """
 
     def __init__(self, url: str) -> None:

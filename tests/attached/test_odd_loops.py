@@ -202,7 +202,7 @@ def test_a_failure_of_the_tables_hides_no_error_of_the_loop(tmp_path, caplog, mo
     with pytest.raises(ValueError, match="mine"):
         with symrun.track(model, optimizer, batch[0], tmp_path / "run"):
             plain(model, optimizer, *batch, 0)
-            monkeypatch.setattr("symrun.runs.writer.write_part", refuse)
+            monkeypatch.setattr("symrun.runs.writer.write_records", refuse)
             raise ValueError("mine")
 
 

@@ -163,7 +163,7 @@ def test_a_full_disk_ends_the_tracking_and_not_the_training(tmp_path, caplog, mo
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("symrun.runs.writer.write_part", refuse)
+    monkeypatch.setattr("symrun.runs.writer.write_records", refuse)
     monkeypatch.setattr("symrun.runs.writer.FLUSH_SECONDS", 0.0)
     tracker._records._writer._due = 0.0
     for step in range(5, 200):

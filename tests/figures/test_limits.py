@@ -112,7 +112,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(study, monkeypatch, caps
     monkeypatch.setattr("symrun.training.lifecycle.train", trained_again)
     run(names, folder, monkeypatch)
     assert {path: path.read_bytes() for path in files} == files
-    assert len(list(Path("outputs/limits").iterdir())) == 1 + sum(map(len, VALUES.values()))
+    assert len(list(Path("outputs/limits").glob("2*"))) == 1 + sum(map(len, VALUES.values()))
 
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 * sum(1 + len(values) for values in VALUES.values())
@@ -131,7 +131,7 @@ def test_the_numbers_name_the_base_and_no_place_on_this_machine(study):
 def test_no_text_lies_on_another(study, rows, overlaps, monkeypatch, dpi):
     names, folder = study
     monkeypatch.chdir(folder)
-    path = next(Path("outputs/limits").iterdir())
+    path = next(Path("outputs/limits").glob("2*"))
     rows = [names["Row"](**row) for row in rows]
     figure = names["draw"](rows, names["base_of"](SMALL), RunDirectory.open(path))
     figure.set_dpi(dpi)

@@ -145,7 +145,7 @@ def test_a_tracker_that_refuses_leaves_no_folder(tmp_path, monkeypatch):
     def refuse(*_):
         raise UsageError("not this network")
 
-    monkeypatch.setattr("symrun.training.lifecycle.make_tracker", refuse)
+    monkeypatch.setattr("symrun.training.trainer.make_tracker", refuse)
     with pytest.raises(UsageError, match="not this network"):
         trained(tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -158,7 +158,7 @@ def test_a_run_with_records_keeps_its_folder_whatever_happens_to_its_description
         fit(*arguments)
         (tmp_path / "run/run.json").write_text("{")
 
-    monkeypatch.setattr("symrun.training.lifecycle.fit", then_damaged)
+    monkeypatch.setattr("symrun.training.trainer.fit", then_damaged)
     with pytest.raises(UsageError, match=r"run\.json"):
         trained(tmp_path / "run")
     assert (tmp_path / "run/run.json").read_text() == "{"
