@@ -292,16 +292,16 @@ def test_html_needs_no_other_file(runs, tmp_path, capfd):
     inside = ("data:image/webp;base64,", "data:text/csv;base64,", "data:,", "#")
     assert len(sources) >= 15 and all(one.startswith(inside) for one in sources)
     assert not re.search(r"<(link|script)[^>]*\b(src|href)=\"(?!data:)", text)
-    assert main(["report", *paths]) == 0
-    assert capfd.readouterr().out.strip() == f"{paths[0]}/report.html"
 
 
-def test_runs_with_the_same_last_folder_are_told_apart(tmp_path, without_pictures):
+def test_runs_with_the_same_last_folder_are_told_apart(tmp_path, without_pictures, capfd):
     settings = [*MADE_SMALL, "model=vgg11_bn", "train.steps=5", "track.every=1"]
     made = [
         make_run(tmp_path / name / "run", compose(settings), records_per_part=4) for name in "ab"
     ]
-    text = report(made, tmp_path / "page.html").read_text()
+    assert main(["report", *(str(run.path) for run in made)]) == 0
+    assert capfd.readouterr().out.strip() == f"{made[0].path}/report.html"
+    text = (made[0].path / "report.html").read_text()
     assert "a/run" in text and "b/run" in text
     with pytest.raises(UsageError, match="given twice"):
         report([made[0], made[0]], tmp_path / "page.html")

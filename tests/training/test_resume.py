@@ -114,9 +114,9 @@ QUICK = [("vgg11_bn", 1)]
     ],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(model, optim, tmp_path, monkeypatch):
-    """From the middle of an epoch (3 updates), from its end, and from where a record is due."""
+    """From the middle of an epoch (3 updates), from where a record is due, and from the end."""
     train(config_of(tmp_path / "whole", *optim, model=model))
-    for step in (1, 3, 7, 13, 14):
+    for step in (3, 7, 14):
         folder = tmp_path / str(step)
         stopped_after(config_of(folder, *optim, model=model), step, monkeypatch)
         info = RunDirectory.open(folder).info()
