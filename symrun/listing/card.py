@@ -123,8 +123,8 @@ def as_json(one: Card) -> dict[str, Any]:
 
 
 _RECORDED = (
-    *("created", "seconds", "device", "precision", "hardware", "threads", "versions", "revision"),
-    *("model", "dataset", "resumed", "thinned", "diverged", "unpredicted", "loop"),
+    *("created", "seconds", "device", "precision", "hardware", "threads", "ranks", "versions"),
+    *("revision", "model", "dataset", "resumed", "thinned", "diverged", "unpredicted", "loop"),
 )
 """What the JSON has of run.json as it is."""
 
@@ -155,10 +155,9 @@ def _circumstances(one: Card) -> list[list[str]]:
     status = f"{summary.status}, {of_planned(summary.step, summary.planned)} steps"
     status += ": nobody writes it any more" if summary.status == Status.killed else ""
     processor = info.hardware.processor if info.hardware else ""
-    threads = "" if info.threads is None else f"{info.threads} threads"
     network, data = info.model, info.dataset
     size_of = "" if network.parameters is None else f", {network.parameters:,} parameters"
-    where = [info.device, processor, threads, info.precision.value]
+    where = [info.device, processor, info.processes, info.precision.value]
     took = "" if info.seconds is None else f", {duration(info.seconds)} of training"
     lines = [
         ["model", network.title + size_of],

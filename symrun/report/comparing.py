@@ -46,6 +46,7 @@ def _environment(setup: RunInfo) -> dict[str, object]:
         "device": setup.device,
         "processor": setup.hardware and setup.hardware.processor,
         "threads": setup.threads,
+        "processes": setup.ranks,
         "precision": setup.precision.value,
         **{f"version of {name}": version for name, version in setup.versions.items()},
         "revision": setup.revision,

@@ -217,7 +217,7 @@ def circumstances(setup: RunInfo) -> str:
     data, versions, seed = setup.dataset, setup.versions, setup.config.seed
     what = [setup.loop or "", "" if data is None else f"{data.title}, {data.counted}"]
     processor = setup.hardware.processor if setup.hardware else "CPU"
-    cpu = f"{processor}, {setup.threads or '?'} threads"
+    cpu = f"{processor}, {setup.processes or '? threads'}"
     where = cpu if setup.device == "cpu" else f"{setup.device} ({cpu})"
     named = [f"{name} {versions[name]}" for name in _VERSIONS if name in versions]
     named += [f"revision {setup.revision}"] if setup.revision else []

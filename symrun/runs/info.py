@@ -282,6 +282,13 @@ class RunInfo:
         steps = self.planned_steps
         require("the number of steps", steps <= MOST_STEPS, f"<= {MOST_STEPS}", steps)
 
+    @property
+    def processes(self) -> str:
+        """Such as "4 processes of 2 threads"; of a process alone "2 threads"."""
+        threads = "" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
+        together = f"{self.ranks} processes" if self.ranks > 1 else ""
+        return " of ".join(filter(None, (together, threads)))
+
     def _require_own_loop(self) -> None:
         """Error: UsageError unless all is there that symrun's own loop knows."""
         for name in _OWN_LOOPS_LACK:
