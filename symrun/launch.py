@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -181,12 +182,12 @@ def _is_of_sweep(word: str) -> bool:
 
 def _members(words: list[str], several: bool) -> list[list[str]]:
     """The settings of each run: more than one if this is a sweep."""
-    own = [word for word in words if _is_of_sweep(word)]
-    for override in read(own, several=True):
+    of_sweep = [word for word in words if _is_of_sweep(word)]
+    for override in read(of_sweep, several=True):
         if override.is_sweep_override():
             remedy = f"a sweep is run in one way: type {override.key_or_group}=VALUE"
             raise UsageError(f"{override.input_line} lists several values, but {remedy}")
-    words = [word for word in words if word not in own]
+    words = [word for word in words if word not in of_sweep]
     single = [
         override.input_line or ""
         for override in read(words, several=True)
@@ -196,8 +197,9 @@ def _members(words: list[str], several: bool) -> list[list[str]]:
     if not (several or preset.mode is RunMode.MULTIRUN):
         return [[override.input_line or "" for override in read(words)]]
     given = {word.partition("=")[0] for word in words}
-    own = [f"{name}={values}" for name, values in (preset.sweeper.params or {}).items()]
-    return combinations([*(word for word in own if word.partition("=")[0] not in given), *words])
+    listed = (preset.sweeper.params or {}).items()
+    varied = [f"{name}={values}" for name, values in listed if name not in given]
+    return combinations([*varied, *words])
 
 
 def _composed(words: list[str]) -> DictConfig:
@@ -206,7 +208,8 @@ def _composed(words: list[str]) -> DictConfig:
         try:
             return hydra.compose("config", words, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
-            chosen = [word for word in words if word.partition("=")[0] in (*GROUPS, MORE_PRESETS)]
+            choices = (*GROUPS, MORE_PRESETS, "model.name")
+            chosen = [word for word in words if word.partition("=")[0] in choices]
             try:
                 known = _plain(hydra.compose("config", chosen))
             except (HydraException, OmegaConfBaseException):  # a preset of the user's own is broken
@@ -244,9 +247,29 @@ def _typed(words: list[str], build: Callable[[dict[str, Any]], Typed]) -> Typed:
         raise UsageError(refusal) from None
     try:
         return build(plain)
-    except UsageError:
+    except UsageError as error:
+        _blame_preset(words, plain, error)
         for word in words:  # the settings of one entry with the name of another
             group, named, choice = word.partition(".name=")
             if named and choice in choices_of(group):
                 raise UsageError(f"{word} brings no settings: type {group}={choice}") from None
         raise
+
+
+def _blame_preset(words: list[str], settings: dict[str, Any], error: UsageError) -> None:
+    """Error: UsageError if `error` refuses what a preset sets, and the user chose another model."""
+    typed = {word.partition("=")[0]: word for word in words}
+    if not {"experiment", "model"} <= typed.keys():
+        return
+    preset, model = typed["experiment"], f"model={settings['model']['name']}"
+    alone = read([typed[one] for one in (MORE_PRESETS, "model", "model.name") if one in typed])
+    own = _plain(_composed([override.input_line or "" for override in alone]))["model"]
+    for key, value in settings["model"].items():
+        name = f"model.{key}"
+        ours = name in typed or own.get(key) == value
+        if ours or name not in re.findall(r"[\w.]+", str(error)):
+            continue
+        refuses = f"does not have: leave {preset} out, and type what else it sets"
+        if key in own:
+            refuses = f"cannot take: type {name}=VALUE; {error}"
+        raise UsageError(f"{preset} sets {name}, which {model} {refuses}") from None

@@ -63,7 +63,8 @@ def sweep(settings: SweepConfig, members: list[Composed], stop: StopRequest) -> 
     """Train the members, and print each run's folder on standard output.
 
     Error: UsageError, with nothing trained, for settings that cannot be used; else, once all other
-    members are done, a RunError with the exit code of the first that failed.
+    members are done, a RunError with the exit code of the first that failed, or Stopped if an
+    engine passed some over, which other processes train.
     """
     if ranks.count() > 1 and SWEEPS[settings.name].run is not None:
         remedy = "leave it out, or start the sweep without torchrun"
@@ -131,29 +132,32 @@ def _by_engine(
     run_engine = SWEEPS[settings.name].run
     if not waiting or run_engine is None:
         return
-    lines = []
-    for done, ended in enumerate(run_engine(settings, [*waiting.values()], stop), 1):
+    lines, done = [], 0
+    for ended in run_engine(settings, [*waiting.values()], stop):
         title, folder_of_run = ended.member.title, ended.member.run()
-        outcome = "finished"
+        if not ended.code and folder_of_run is None:
+            failures.elsewhere += 1
+            _say(f"{title}: passed over, since another process trains it")
+            continue
+        done, outcome = done + 1, "finished"
         if ended.code:
             asked = stop.requested is not None or ended.code == Stopped.exit_code
             outcome = ended.error if asked else f"failed: {ended.error}"
             failures.add(title, ended.code)
             lines.append(f"{title}: {ended.error}; its log is {ended.member.log}")
-        elif folder_of_run is None:
-            outcome = "passed over, since another process trains it"
         _say(f"{done} of {len(waiting)} ended: {title}: {outcome}")
-        if not ended.code and folder_of_run is not None:
+        if not ended.code:
             print(folder_of_run, flush=True)
     for line in lines:
         _say(line)
 
 
 class _Failures:
-    """Which of `members` members failed."""
+    """Which of `members` members failed. elsewhere: how many another process trains."""
 
     def __init__(self, members: int) -> None:
         self._members = members
+        self.elsewhere = 0
         self._codes: dict[str, int] = {}
 
     def add(self, title: str, code: int) -> None:
@@ -161,13 +165,19 @@ class _Failures:
         self._codes[title] = code if code > 0 else RunError.exit_code
 
     def raise_any(self) -> None:
-        """Error: RunError, with the first one's exit code, if there are any."""
+        """Error: RunError, with the first one's exit code, if there are any; else Stopped if some
+        members are not done yet."""
         if self._codes:
             numbers = ", ".join(title.removeprefix("member ") for title in self._codes)
             text = f"{len(self._codes)} of {self._members} members failed: {numbers}"
             failed = RunError(text)
             failed.exit_code = next(iter(self._codes.values()))
             raise failed
+        if self.elsewhere:
+            raise Stopped(
+                f"members being trained elsewhere: {self.elsewhere} of {self._members}: give the "
+                "same command again once they have ended"
+            )
 
 
 def _with_devices(

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from symrun.laws.equilibrium import Array
 
 
+_LARGEST = 1e9
+"""Of settings without a bound of their own; far above it float32 and the laws overflow."""
+
+
 class Schedule(Enum):
     """How the learning rate changes over a run; `symrun.schedule` computes it."""
 
@@ -71,6 +75,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_settings(self, "optim.")
+        for setting in ("lr", "weight_decay", "eps"):
+            value = getattr(self, setting, 0.0)
+            require(f"optim.{setting}", value <= _LARGEST, f"<= {_LARGEST:g}", value)
         for setting, schedule, example in (
             ("milestones", Schedule.multistep, "[0.5,0.75]"),
             ("gamma", Schedule.multistep, "0.1"),

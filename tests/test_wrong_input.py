@@ -91,9 +91,12 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "-m sweep=slurm sweep.minutes=1": "sweep.notice must be < 60 seconds",
     "-m sweep=slurm sweep.gpus=1 device=cpu": "type sweep.gpus=0",
     "-m sweep=slurm sweep.cluster=local sweep.gpus=1": "needs a CUDA GPU",
+    "-m sweep=slurm sweep.cluster=local sweep.gpus=2": "sweep.gpus must be <= 1 with",
     "-m sweep=ray sweep.gpus=0 device=cuda": "type sweep.gpus=1",
     "-m run.dir=x optim.lr=0.1,0.2": "run.dir=x is one folder for 2 runs: leave it out",
     "-m optim.lr=0.1,-1": "member 2 of 2 (optim.lr=-1): optim.lr must be > 0, got -1",
+    "experiment=quickstart_bn model=m:net": "sets model.width, which model=m:net does not have",
+    "experiment=quickstart_bn model=gpt": "=gpt cannot take: type model.width=VALUE; model",
     "experiment=momentum optim.lr=-1": "member 1 of 2 (optim.momentum=0.9): optim.lr must be > 0",
     "-m model=vgg11,vgg61": "member 2 of 2 (model=vgg61): model must be one of",
 }

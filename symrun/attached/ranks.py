@@ -1,6 +1,7 @@
 """The processes that track one network together, and what they have to agree on."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,7 +14,12 @@ from symrun.errors import RunError, UsageError
 from symrun.tracking.shares import is_spread
 
 ALL_CALL = timedelta(minutes=5)
-"""How long `symrun.track` waits for the other ranks to call it as well."""
+"""How long a rank waits for the others to call `symrun.track`, or to meet it later."""
+
+_CALLS = ("optimizer.step", "state_dict", "close")
+"""Where the ranks meet."""
+
+_TOGETHER = "all ranks make the same number of steps, and call state_dict and close together"
 
 T = TypeVar("T")
 
@@ -37,11 +43,15 @@ class Ranks:
     the start of each update, of `state_dict` and of `close`. They meet on the host, in a group of
     their own, so that no GPU is waited for.
 
-    group: of gloo; None: alone.
+    group: of gloo; None: alone. meetings: of the same ranks, with the timeout ALL_CALL.
     """
 
-    def __init__(self, group: "dist.ProcessGroup | None" = None) -> None:
-        self._group = group
+    def __init__(
+        self,
+        group: "dist.ProcessGroup | None" = None,
+        meetings: "dist.ProcessGroup | None" = None,
+    ) -> None:
+        self._group, self._meetings = group, meetings
         self.alone = group is None
         self.first = group is None or dist.get_rank(group) == 0
         self.flags = 1
@@ -59,15 +69,15 @@ class Ranks:
         if not is_spread(model):
             return cls()
         try:
-            dist.new_group(backend="gloo", timeout=ALL_CALL)
+            meetings = dist.new_group(backend="gloo", timeout=ALL_CALL)
         except RuntimeError:
             raise UsageError(
                 "the model's parameters are spread over processes, which all have to call "
                 f"symrun.track: some did not within {ALL_CALL.total_seconds():g} s"
             ) from None
-        group = dist.new_group(backend="gloo")
-        assert isinstance(group, dist.ProcessGroup)
-        return cls(group)
+        group = dist.new_group(backend="gloo")  # the first may take long to find the symmetries
+        assert isinstance(group, dist.ProcessGroup) and isinstance(meetings, dist.ProcessGroup)
+        return cls(group, meetings)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on the first rank, on all of them. Error: what it raises, there; a
@@ -113,26 +123,32 @@ class Ranks:
             raise
         flags[:] = self.meet(step, flags)
 
-    def meet(self, step: int, flags: Sequence[bool] = ()) -> list[bool]:
-        """`flags` of any rank. step: the updates that this rank has seen.
+    def meet(
+        self, step: int, flags: Sequence[bool] = (), call: str = "optimizer.step"
+    ) -> list[bool]:
+        """`flags` of any rank. step: the updates that this rank has seen. call: where it is.
 
-        Error: FailedElsewhere; Refused if the ranks have not seen as many updates.
+        Error: FailedElsewhere; Refused if the ranks have not seen as many updates, or are not in
+        the same call; RunError if another rank is gone, or does not come within ALL_CALL.
         """
         if self._group is None or self._told:
             return list(flags)
+        place = _CALLS.index(call)
         padded = [*flags, *[False] * (self.flags - len(flags))]
-        numbers = torch.tensor([self._failure, step, -step, *padded], device="cpu")
-        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._group)
-        failure, last, least, *found = numbers.tolist()
+        numbers = torch.tensor([self._failure, step, -step, place, -place, *padded], device="cpu")
+        since = time.monotonic()
+        try:
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._meetings)
+        except RuntimeError:
+            self._told = True  # nobody hears it any more
+            raise RunError(_absence(time.monotonic() - since)) from None
+        failure, last, least, place, other, *found = numbers.tolist()
         self._told = failure > 0
         if failure and not self._failure:
             raise FailedElsewhere(for_user=failure > 1)
-        if not failure and last != -least:
+        if not failure and (last, place) != (-least, -other):
             self._told = True  # by this error, everywhere
-            raise Refused(
-                f"a rank is at update {-least} and another at {last}: all load the same state, and "
-                "make the same steps"
-            )
+            raise Refused(_disagreement(-least, last, _CALLS[-other], _CALLS[place]))
         return [bool(one) for one in found]
 
     def fail(self, for_user: bool) -> None:
@@ -143,3 +159,18 @@ class Ranks:
     def owed(self) -> bool:
         """Whether the others still wait to be told."""
         return not self.alone and self._failure > 0 and not self._told
+
+
+def _absence(seconds: float) -> str:
+    """Why a meeting failed after so many seconds."""
+    if seconds < ALL_CALL.total_seconds():
+        return "another rank is gone, or does not track any more"
+    return f"another rank did not come within {seconds:.0f} s: {_TOGETHER}"
+
+
+def _disagreement(least: int, last: int, call: str, other: str) -> str:
+    if call != other:
+        return f"a rank calls {call} and another {other}: {_TOGETHER}"
+    return (
+        f"a rank is at update {least} and another at {last}: all load the same state, {_TOGETHER}"
+    )

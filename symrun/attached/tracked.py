@@ -129,7 +129,7 @@ class TrackedRun:
         """
         if self._tracker is not None and (self._open or self._ranks.owed):
             with self._surviving():
-                self._ranks.meet(self.step)
+                self._ranks.meet(self.step, call="state_dict")
                 if self._open:
                     self._state = self._state_now()
         return dict(self._state or {})
@@ -358,7 +358,7 @@ class TrackedRun:
             return
         begun = self._begun
         if together:
-            begun = self._ranks.meet(self.step, [begun])[0]
+            begun = self._ranks.meet(self.step, [begun], "close")[0]
         self._open = False
         if not self._ranks.owed:
             self._tell()

@@ -72,6 +72,8 @@ class SlurmConfig(ReservedConfig):
         super().__post_init__()
         limit = f"< {self.minutes * 60} seconds, which sweep.minutes={self.minutes} are"
         require("sweep.notice", self.notice < self.minutes * 60, limit, self.notice)
+        fits = self.elsewhere or (self.gpus or 0) <= 1
+        require("sweep.gpus", fits, "<= 1 with sweep.cluster=local", self.gpus)
 
 
 @dataclass(frozen=True)

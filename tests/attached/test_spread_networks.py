@@ -4,6 +4,7 @@ Each table is held against that of one process which trains on the whole batch, 
 """
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,23 @@ def decisions(folder):
         tracker._records._writer._failure = OSError(28, "No space left on device")
     assert bool(tracker.state_dict()) == (rank > 0)
     tracker.close()
+
+    # A rank calls alone what all should call
+    model, optimizer, batch, tracker = begun("alone")
+    update(model, optimizer, *batch)
+    with pytest.raises(symrun.UsageError, match="a rank calls state_dict and another close: all"):
+        tracker.state_dict() if rank == 0 else tracker.close()
+    tracker.close()
+    # ... or comes when the others wait no longer
+    log.lines.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks_module, "ALL_CALL", ranks_module.timedelta(seconds=3))
+        model, optimizer, batch, tracker = begun("slow")
+        update(model, optimizer, *batch)
+        time.sleep(5 * rank)
+        tracker.close()
+    reason = "another rank is gone" if rank else "another rank did not come within 3 s: all ranks"
+    assert reason in log.lines[0], log.lines
 
 
 def other_wrappers(folder):

@@ -94,8 +94,13 @@ def test_the_same_member_is_not_trained_twice_at_once(tmp_path, monkeypatch, cap
     folder.mkdir(parents=True)
     with locked(folder / f"{member_digest(config)}.lock", wait=False):
         assert main(["train", "-m", *TINY, "run.name=x", "seed=0"]) == 0
+        captured = capfd.readouterr()
+        assert captured.out == "" and "trained by another process: passed over" in captured.err
+        words = ["train", "-m", *TINY, "run.name=x", "seed=0", "sweep=processes"]
+        assert main(words) == Stopped.exit_code
     captured = capfd.readouterr()
-    assert captured.out == "" and "trained by another process: passed over" in captured.err
+    assert captured.out == "" and "ended:" not in captured.err
+    assert "being trained elsewhere: 1 of 1: give the same command" in captured.err
     assert not list(folder.parent.glob("*/run.json"))
 
 
