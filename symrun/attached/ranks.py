@@ -14,7 +14,9 @@ from symrun.errors import RunError, UsageError
 from symrun.tracking.shares import is_spread
 
 ALL_CALL = timedelta(minutes=5)
-"""How long a rank waits for the others to call `symrun.track`, or to meet it later."""
+"""How long a rank waits for the others to call `symrun.track`."""
+MEETING = timedelta(minutes=30)
+"""How long a rank waits for the others later: the first may save, or find the symmetries."""
 
 _CALLS = ("optimizer.step", "state_dict", "close")
 """Where the ranks meet."""
@@ -43,15 +45,11 @@ class Ranks:
     the start of each update, of `state_dict` and of `close`. They meet on the host, in a group of
     their own, so that no GPU is waited for.
 
-    group: of gloo; None: alone. meetings: of the same ranks, with the timeout ALL_CALL.
+    group: of gloo; None: alone.
     """
 
-    def __init__(
-        self,
-        group: "dist.ProcessGroup | None" = None,
-        meetings: "dist.ProcessGroup | None" = None,
-    ) -> None:
-        self._group, self._meetings = group, meetings
+    def __init__(self, group: "dist.ProcessGroup | None" = None) -> None:
+        self._group = group
         self.alone = group is None
         self.first = group is None or dist.get_rank(group) == 0
         self.flags = 1
@@ -69,15 +67,15 @@ class Ranks:
         if not is_spread(model):
             return cls()
         try:
-            meetings = dist.new_group(backend="gloo", timeout=ALL_CALL)
+            dist.new_group(backend="gloo", timeout=ALL_CALL)
         except RuntimeError:
             raise UsageError(
                 "the model's parameters are spread over processes, which all have to call "
                 f"symrun.track: some did not within {ALL_CALL.total_seconds():g} s"
             ) from None
-        group = dist.new_group(backend="gloo")  # the first may take long to find the symmetries
-        assert isinstance(group, dist.ProcessGroup) and isinstance(meetings, dist.ProcessGroup)
-        return cls(group, meetings)
+        group = dist.new_group(backend="gloo", timeout=MEETING)
+        assert isinstance(group, dist.ProcessGroup)
+        return cls(group)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on the first rank, on all of them. Error: what it raises, there; a
@@ -129,7 +127,7 @@ class Ranks:
         """`flags` of any rank. step: the updates that this rank has seen. call: where it is.
 
         Error: FailedElsewhere; Refused if the ranks have not seen as many updates, or are not in
-        the same call; RunError if another rank is gone, or does not come within ALL_CALL.
+        the same call; RunError if another rank is gone, or does not come within MEETING.
         """
         if self._group is None or self._told:
             return list(flags)
@@ -138,7 +136,7 @@ class Ranks:
         numbers = torch.tensor([self._failure, step, -step, place, -place, *padded], device="cpu")
         since = time.monotonic()
         try:
-            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._meetings)
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._group)
         except RuntimeError:
             self._told = True  # nobody hears it any more
             raise RunError(_absence(time.monotonic() - since)) from None
@@ -163,7 +161,7 @@ class Ranks:
 
 def _absence(seconds: float) -> str:
     """Why a meeting failed after so many seconds."""
-    if seconds < ALL_CALL.total_seconds():
+    if seconds < MEETING.total_seconds():
         return "another rank is gone, or does not track any more"
     return f"another rank did not come within {seconds:.0f} s: {_TOGETHER}"
 

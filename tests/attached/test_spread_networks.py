@@ -255,10 +255,10 @@ def decisions(folder):
     # ... or comes when the others wait no longer
     log.lines.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks_module, "ALL_CALL", ranks_module.timedelta(seconds=3))
+        patch.setattr(ranks_module, "MEETING", ranks_module.timedelta(seconds=3))
         model, optimizer, batch, tracker = begun("slow")
         update(model, optimizer, *batch)
-        time.sleep(5 * rank)
+        time.sleep(4 * rank)
         tracker.close()
     reason = "another rank is gone" if rank else "another rank did not come within 3 s: all ranks"
     assert reason in log.lines[0], log.lines
