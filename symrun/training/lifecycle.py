@@ -239,12 +239,11 @@ def _require_data(own: DatasetInfo | None, firsts: DatasetInfo | None) -> None:
     if own.has_images_of(firsts):
         return
     here, there = (f"{one.title}, {one.counted}" for one in (own, firsts))
+    differs = f"{here}, and process 0 has {there}"
     if here == there:
-        here, there = "examples with other contents", "its own"
-    remedy = "give all of them the same copy"
-    raise UsageError(
-        f"process {ranks.rank()} has another data set: {here}; process 0 has {there}: {remedy}"
-    )
+        differs = "as many examples as process 0, with other contents"
+    another = f"process {ranks.rank()} has another data set"
+    raise UsageError(f"{another}: {differs}: give all processes the same copy")
 
 
 @contextlib.contextmanager
