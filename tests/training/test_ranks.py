@@ -15,6 +15,7 @@ from torch import nn
 
 from symrun.data.batches import Batches
 from symrun.data.synthetic import synthetic_textures
+from symrun.errors import UsageError
 from symrun.runs.checkpoint import checkpoints
 from symrun.runs.directory import RunDirectory
 from symrun.training.batch_norm import SyncBatchNorm, synchronised
@@ -237,6 +238,27 @@ def test_shares_are_the_batches_of_one_process(shares):
         [7, 7, 7, 2, 7] if shares < 3 else [7] * 5
     )
     assert parts[0].left_out == (0 if shares < 3 else 2)
+
+
+def test_a_layer_that_stands_twice_in_a_network_is_synchronised_in_both_places():
+    norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(norm, nn.Sequential(nn.ReLU(), norm), norm)
+    made = synchronised(model, torch.device("cpu"))
+    assert isinstance(made[0], SyncBatchNorm)
+    assert made[0] is made[1][1] and made[0] is made[2]
+
+
+class Scaled(nn.BatchNorm1d):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def test_batch_norm_that_does_more_than_torchs_own_is_refused():
+    hooked = nn.BatchNorm1d(3)
+    hooked.register_forward_hook(lambda *details: None)
+    for layer, reason in ((Scaled(3), "a class of its own, Scaled"), (hooked, "hooks")):
+        with pytest.raises(UsageError, match=f"^1 has {reason}: .*train.batch_norm=local$"):
+            synchronised(nn.Sequential(nn.Linear(3, 3), layer), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5)])
