@@ -71,11 +71,9 @@ def sweep(settings: SweepConfig, members: list[Composed], stop: StopRequest) -> 
         raise UsageError(f"sweep={settings.name} starts processes of its own: {remedy}")
     if isinstance(settings, ReservedConfig):
         settings, members = _with_devices(settings, members)
-    from symrun.training.plan import Plan  # torch takes seconds to import
-
     for place, member in enumerate(members):
         with _named(member.title):
-            config = Plan.of(member.config, settings.elsewhere).config
+            config = _settled(member.config, settings.elsewhere)
         members[place] = dataclasses.replace(member, config=config)
     _refuse_shared_folder(members)
     failures = _Failures(len(members))
@@ -83,7 +81,14 @@ def sweep(settings: SweepConfig, members: list[Composed], stop: StopRequest) -> 
         _one_by_one(members, failures, stop)
     else:
         _by_engine(settings, members, failures, stop)
-    failures.raise_any()
+    ranks.everywhere(failures.raise_any)
+
+
+def _settled(config: Config, elsewhere: bool) -> Config:
+    """Error: UsageError, in all processes, if one of them cannot train it."""
+    from symrun.training.plan import Plan  # torch takes seconds to import
+
+    return ranks.everywhere(lambda: Plan.of(config, elsewhere)).config
 
 
 def _one_by_one(members: list[Composed], failures: "_Failures", stop: StopRequest) -> None:
@@ -97,7 +102,7 @@ def _one_by_one(members: list[Composed], failures: "_Failures", stop: StopReques
         except Busy as error:
             _log.warning("%s: passed over", error)
         except (SymrunError, OSError, MemoryError) as error:
-            if len(members) == 1:
+            if len(members) == 1 or not ranks.agreed():
                 raise
             code = error.exit_code if isinstance(error, SymrunError) else RunError.exit_code
             failures.add(member.title, code)
@@ -228,9 +233,13 @@ def _say(line: str) -> None:
 
 
 def raise_if_stopped(stop: StopRequest) -> None:
-    """After a run that is complete all the same: another must not start."""
-    if stop.requested is not None:
-        raise KeyboardInterrupt
+    """After a run that is complete all the same: another must not start, in any process."""
+
+    def act() -> None:
+        if stop.requested is not None:
+            raise KeyboardInterrupt
+
+    ranks.everywhere(act)
 
 
 def print_run(path: Path) -> None:

@@ -7,10 +7,13 @@ The first rank claims the folder, writes and prints; what it decides goes to the
 import contextlib
 import io
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from symrun.errors import ProcessLost, SymrunError, UsageError, in_one_line
 
@@ -26,16 +29,17 @@ _LOST_SECONDS = 300
 _SHORT_SECONDS = 3
 """How long a process that fails waits for the first one, which may be about to say why."""
 _POLL_SECONDS = 0.02
-_ENDED, _FAILED = "symrun/ended", "symrun/failed"
+_ENDED, _FAILED, _TOLD = "symrun/ended", "symrun/failed", "symrun/told"
 _NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class _Joined:
-    """This process among the others. agreed: whether all of them know that the run ends."""
+    """This process among the others. agreed: whether what all of them settled last was to raise an
+    error. lost: whether this one has noticed that another is gone."""
 
     def __init__(self, store: "Store", rank: int, count: int) -> None:
         self.store, self.rank, self.count = store, rank, count
-        self.agreed = False
+        self.agreed = self.lost = False
 
 
 _joined: _Joined | None = None
@@ -102,7 +106,8 @@ def together(act: Callable[[], int]) -> int:
     """Call `act` in each of the processes, and return what it returned in the first.
 
     Only the first prints. The others end once it has said what there is to say, since torchrun ends
-    all when one of them fails; the line of another that fails is what the first says of it.
+    all when one of them fails; the line of another that fails is what the first says of it. If the
+    first is gone, one of the others prints its own line.
 
     Error: UsageError if the processes cannot find each other.
     """
@@ -116,7 +121,11 @@ def together(act: Callable[[], int]) -> int:
     with _silent() if os.environ["RANK"] != "0" else contextlib.nullcontext() as last:
         _joined = _join()
         try:
-            return _ended(_joined, act(), last)
+            code = act()
+            return _ended(_joined, code, last, "" if last is None else last.line)
+        except BaseException as error:  # whose traceback this process prints
+            _ended(_joined, 1, last, f"{type(error).__name__}: {error}")
+            raise
         finally:
             _joined = None
             if dist.is_initialized():
@@ -141,18 +150,23 @@ def _join() -> _Joined:
     return _Joined(store, rank, count)
 
 
-def _ended(joined: _Joined, code: int, last: "_LastLine | None") -> int:
+def _ended(joined: _Joined, code: int, last: "_LastLine | None", line: str) -> int:
+    """The exit code of all, once the first has ended. line: why this process ends alone."""
     if last is None:
         with contextlib.suppress(RuntimeError):  # torchrun itself may be gone
             joined.store.set(_ENDED, str(code))
         return code
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, when another has ended
     alone = code != 0 and not joined.agreed
     until = time.monotonic() + (_SHORT_SECONDS if alone else _LOST_SECONDS)
     with contextlib.suppress(RuntimeError):  # the store may end with the first process
-        if alone:
-            joined.store.set(_FAILED, last.line)
+        if alone and not joined.lost:
+            joined.store.compare_set(_FAILED, "", in_one_line(line))
         while not joined.store.check([_ENDED]):
             if time.monotonic() > until:
+                if joined.lost and joined.store.add(_TOLD, 1) == 1:
+                    print(line, file=last.shown)
                 return code or 1
             time.sleep(_POLL_SECONDS)
         return int(joined.store.get(_ENDED))
@@ -160,9 +174,11 @@ def _ended(joined: _Joined, code: int, last: "_LastLine | None") -> int:
 
 
 class _LastLine(io.StringIO):
-    """Takes what a process prints, and keeps the last line of it."""
+    """Takes what a process prints on `shown`, and keeps the last line of it."""
 
-    line = ""
+    def __init__(self, shown: TextIO) -> None:
+        super().__init__()
+        self.shown, self.line = shown, ""
 
     def write(self, text: str) -> int:
         self.line = text.strip() or self.line
@@ -171,65 +187,81 @@ class _LastLine(io.StringIO):
 
 @contextlib.contextmanager
 def _silent() -> Iterator[_LastLine]:
-    last = _LastLine()
-    with contextlib.redirect_stdout(_LastLine()), contextlib.redirect_stderr(last):
+    last = _LastLine(sys.stderr)
+    with contextlib.redirect_stdout(_LastLine(sys.stdout)), contextlib.redirect_stderr(last):
         yield last
 
 
 def from_first(act: Callable[[], Value]) -> Value:
     """What `act` returns in the first process, in all of them; the others do not call it.
 
-    Error: the SymrunError that it raised there.
+    Error: what it raised there, as in `everywhere`.
     """
     if _joined is None:
         return act()
     from torch.distributed import broadcast_object_list
 
-    outcome: list[Any] = [None, None]
-    if is_first():
-        try:
-            outcome[0] = act()
-        except SymrunError as error:
-            outcome[1] = error
+    value, own = _tried(act) if is_first() else (None, None)
+    outcome: list[Any] = [value, _told(own)]
     broadcast_object_list(outcome)
-    _raise_first(outcome[1:])
-    value: Value = outcome[0]
-    return value
+    _raise_first(own, outcome[1:])
+    made: Value = outcome[0]
+    return made
 
 
 def everywhere(act: Callable[[], Value]) -> Value:
     """What `act` returns in this process, once all have called it.
 
-    Error: if it raised a SymrunError in some, that of the first of these, in all.
+    Assumes: `act` itself exchanges nothing with the other processes.
+
+    Error: if it raised an error in some, that of the first of these, in all; ProcessLost in the
+    others for one that nobody foresaw.
     """
     if _joined is None:
         return act()
     from torch.distributed import all_gather_object
 
-    value: Any = None
-    failure: SymrunError | None = None
-    try:
-        value = act()
-    except SymrunError as error:
-        failure = error
-    failures: list[SymrunError | None] = [None] * count()
-    all_gather_object(failures, failure)
-    _raise_first(failures)
+    value, own = _tried(act)
+    failures: list[BaseException | None] = [None] * count()
+    all_gather_object(failures, _told(own))
+    _raise_first(own, failures)
     made: Value = value
     return made
 
 
-def _raise_first(failures: list[SymrunError | None]) -> None:
-    for failure in failures:
+def _tried(act: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return act(), None
+    except BaseException as error:
+        return None, error
+
+
+def _told(error: BaseException | None) -> BaseException | None:
+    """What the other processes raise in place of `error`: it must survive pickling."""
+    if error is None or isinstance(error, SymrunError | OSError | MemoryError | KeyboardInterrupt):
+        return error
+    return _loss(f"{type(error).__name__}: {error}")
+
+
+def _raise_first(own: BaseException | None, failures: list[BaseException | None]) -> None:
+    """own: what this process raised, which has its traceback."""
+    assert _joined is not None
+    _joined.agreed = False
+    for place, failure in enumerate(failures):
         if failure is not None:
-            end_together()
-            raise failure
+            mark_agreed()
+            raise own if own is not None and place == rank() else failure
 
 
-def end_together() -> None:
-    """All processes know that the run ends now, and wait until the first has ended it."""
+def mark_agreed() -> None:
+    """All processes are about to raise an error: if it ends the run, they wait for the first."""
     if _joined is not None:
         _joined.agreed = True
+
+
+def agreed() -> bool:
+    """Whether all processes raise the error under way, and not this one alone."""
+    return _joined is None or _joined.agreed
 
 
 def add_up(values: "Tensor") -> None:
@@ -284,6 +316,10 @@ class Agreement:
         self._work.wait()
         return int(self._largest)
 
+    def settle(self, number: int) -> int:
+        """The largest of the numbers given to this call and to the one before; all wait for it."""
+        return max(self.exchange(number), self.last())
+
 
 @contextlib.contextmanager
 def losses_in_one_line() -> Iterator[None]:
@@ -293,18 +329,23 @@ def losses_in_one_line() -> Iterator[None]:
     except RuntimeError as error:
         if _joined is None or not _is_loss(error):
             raise
+        _joined.lost = True
         _abort()
         told = "it was killed, or hangs"
         with contextlib.suppress(RuntimeError):
             if _joined.store.check([_FAILED]):
                 told = _joined.store.get(_FAILED).decode().removeprefix("symrun: ")
-        raise ProcessLost(f"a process of this run was lost: {told}") from None
+        raise _loss(told) from None
+
+
+def _loss(reason: str) -> ProcessLost:
+    return ProcessLost(f"a process of this run was lost: {reason}")
 
 
 def _is_loss(error: RuntimeError) -> bool:
     from torch.distributed import DistError
 
-    return isinstance(error, DistError) or "gloo" in str(error)
+    return isinstance(error, DistError) or "/gloo/transport/" in str(error)
 
 
 def _abort() -> None:

@@ -7,6 +7,8 @@ Leaves the runs in FOLDER, and prints a line of JSON: of each start, the exit st
 processes and what they printed.
 """
 
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -20,12 +22,16 @@ from torch.distributed import TCPStore
 
 from symrun import ranks
 from symrun.cli import main
-from symrun.errors import RunError
+from symrun.errors import RunError, UsageError
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import DivergenceInfo
 from symrun.training import (
     checkpointing,
     lifecycle,  # noqa: F401  imported once, before forking
     provenance,
 )
+from symrun.training.checkpointing import Checkpointer
+from symrun.training.data_parallel import DataParallel
 from symrun.training.progress import Progress
 
 SMALL = [
@@ -73,11 +79,12 @@ def host(count):
     return iter(os.read(reading, 1024).decode().split())
 
 
-def start(count, arguments, act=None):
-    """Exit statuses and printed lines of `symrun ...` on `count` processes.
+def start(count, arguments, act=None, spoil=None):
+    """Exit statuses, printed lines and seconds of `symrun ...` on `count` processes.
 
-    act(progress): called in each after each update.
+    act(progress): called in each after each update. spoil(rank): called in each before it begins.
     """
+    began = time.monotonic()
     children, port = [], next(PORTS)
     log = os.open("log", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for rank in range(count):
@@ -91,11 +98,17 @@ def start(count, arguments, act=None):
             os.dup2(log, 2)
             if act is not None:
                 watch(act)
-            os._exit(main(arguments))
+            if spoil is not None:
+                spoil(rank)
+            try:
+                os._exit(main(arguments))
+            except RuntimeError:  # a bug, whose traceback python would print
+                os._exit(1)
         children.append(child)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     os.close(log)
-    return {"statuses": statuses, "lines": Path("log").read_text().splitlines()}
+    lines, seconds = Path("log").read_text().splitlines(), time.monotonic() - began
+    return {"statuses": statuses, "lines": lines, "seconds": seconds}
 
 
 def watch(act):
@@ -132,8 +145,77 @@ def full_disk(progress):
     time.sleep(0.05)  # the writing thread is asked at the next update
 
 
-def train(count, name, *settings, act=None):
-    return start(count, ["train", *SMALL, *settings, f"run.dir={name}"], act)
+def no_data(rank):
+    """The data set is not on the machine of the last process."""
+    if rank == 1:
+        lifecycle.load = refuse(UsageError("there is no data here"))
+
+
+def other_data(rank):
+    """The last process has as many images, and others."""
+    load = lifecycle.load
+    lifecycle.load = lambda config: dataclasses.replace(load(config), digest=f"of {rank}")
+
+
+def no_room(rank):
+    """The disk is full before run.json is there."""
+    RunDirectory.write_info = refuse(OSError(errno.ENOSPC, ""))
+
+
+def bug(rank):
+    """One process fails in its warm-up by what nobody foresaw."""
+    if rank == 1:
+        DataParallel.warm_up = refuse(RuntimeError("boom"))
+
+
+def bug_in_update(rank):
+    """As `bug`, but later."""
+
+    def act(progress):
+        if (rank, progress.updates) == (1, 3):
+            raise RuntimeError("boom")
+
+    watch(act)
+
+
+def late_signal(rank):
+    """One process is asked to stop once nothing is left to stop."""
+    finish = Checkpointer.finish
+
+    def asked(self):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finish(self)
+
+    Checkpointer.finish = asked
+
+
+def late_divergence(rank):
+    """The writing thread sees at the end what diverged in the last updates."""
+    finish = Checkpointer.finish
+
+    def seen(self):
+        if rank == 0:
+            self._state.progress.diverged = DivergenceInfo(14, True, ())
+        finish(self)
+
+    Checkpointer.finish = seen
+
+
+def refuse(error):
+    def refused(*arguments):
+        raise error
+
+    return refused
+
+
+def train(count, name, *settings, act=None, spoil=None):
+    return start(count, ["train", *SMALL, *settings, f"run.dir={name}"], act, spoil)
+
+
+def sweep(name, varied, *settings, spoil=None):
+    words = [*SMALL, *settings, varied, f"run.name={name}"]
+    return start(2, ["train", "-m", *words], spoil=spoil)
 
 
 def resume(count, name, *words):
@@ -153,6 +235,10 @@ def quick():
     yield "stopped", train(2, "stopped", act=STOPPED)
     yield "stopped goes on", resume(1, "stopped")
     yield "wrong", train(2, "wrong", "optim.lr=-1")
+    for spoil in (no_data, other_data, no_room, bug, late_divergence):
+        yield spoil.__name__, train(2, spoil.__name__, spoil=spoil)
+    yield "second", sweep("second", "train.batch_size=40,16,15", spoil=bug_in_update)
+    yield "late", sweep("late", "train.steps=2,4", spoil=late_signal)
     yield "few", train(4, "few", "train.batch_size=7", "train.batch_norm=local")
 
 
@@ -185,7 +271,7 @@ if __name__ == "__main__":
     folder, which = sys.argv[1:]
     os.chdir(folder)
     torch.set_num_threads(1)
-    PORTS = host(20)
+    PORTS = host(30)
     torch.use_deterministic_algorithms(False)  # what this imports, each run would
     digest = provenance.source_digest()
     provenance.source_digest = lambda: digest

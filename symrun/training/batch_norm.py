@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symrun import ranks
+from symrun.errors import UsageError
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
@@ -18,15 +20,31 @@ def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` with batch norm over the examples of all processes, in the same parameters and
-    buffers under the same names."""
+    buffers under the same names.
+
+    Error: UsageError for a layer that does more than torch's own, which would be lost.
+    """
+    made: dict[nn.Module, nn.Module] = {}
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if not isinstance(layer, AnyBatchNorm):
+            continue
+        if layer not in made:
+            made[layer] = _converted(layer, name, device)
+        parent, _, own = name.rpartition(".")
+        if own:
+            setattr(model.get_submodule(parent), own, made[layer])
+    return made.get(model, model)
+
+
+def _converted(layer: AnyBatchNorm, name: str, device: torch.device) -> nn.Module:
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    if type(layer) not in _PLAIN or hooks:
+        has = "hooks" if hooks else f"a class of its own, {type(layer).__name__}"
+        raise UsageError(f"{name} has {has}: train it with train.batch_norm=local")
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
         return converted
-    if isinstance(model, AnyBatchNorm):
-        return SyncBatchNorm.of(model)
-    for name, layer in model.named_children():
-        setattr(model, name, synchronised(layer, device))
-    return model
+    return SyncBatchNorm.of(layer)
 
 
 class SyncBatchNorm(AnyBatchNorm):

@@ -53,8 +53,10 @@ class Checkpointer:
         self._end_if_agreed(self._signal())
 
     def finish(self) -> None:
-        """After the last record. Error: Diverged."""
-        self.end_if_diverged()
+        """After the last record; a signal comes too late. Error: Diverged, RunError."""
+        reason = self._agreement.settle(self._reason())
+        if reason in (_DIVERGED, _FAILED):
+            self._end(reason)
         self.save(done=True)
 
     def save(self, done: bool) -> None:
@@ -73,9 +75,11 @@ class Checkpointer:
     def _end_if_agreed(self, reason: int) -> None:
         """reason: why this process wants to end, 0 if it does not."""
         reason = self._agreement.exchange(reason)
-        if reason == 0:
-            return
-        ranks.end_together()
+        if reason != 0:
+            self._end(reason)
+
+    def _end(self, reason: int) -> None:
+        ranks.mark_agreed()
         if reason == _FAILED:
             self._writer.raise_failure()
             raise RunError("another process of this run cannot write")

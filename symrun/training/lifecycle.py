@@ -13,7 +13,7 @@ import torch
 
 from symrun import ranks
 from symrun.config import BatchNorm, Config, OnDivergence, flat
-from symrun.data import Dataset, load
+from symrun.data import load
 from symrun.errors import (
     Busy,
     Diverged,
@@ -31,14 +31,14 @@ from symrun.runs.directory import (
     sweep_folder,
     working_copy,
 )
-from symrun.runs.info import ResumptionInfo, RunInfo, Status
+from symrun.runs.info import DatasetInfo, ResumptionInfo, RunInfo, Status
 from symrun.runs.mirror import written
 from symrun.training.device import device_title
 from symrun.training.disk_space import require_space
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
 from symrun.training.provenance import changed_code, describe, source_revision
-from symrun.training.setup import Training, prepare
+from symrun.training.setup import Training, joined, prepare
 from symrun.training.signals import StopRequest
 from symrun.training.trainer import Resumption, Trainer
 from symrun.typed import require
@@ -64,8 +64,8 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     run = ranks.from_first(lambda: RunDirectory.create(config.run.dir, config.run.name))
     with _in_first(written(run)):
         try:
-            training, dataset = ranks.everywhere(lambda: _prepared(plan))
-            ranks.from_first(lambda: _begin(run, training, dataset))
+            training, described = _prepared(plan)
+            ranks.from_first(lambda: _begin(run, training, described))
         except BaseException as error:
             _discard(run)
             if isinstance(error, OSError):
@@ -80,9 +80,9 @@ def train(config: Config, stop: StopRequest | None = None) -> Path:
     return run.path
 
 
-def _begin(run: RunDirectory, training: Training, dataset: Dataset) -> None:
+def _begin(run: RunDirectory, training: Training, described: RunInfo) -> None:
     require_space(run, training)
-    run.write_info(describe(training, dataset))
+    run.write_info(described)
 
 
 def _discard(run: RunDirectory) -> None:
@@ -128,22 +128,28 @@ def train_member(config: Config, stop: StopRequest) -> Path:
     Error: Diverged if it did so already; Busy if another process trains it; else as in `train` and
     `resume`.
     """
-    with _in_first(_claimed(Plan.of(config).config)):
+    settled = ranks.everywhere(lambda: Plan.of(config)).config
+    with _in_first(_claimed(settled)):
         run = None if config.run.again else ranks.from_first(lambda: earlier_run(config))
         return train(config, stop) if run is None else _went_on(_mirrored(run, config), stop)
 
 
 def _went_on(run: RunDirectory, stop: StopRequest) -> Path:
     with _in_first(written(run)):
-        info = ranks.from_first(run.info)
-        if info.status is Status.diverged:
-            raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
+        info = ranks.from_first(lambda: _not_diverged(run))
         if info.status is not Status.finished:
             _log.warning("%s was started already, and goes on", run.path)
             _resume(run, ranks.from_first(run.config), False, stop)
         else:
             _log.warning("%s is finished already: run.again=true trains it again", run.path)
     return run.path
+
+
+def _not_diverged(run: RunDirectory) -> RunInfo:
+    info = run.info()
+    if info.status is Status.diverged:
+        raise Diverged(f"{run.path} diverged already: run.again=true trains it again")
+    return info
 
 
 @contextlib.contextmanager
@@ -205,13 +211,45 @@ def _mirrored(run: RunDirectory, config: Config) -> RunDirectory:
     return RunDirectory(run.path, str(config.run.dir) if is_url(config.run.dir) else None)
 
 
-def _prepared(plan: Plan) -> tuple[Training, Dataset]:
-    """Error: RunError if the GPU is too small; UsageError for a batch of more than all images."""
-    try:
+def _prepared(plan: Plan) -> tuple[Training, RunInfo]:
+    """What all processes train, and what run.json says of it.
+
+    Error: RunError if the GPU is too small; UsageError for a batch of more than all images, or if
+    the processes have different data sets.
+    """
+    training, described = ranks.everywhere(lambda: _prepared_alone(plan))
+    firsts = ranks.from_first(lambda: described.dataset)
+    ranks.everywhere(lambda: _require_data(described.dataset, firsts))
+    with _gpu_large_enough():
+        return joined(training), described
+
+
+def _prepared_alone(plan: Plan) -> tuple[Training, RunInfo]:
+    with _gpu_large_enough():
         dataset = load(plan.config.data)
         images, size = len(dataset.train.labels), plan.config.train.batch_size
         require("train.batch_size", size <= images, f"at most the {images:,} training images", size)
-        return prepare(plan, dataset), dataset
+        training = prepare(plan, dataset)
+        return training, describe(training, dataset)
+
+
+def _require_data(own: DatasetInfo | None, firsts: DatasetInfo | None) -> None:
+    """Error: UsageError if this process has other data than the first."""
+    assert own is not None and firsts is not None
+    if own.has_images_of(firsts):
+        return
+    here, there = (f"{one.title}, {one.counted}" for one in (own, firsts))
+    differs = f"{here}, and process 0 has {there}"
+    if here == there:
+        differs = "as many examples as process 0, with other contents"
+    another = f"process {ranks.rank()} has another data set"
+    raise UsageError(f"{another}: {differs}: give all processes the same copy")
+
+
+@contextlib.contextmanager
+def _gpu_large_enough() -> Iterator[None]:
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise RunError("the data set or the network does not fit into the GPU") from None
 
@@ -221,13 +259,18 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     plan = ranks.everywhere(lambda: Plan.of(config))
     info, checkpoint = ranks.from_first(lambda: (run.info(), last_whole_checkpoint(run)))
     recorded = checkpoint["config"] if checkpoint is not None else info.config.settings
-    reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
-    goes_on = config.train.on_divergence is OnDivergence.go_on
-    if info.status is Status.diverged and not goes_on:
-        reasons.append("it diverged, and the same updates would do so again")
-    if config.train.batch_norm is BatchNorm.local and ranks.count() != info.ranks:
-        reasons.append(f"train.batch_norm=local, and {_ranks_changed(info)}")
-    _refuse_or_say(run, reasons, anyway)
+
+    def accepted() -> list[str]:
+        reasons = Config.from_mapping(recorded).differences(plan.config) + changed_code(info)
+        goes_on = config.train.on_divergence is OnDivergence.go_on
+        if info.status is Status.diverged and not goes_on:
+            reasons.append("it diverged, and the same updates would do so again")
+        if config.train.batch_norm is BatchNorm.local and ranks.count() != info.ranks:
+            reasons.append(f"train.batch_norm=local, and {_ranks_changed(info)}")
+        _refuse_or_say(run, reasons, anyway)
+        return reasons
+
+    reasons = ranks.everywhere(accepted)
     step = checkpoint["step"] if checkpoint is not None else 0
     if checkpoint is not None and checkpoint["done"]:  # all was written but the status
         finished = dataclasses.replace(info, status=Status.finished, last_step=step)
@@ -243,20 +286,11 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
         # Sums are split by the number of threads
         torch.set_num_threads(info.threads or torch.get_num_threads())
 
-    training, dataset = ranks.everywhere(lambda: _prepared(plan))
-    described = describe(training, dataset)
-    for name in ("dataset", "model", "groups"):
-        if getattr(described, name) != getattr(info, name):
-            raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
-    if described.steps_per_epoch != info.steps_per_epoch:
-        updates = f"{described.steps_per_epoch} updates in an epoch, {info.steps_per_epoch} before"
-        remedy = f"resume it on as many processes as then, {info.ranks}"
-        raise UsageError(
-            f"{run.path} would have {updates}, since a last batch is too few: {remedy}"
-        )
-    if not described.has_images_of(info):
+    training, described = _prepared(plan)
+    ranks.everywhere(lambda: _require_same(run, described, info))
+    if not ranks.from_first(lambda: described.has_images_of(info)):
         reasons.append("its data set has other images now")
-        _refuse_or_say(run, reasons[-1:], anyway)
+        ranks.everywhere(lambda: _refuse_or_say(run, reasons[-1:], anyway))
     ranks.from_first(lambda: require_space(run, training))
     event = ResumptionInfo(
         step,
@@ -279,6 +313,19 @@ def _resume(run: RunDirectory, config: Config, anyway: bool, stop: StopRequest) 
     )
     _log.warning("%s goes on from step %d", run.path, step)
     Trainer(run, training, stop).train(Resumption(checkpoint, now))
+
+
+def _require_same(run: RunDirectory, now: RunInfo, before: RunInfo) -> None:
+    """Error: UsageError for a run of other data, another network, or epochs of another length."""
+    for name in ("dataset", "model", "groups"):
+        if getattr(now, name) != getattr(before, name):
+            raise UsageError(f"{run.path} had another {name}: its data or its model has changed")
+    if now.steps_per_epoch != before.steps_per_epoch:
+        updates = f"{now.steps_per_epoch} updates in an epoch, {before.steps_per_epoch} before"
+        remedy = f"resume it on as many processes as then, {before.ranks}"
+        raise UsageError(
+            f"{run.path} would have {updates}, since a last batch is too few: {remedy}"
+        )
 
 
 def _ranks_changed(info: RunInfo) -> str:

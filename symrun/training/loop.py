@@ -78,7 +78,8 @@ class Update:
         tracker.record(step, self._compute(images, labels, tracker.due(step)))
 
     def _on_device(self, images: Tensor, labels: Tensor, due: bool) -> Observation | None:
-        """Nothing here waits for the device, nor does the host have a part in it."""
+        """Nothing here waits for the device, nor does the host have a part in it. The exception is
+        torch's SyncBatchNorm, with which several processes on GPUs wait in each forward pass."""
         training, parallel = self._training, self._training.parallel
         training.optimizer.zero_grad()
         if parallel is not None:

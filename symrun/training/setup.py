@@ -101,7 +101,8 @@ def proven(structure: Structure, proofs: Sequence[Proof]) -> Structure:
 
 
 def prepare(plan: Plan, dataset: Dataset) -> Training:
-    """All that is random is drawn from `config.seed`.
+    """All that is random is drawn from `config.seed`. One of several processes exchanges nothing
+    with the others here, so that it can fail alone.
 
     Error: UsageError if the model cannot take the data, or its outputs do not suit the task.
     """
@@ -127,7 +128,13 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         shares=ranks.count(),
         least=least_batch(model, settings),
     )
-    training = Training(
+    if ranks.count() > 1:
+        if settings.batch_norm is BatchNorm.sync:
+            model = synchronised(model, plan.device)
+        if batches.left_out:
+            few = f"the last {batches.left_out} examples of each epoch are too few for a batch"
+            _LOG.warning("%s of %d processes, and are left out", few, ranks.count())
+    return Training(
         plan,
         model,
         compiled(model, settings.batch_size) if settings.compile else model,
@@ -138,20 +145,15 @@ def prepare(plan: Plan, dataset: Dataset) -> Training:
         learning_rates(config.optim, plan.steps(batches.steps_per_epoch)).tolist(),
         settings.cuda_graph,
     )
-    return training if ranks.count() == 1 else _on_several(training)
 
 
-def _on_several(training: Training) -> Training:
-    """`training`, made by several processes together."""
-    config, batches = training.plan.config, training.batches
-    model = training.model
-    if config.train.batch_norm is BatchNorm.sync:
-        model = synchronised(model, training.device)
-    if batches.left_out:
-        few = f"the last {batches.left_out} examples of each epoch are too few for a batch"
-        _LOG.warning("%s of %d processes, and are left out", few, ranks.count())
-    parallel = DataParallel(model, batches, config.train, config.seed)
-    training = replace(training, model=model, forward=parallel.forward, parallel=parallel)
+def joined(training: Training) -> Training:
+    """`training` as all processes do it together, each of which has prepared it."""
+    if ranks.count() == 1:
+        return training
+    config, model = training.plan.config, training.model
+    parallel = DataParallel(model, training.batches, config.train, config.seed)
+    training = replace(training, forward=parallel.forward, parallel=parallel)
     parallel.warm_up(model, lambda *batch: training.outputs_and_loss(*batch)[1])
     return training
 

@@ -57,7 +57,8 @@ class Resumption:
         step = 0
         if self.checkpoint is not None:
             step = self.checkpoint["step"]
-            state.restore(self.checkpoint, str(run.checkpoint(step)))
+            content, path = self.checkpoint, str(run.checkpoint(step))
+            ranks.everywhere(lambda: state.restore(content, path))
         ranks.from_first(lambda: self._rewind(run, step))
 
     def _rewind(self, run: RunDirectory, step: int) -> None:
@@ -89,10 +90,14 @@ class Trainer:
         try:
             logger, alone = training.plan.config.logger, ranks.count() == 1
             with self._stop.deferred(quiet=not alone), logging_to(logger, run) as watchers:
-                with self._writer(resumption) as writer:
-                    progress = Progress(writer, training.model, training.steps)
+                with contextlib.ExitStack() as closing:
+                    sink = writer = self._writer(resumption)
+                    closing.push(sink)
+                    progress = Progress(sink, training.model, training.steps)
                     audit = Audit(training.structure.groups, training.plan.dtype)
-                    tracker = make_tracker(training, writer, Tracker, (audit, *watchers))
+                    tracker = ranks.everywhere(
+                        lambda: make_tracker(training, sink, Tracker, (audit, *watchers))
+                    )
                     state = State(training, tracker, progress)
                     if resumption is not None:
                         resumption.apply(run, state)
@@ -101,11 +106,12 @@ class Trainer:
                     size = table_bytes(training) / 1e6
                     place = f"{run.path}, sent to {run.url}" if run.url else run.path
                     progress.say(f"{where}; up to {size:,.1f} MB of tables in {place}")
-                    checkpointer = Checkpointer(run, writer, state, self._stop)
+                    checkpointer = Checkpointer(run, sink, state, self._stop)
                     with graphs, ranks.losses_in_one_line():
                         fit(training, progress, tracker, checkpointer)
                         checkpointer.finish()
-                checkpointer.end_if_diverged()  # all rows have been seen now
+                        ranks.everywhere(closing.close)
+                        ranks.everywhere(checkpointer.end_if_diverged)  # now all rows were seen
                 for line in audit.lines():
                     _log.warning("%s: %s", run.path, line)
                 self._record_end(Status.finished, progress)

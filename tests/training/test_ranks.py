@@ -15,6 +15,7 @@ from torch import nn
 
 from symrun.data.batches import Batches
 from symrun.data.synthetic import synthetic_textures
+from symrun.errors import UsageError
 from symrun.runs.checkpoint import checkpoints
 from symrun.runs.directory import RunDirectory
 from symrun.training.batch_norm import SyncBatchNorm, synchronised
@@ -127,6 +128,12 @@ def test_a_signal_to_any_process_stops_all_and_fewer_go_on(quick):
             "few",
             "train.batch_size must be >= 8 for 4 processes and train.batch_norm=local, got 7",
         ),
+        ("no_data", "there is no data here"),
+        (
+            "other_data",
+            "process 1 has another data set: as many examples as process 0, with other contents: "
+            "give all processes the same copy",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(name, reason, quick):
@@ -136,12 +143,44 @@ def test_wrong_settings_are_one_line(name, reason, quick):
     assert not (folder / name).exists()
 
 
+def test_a_failure_of_one_process_is_one_line_of_the_first(quick):
+    folder, starts = quick
+    for name, reason in (
+        ("no_room", "no_room cannot be written: No space left on device: make room there"),
+        ("bug", "a process of this run was lost: RuntimeError: boom"),
+        ("late_divergence", "not finite (nan or inf) at step 14"),
+    ):
+        assert starts[name]["statuses"] == [1, 1]
+        (line,) = [line for line in starts[name]["lines"] if line.startswith("symrun: ")]
+        assert reason in line
+    assert info(folder / "late_divergence").status == "diverged"
+    assert not (folder / "no_room").exists() and not (folder / "bug").exists()
+
+
+def test_a_process_that_fails_alone_ends_a_sweep_at_once_whatever_failed_before(quick):
+    _, starts = quick
+    assert starts["second"]["statuses"] == [1, 1]
+    first, second = [line for line in starts["second"]["lines"] if line.startswith("symrun: ")]
+    assert "member 1 of 3 (train.batch_size=40): train.batch_size must be at most" in first
+    assert "a process of this run was lost: RuntimeError: boom; go on from" in second
+    assert starts["second"]["seconds"] < 30  # others wait 5 minutes for one that says nothing
+
+
+def test_a_signal_to_one_process_after_the_last_update_ends_the_sweep_in_all(quick):
+    folder, starts = quick
+    assert starts["late"]["statuses"] == [130, 130]
+    assert starts["late"]["lines"][-1] == "symrun: interrupted"
+    (run,) = [path for path in (folder / "outputs" / "late").iterdir() if path.name[0] != "."]
+    assert info(run).status == "finished"
+
+
 @pytest.mark.slow
 def test_any_number_of_processes_takes_over(thorough):
     folder, starts = thorough
     for name in ("two", "four", "first", "alone", "full"):
         require_close(folder / "one", folder / name)
     assert starts["first"]["statuses"] == [-9, 1]
+    assert starts["first"]["lines"][-1].endswith("--nproc-per-node 2 -m symrun resume first")
     assert info(folder / "first").ranks == 4
 
 
@@ -199,6 +238,27 @@ def test_shares_are_the_batches_of_one_process(shares):
         [7, 7, 7, 2, 7] if shares < 3 else [7] * 5
     )
     assert parts[0].left_out == (0 if shares < 3 else 2)
+
+
+def test_a_layer_that_stands_twice_in_a_network_is_synchronised_in_both_places():
+    norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(norm, nn.Sequential(nn.ReLU(), norm), norm)
+    made = synchronised(model, torch.device("cpu"))
+    assert isinstance(made[0], SyncBatchNorm)
+    assert made[0] is made[1][1] and made[0] is made[2]
+
+
+class Scaled(nn.BatchNorm1d):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def test_batch_norm_that_does_more_than_torchs_own_is_refused():
+    hooked = nn.BatchNorm1d(3)
+    hooked.register_forward_hook(lambda *details: None)
+    for layer, reason in ((Scaled(3), "a class of its own, Scaled"), (hooked, "hooks")):
+        with pytest.raises(UsageError, match=f"^1 has {reason}: .*train.batch_norm=local$"):
+            synchronised(nn.Sequential(nn.Linear(3, 3), layer), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5)])
