@@ -12,7 +12,7 @@ from typing import Self
 
 from symrun.errors import Busy, RunError, SymrunError, UsageError, refusal
 from symrun.places import is_url
-from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim
+from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim, now
 from symrun.remote.copies import Copies, Stamp, fetch, stamp
 from symrun.remote.store import Store, StoreError, size_of
 from symrun.runs.copied import is_part, is_read, require_run, step_of
@@ -117,14 +117,14 @@ class _Mirror:
         self._copies.save()
         self._looked = -math.inf
         """When the claim was renewed and the store listed last."""
-        self._there: dict[str, str] = {}
+        self._in_store: dict[str, str] = {}
         """What the store had then."""
         self._sent: dict[str, Stamp] = {}
         """What was sent since then."""
-        self._ending, self._left = threading.Event(), False
-        self._complete = False
+        self._ending, self._given_up = threading.Event(), False
+        self._complete = self._is_lost = False
         self._reason = "it took too long"
-        self._moved()
+        self._note_progress()
         self._thread = threading.Thread(target=self._work, name="symrun-mirror", daemon=True)
 
     def __enter__(self) -> Self:
@@ -135,12 +135,13 @@ class _Mirror:
         try:
             self._wait_for_the_rest()
         except BaseException:
-            if line := self._shortcoming():
+            self._reason = "interrupted"
+            if line := self._what_is_missing():
                 _log.warning("%s", line)
             raise
         finally:
-            self._left = True
-        line = self._shortcoming()
+            self._given_up = True
+        line = self._what_is_missing()
         if line and kind is None:
             raise RunError(line)
         if line:  # the error that is under way is the one to raise
@@ -148,16 +149,18 @@ class _Mirror:
 
     def _wait_for_the_rest(self) -> None:
         self._ending.set()
-        self._moved()
+        self._note_progress()
         self._thread.join(LOOK_SECONDS)
         if self._thread.is_alive():
             waits = "Ctrl-C leaves it to symrun push"
             _log.warning("the rest is being sent to %s: %s", self._url, waits)
-        while self._thread.is_alive() and time.monotonic() - self._last < _LONGEST_SILENCE:
+        while self._thread.is_alive() and time.monotonic() - self._progressed < _LONGEST_SILENCE:
             self._thread.join(0.2)
 
-    def _shortcoming(self) -> str:
+    def _what_is_missing(self) -> str:
         """What the store lacks, and the command that sends it; empty if it has all."""
+        if self._is_lost:
+            return f"{self._reason}: what is not there stays in {self._run.path}"
         missing = [] if self._complete else self._missing()
         if not missing:
             return ""
@@ -176,7 +179,7 @@ class _Mirror:
                 return
             which = "has gone on without" if _is_same(ours, theirs) else "holds another run than"
             remedy = f"type symrun resume {shlex.quote(self._url)}, or {remedy}"
-            raise UsageError(f"{self._url} {which} {self._run.path}: {remedy}")
+            raise Busy(f"{self._url} {which} {self._run.path}: {remedy}")
         if not self._run.run_json.exists():
             strange = set(listed) - {NAME}
         else:  # what was sent before a kill is no obstacle
@@ -187,13 +190,13 @@ class _Mirror:
             refused = "exists already; a run is never overwritten"
             raise UsageError(f"{self._url} {refused}: {remedy}")
 
-    def _moved(self) -> None:
+    def _note_progress(self) -> None:
         """The store took something."""
-        self._last = time.monotonic()
+        self._progressed = time.monotonic()
 
     def _work(self) -> None:
         ending, failures, wait = False, 0, 0.0
-        while not (self._complete or self._left):
+        while not (self._complete or self._given_up):
             if ending:
                 time.sleep(wait)
             elif self._ending.wait(wait):
@@ -201,8 +204,9 @@ class _Mirror:
             try:
                 more = self._pass(ending)
             except Busy as error:
-                self._reason = str(error)
-                _log.warning("%s: what follows stays in %s", error, self._run.path)
+                self._reason, self._is_lost = str(error), True
+                if not ending:
+                    _log.warning("%s: what follows stays in %s", error, self._run.path)
                 return
             except Exception as error:  # whatever it is, training goes on
                 self._looked = -math.inf
@@ -224,7 +228,9 @@ class _Mirror:
         ending: nothing is written any more, and the last pass leaves nothing out.
         Error: Busy if another machine writes there; StoreError, OSError.
         """
-        is_due = time.monotonic() - self._looked > RENEWED_SECONDS
+        is_due = now() - self._looked > RENEWED_SECONDS
+        if is_due or ending:
+            self._require_own()
         if is_due:
             self._claim.renew()
         if not self._run.run_json.exists():  # not yet, or the run was discarded
@@ -245,21 +251,32 @@ class _Mirror:
             old = (name for name in self._known() if step_of(name) >= 0)
             self._remove([name for name in old if name not in checkpoints])
         if described is not None and not self._is_sent(_RUN_JSON):
+            self._require_own_lately()
             self._store.write(_RUN_JSON, content)
             self._sent[_RUN_JSON] = described
         if ending and not unsent[1:]:
             self._end()
         return bool(unsent[1:])
 
+    def _require_own_lately(self) -> None:
+        """Error: Busy if another machine has taken the run over, as this one slept perhaps."""
+        if not self._claim.was_seen_lately():
+            self._require_own()
+
+    def _require_own(self) -> None:
+        """Error: Busy if another machine has the claim, or went on with the run and is done."""
+        if not self._claim.is_there():
+            self._refuse_another_run()
+
     def _look(self) -> None:
         """See what the store has, and note which of it is the same here."""
-        self._there = self._store.files()
+        self._in_store = self._store.files()
         for name, here in self._sent.items():
-            if name in self._there and size_of(self._there[name]) == here[1]:
-                self._copies.note(name, here, self._there[name])
+            if name in self._in_store and size_of(self._in_store[name]) == here[1]:
+                self._copies.note(name, here, self._in_store[name])
         self._sent.clear()
         self._copies.save()
-        self._looked = time.monotonic()
+        self._looked = now()
 
     def _end(self) -> None:
         """Error: StoreError unless the store has all that there is."""
@@ -284,7 +301,7 @@ class _Mirror:
     def _is_another(self, name: str) -> bool:
         """Whether the store has a file of that name with another content; one that was on its way
         when a process was killed is not taken for another."""
-        here, state = stamp(self._run.path / name), self._there.get(name)
+        here, state = stamp(self._run.path / name), self._in_store.get(name)
         if here is None or self._is_sent(name):
             return False
         if name in self._sent:
@@ -295,30 +312,32 @@ class _Mirror:
 
     def _known(self) -> list[str]:
         """The names of all that is in the store."""
-        return list(self._there | dict.fromkeys(self._sent, ""))
+        return list(self._in_store | dict.fromkeys(self._sent, ""))
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:
+            self._require_own_lately()
             self._store.remove(name)
-            self._there.pop(name, None)
+            self._in_store.pop(name, None)
             self._sent.pop(name, None)
-            self._moved()
+            self._note_progress()
 
     def _send(self, name: str) -> None:
         """One that was removed meanwhile is passed over."""
         path = self._run.path / name
         here = stamp(path)
-        if self._left or here is None or self._is_sent(name):
+        if self._given_up or here is None or self._is_sent(name):
             return
+        self._require_own_lately()
         with contextlib.suppress(FileNotFoundError):
-            self._store.put(name, path, self._moved)
+            self._store.put(name, path, self._note_progress)
             self._sent[name] = here
 
     def _is_sent(self, name: str) -> bool:
         here = stamp(self._run.path / name)
         if here is not None and self._sent.get(name) == here:
             return True
-        return self._copies.same(name, self._there.get(name))
+        return self._copies.same(name, self._in_store.get(name))
 
     def _missing(self) -> list[str]:
         """The files of the run that the store does not have, as far as is known."""

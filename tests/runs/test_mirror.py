@@ -4,9 +4,12 @@ the way of training."""
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
+from threading import Timer
 
 import fsspec
 import pandas as pd
@@ -255,7 +258,7 @@ def test_a_folder_in_the_store_that_holds_something_else_is_not_used(memory):
 def test_of_two_machines_one_gets_the_folder(memory, monkeypatch):
     other = Claim(Store(URL))
     other.take()
-    with pytest.raises(Busy, match=f"{URL} is being written by .*: one that was killed"):
+    with pytest.raises(Busy, match=f"{URL} is being written, .* renewed 0 s ago by .*again in 5 min"):
         trained()
     assert not Path("outputs/memory/bucket/mine").exists()
     monkeypatch.setattr(claim, "_DEAD_SECONDS", 0.0)
@@ -273,6 +276,63 @@ def test_a_run_that_another_machine_took_over_stays_out_of_its_way(memory, monke
         part(run, 0)
     assert "tables/units/part-000000.parquet" not in there(memory)
     assert json.loads(there(memory)[".claim"])["host"] == "other"
+
+
+def test_a_run_that_ends_at_once_after_another_machine_took_over_sends_nothing(memory, monkeypatch):
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 5.0)
+    with pytest.raises(RunError, match="is written by other now.*stays in outputs"), sent() as run:
+        until(lambda: "run.json" in there(memory))
+        memory.pipe_file("/bucket/mine/.claim", b'{"token": "other", "host": "other"}')
+        before = there(memory)
+        part(run, 0)
+        run.write_info(described(status="finished", last_step=8))
+    assert there(memory) == before
+
+
+def test_a_machine_that_slept_takes_nothing_away_from_the_run_that_went_on(memory, monkeypatch):
+    """The other one has finished, so that there is no claim any more."""
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 5.0)
+    again = {"step": 3, "at": "2026-01-02", "device": "cpu", "reasons": []}
+    with pytest.raises(RunError, match=f"{URL} has gone on without"), sent() as run:
+        part(run, 0)
+        until(lambda: "run.json" in there(memory))
+        theirs = json.loads(there(memory)["run.json"]) | {"resumed": [again]}
+        memory.pipe_file("/bucket/mine/run.json", json.dumps(theirs).encode())
+        memory.rm_file("/bucket/mine/.claim")
+        before = there(memory)
+    assert there(memory) == before
+
+
+def test_a_claim_is_looked_at_again_before_anything_is_removed_after_a_sleep(memory, monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr(claim, "now", lambda: moment[0])
+    with pytest.raises(RunError, match="is written by other now"), sent() as run:
+        part(run, 0)
+        until(lambda: len(there(memory)) == 3)
+        memory.pipe_file("/bucket/mine/.claim", b'{"token": "other", "host": "other"}')
+        moment[0] = 6.0
+        run.part("units", 0).unlink()
+        time.sleep(0.2)
+        assert len(there(memory)) == 3
+
+
+def test_a_second_ctrl_c_says_what_the_store_lacks(memory, monkeypatch, caplog):
+    """The first one ended training; the second comes while the rest is sent."""
+    put = MemoryFileSystem.put_file
+
+    def slow(*arguments, **keywords):
+        time.sleep(1)
+        put(*arguments, **keywords)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", slow)
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop, sent() as run:
+        with stop.deferred(quiet=True):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested == "SIGINT"
+        part(run, 0)
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    message = caplog.records[-1].getMessage()
+    assert message.startswith("interrupted; ") and f"symrun push {run.path} sends them" in message
 
 
 def test_a_run_that_never_starts_leaves_nothing_in_the_store(memory):
