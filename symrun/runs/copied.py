@@ -10,6 +10,7 @@ from symrun.places import copy_of, is_url
 from symrun.remote import copies
 from symrun.remote.store import Store
 
+TABLES = ("units", "parameters", "progress")
 PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
 _SHOWN = 3
@@ -70,7 +71,7 @@ def is_read(name: str, checkpoints: bool = False) -> bool:
 def is_part(name: str) -> bool:
     """Whether a file in the folder of a run is a part of a table."""
     folder, _, last = name.rpartition("/")
-    return folder.startswith("tables/") and PART.fullmatch(last) is not None
+    return folder in map("tables/{}".format, TABLES) and PART.fullmatch(last) is not None
 
 
 def step_of(name: str) -> int:

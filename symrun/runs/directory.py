@@ -21,11 +21,11 @@ from symrun.remote import copies
 from symrun.remote.claim import is_renewed
 from symrun.remote.store import Store
 from symrun.runs.copied import CHECKPOINT, PART, local, step_of
+from symrun.runs.copied import TABLES as TABLES
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
-TABLES = ("units", "parameters", "progress")
 _log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 5.0

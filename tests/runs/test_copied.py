@@ -117,6 +117,23 @@ def test_a_folder_of_runs_is_copied_run_by_run_and_forgets_those_that_are_gone(
     assert [path.parent for path in local("memory://bucket").rglob("run.json")] == [folder / "mine"]
 
 
+def test_objects_that_are_no_files_of_a_run_are_passed_over(run_in_store, memory, stored, tmp_path):
+    """S3 takes any name; none leads out of the cache, or makes other runs unreadable."""
+    part = "tables/units/part-000000.parquet"
+    for name in (
+        *("../x/run.json", "/run.json", "./run.json"),
+        *(f"mine/tables/../../../../../{part}", f"mine/tables/more/{part[7:]}"),
+        *("mine/tables/../part-000000.parquet", "mine/tables/part-000000.parquet"),
+    ):
+        memory.store[f"/bucket/{name}"] = memory.store[f"/bucket/mine/{part}"]
+    folder = local("memory://bucket")
+    assert [path.parent.name for path in folder.rglob("run.json")] == ["mine"]
+    names = {path.relative_to(folder / "mine").as_posix() for path in folder.rglob("part-*")}
+    assert names == {name for name in stored if name.startswith("tables/")}
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "cache"}
+    assert set(tmp_path.rglob("part-*")) == set(folder.rglob("part-*"))
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

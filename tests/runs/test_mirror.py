@@ -258,7 +258,9 @@ def test_a_folder_in_the_store_that_holds_something_else_is_not_used(memory):
 def test_of_two_machines_one_gets_the_folder(memory, monkeypatch):
     other = Claim(Store(URL))
     other.take()
-    with pytest.raises(Busy, match=f"{URL} is being written, .* renewed 0 s ago by .*again in 5 min"):
+    with pytest.raises(
+        Busy, match=f"{URL} is being written, .* renewed 0 s ago by .*again in 5 min"
+    ):
         trained()
     assert not Path("outputs/memory/bucket/mine").exists()
     monkeypatch.setattr(claim, "_DEAD_SECONDS", 0.0)
