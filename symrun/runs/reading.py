@@ -141,6 +141,12 @@ def read_part(part: Path, columns: Sequence[str], **equal: str) -> Rows:
         return _rows(part, columns, equal)
 
 
+def require_whole(part: Path) -> None:
+    """Error: UsageError unless the part is as it was when it was written."""
+    with _damage_in_one_line(part):
+        _checked_footer(part)
+
+
 def read_whole_part(part: Path, **equal: str) -> pa.Table:
     """All columns of the rows that `read_part` reads; what is null stays null.
 

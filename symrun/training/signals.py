@@ -16,7 +16,8 @@ _NOTICE = b"\nsymrun: %s: stopping after this step; Ctrl-C stops at once\n"
 class StopRequest:
     """While it is entered, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 become a request that
     training answers when a step is done. After the first, another SIGINT ends the process there and
-    then, as long as `deferred` lasts. What the process ignores, as SIGHUP under nohup, it goes on ignoring.
+    then, as long as `deferred` lasts. What the process ignores, as SIGHUP under nohup, it goes on
+    ignoring.
 
     Outside of `deferred` there is nothing to save, and a signal raises KeyboardInterrupt.
 
