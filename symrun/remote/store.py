@@ -36,8 +36,11 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._protocol, _, path = self.url.partition("://")
+        protocol, _, path = url.rstrip("/").partition("://")
+        self._protocol = protocol.lower()
+        self.url = f"{self._protocol}://{path}"
+        if "::" in url:
+            raise StoreError(f"{url} chains file systems: type the URL of the store alone")
         if self._protocol in ("file", "local"):
             raise StoreError(f"{url} is a folder of this machine: type it without file://")
         if _is_no_path(path):

@@ -35,6 +35,9 @@ def local(place: str | Path, checkpoints: bool = False, one: bool = False) -> Pa
         folder = copy_of(store.url)
     except RuntimeError:
         raise UsageError(f"{place} is copied to a cache: set XDG_CACHE_HOME to a folder") from None
+    if not listed:  # as a folder of this machine that is not there
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
     heads = {name.removesuffix("run.json") for name in listed if Path(name).name == "run.json"}
     folder.mkdir(parents=True, exist_ok=True)
     for run_json in list(folder.glob("**/run.json")):

@@ -18,6 +18,7 @@ from symrun.remote.store import Store, StoreError, size_of
 from symrun.runs.copied import is_part, is_read, require_run, step_of
 from symrun.runs.directory import RunDirectory, working_copy
 from symrun.runs.info import RunInfo, Status
+from symrun.runs.reading import require_whole
 from symrun.runs.run_json import read_info
 
 _log = logging.getLogger(__name__)
@@ -81,8 +82,7 @@ def _refuse_if_ahead(
     last = max((step_of(name) for name in listed), default=-1)
     ended = ours.status is Status.finished and theirs.status is not Status.finished
     if _goes_on_from(ours, theirs) and (ended or max(run.checkpointed(), default=-1) > last):
-        path = shlex.quote(str(run.path))
-        remedy = f"type symrun push {path}, or symrun resume {path}"
+        remedy = f"type {_push(run, str(run.url))}, or symrun resume {shlex.quote(str(run.path))}"
         raise UsageError(f"{run.path} has more of this run than {run.url}: {remedy}")
 
 
@@ -107,8 +107,8 @@ class _Mirror:
     """
 
     def __init__(self, run: RunDirectory, url: str) -> None:
-        self._run, self._url = run, url
-        self._store = Store(url)
+        self._run, self._store = run, Store(url)
+        self._url = url = self._store.url
         self._copies = Copies(run.path)
         self._refuse_another_run()
         self._claim = Claim(self._store, self._copies.token if self._copies.url == url else None)
@@ -166,7 +166,7 @@ class _Mirror:
             return ""
         few = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
         many = f"{len(missing):,} file{'s' * (len(missing) != 1)} of {self._run.path}"
-        remedy = f"symrun push {shlex.quote(str(self._run.path))} sends them"
+        remedy = f"{_push(self._run, self._url)} sends them"
         return f"{self._reason}; {self._url} lacks {many} ({few}): {remedy}"
 
     def _refuse_another_run(self) -> None:
@@ -184,6 +184,8 @@ class _Mirror:
             strange = set(listed) - {NAME}
         else:  # what was sent before a kill is no obstacle
             strange = {name for name in listed if name != NAME and not is_read(name, True)}
+        if _RUN_JSON not in listed and (other := _run_around(self._url)):
+            raise UsageError(f"{self._url} lies in the run {other}: {remedy}")
         if strange:
             if _RUN_JSON in listed:
                 remedy += f", or go on with it: symrun resume {shlex.quote(self._url)}"
@@ -357,15 +359,37 @@ class _Mirror:
 
 
 def push(run: RunDirectory, url: str | None) -> str:
-    """Send to a store what it lacks of a run, and return its URL there.
+    """Send to a store what is missing there of a run, and return its URL there.
 
-    url: None for that to which the run was sent before.
+    url: None for the run's own, which is that of its setting run.dir, else that to which it was
+    sent last.
 
-    Error: UsageError if there is none; else as in `written`.
+    Error: UsageError if there is none, or a part of a table is damaged; else as in `written`.
     """
-    url = url or Copies(run.path).url
+    url = url or _own_url(run)
     if url is None or not is_url(url):
         where = f"type symrun push {shlex.quote(str(run.path))} s3://BUCKET/FOLDER"
         raise UsageError(f"{url or run.path} is in no store: {where}")
+    for part in run.parts():
+        require_whole(part)
     with written(RunDirectory(run.path, url)):
         return url
+
+
+def _own_url(run: RunDirectory) -> str | None:
+    info = run.info()
+    chosen = info.config.by_name.get("run.dir") if info.thinned is None else None
+    return str(chosen) if is_url(chosen) else Copies(run.path).url
+
+
+def _push(run: RunDirectory, url: str) -> str:
+    return f"symrun push {shlex.quote(str(run.path))} {shlex.quote(url)}"
+
+
+def _run_around(url: str) -> str | None:
+    """The run in whose folder `url` lies; None if there is none, or one may not look."""
+    while not (url := url.rpartition("/")[0]).endswith("/"):
+        with contextlib.suppress(StoreError):
+            if Store(url).read(_RUN_JSON) is not None:
+                return url
+    return None

@@ -65,6 +65,19 @@ def require_url_in_output(command, capsys):
     assert str(cache()) not in printed.out + printed.err, command
 
 
+@pytest.mark.parametrize("command", ["runs", "collect"])
+def test_nothing_in_a_store_is_told_as_a_folder_that_is_not_there(run_in_store, command, capsys):
+    said = []
+    for place in ("memory://bucket/none", "none"):
+        assert main([command, place]) == 2
+        said.append(capsys.readouterr().err.replace(place, "PLACE"))
+    assert said[0] == said[1] and "PLACE is no folder" in said[0]
+
+
+def test_a_protocol_may_be_in_capitals(run_in_store, capsys):
+    assert main(["show", URL.replace("memory", "MEMORY")]) == 0
+
+
 @pytest.mark.parametrize("command", ["thin {} {} --every 4", "plot fig1 {} --out {}"])
 def test_what_is_made_of_a_run_goes_to_this_machine(memory, command, capsys):
     assert main(command.format(URL, "memory://new").split()) == 2
@@ -142,6 +155,7 @@ def test_objects_that_are_no_files_of_a_run_are_passed_over(run_in_store, memory
         ("s4://bucket/mine", "fsspec knows no s4://"),
         ("absent://bucket/mine", r"install absent: pip install 'symrun\[remote\]'"),
         ("memory://", "names no folder"),
+        ("simplecache::memory://bucket/mine", "type the URL of the store alone"),
         ("memory://a/../b", "names no folder"),
         ("file:///tmp/a", "type it without file://"),
     ],

@@ -32,6 +32,7 @@ from symrun.runs.checkpoint import checkpoints, save_checkpoint
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import ThinningInfo
 from symrun.runs.mirror import check_out, written
+from symrun.runs.reading import seal
 from symrun.training.lifecycle import train
 from symrun.training.progress import Progress
 from symrun.training.signals import StopRequest
@@ -74,8 +75,10 @@ def sent(url=URL, **fields):
 
 def part(run, number, content=b"rows"):
     path = run.part("units", number)
-    path.write_bytes(content)
-    return path
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(content + b"\0\0\0\0PAR1")
+    seal(draft)
+    return draft.rename(path)
 
 
 def until(holds):
@@ -334,13 +337,23 @@ def test_a_second_ctrl_c_says_what_the_store_lacks(memory, monkeypatch, caplog):
         part(run, 0)
         Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     message = caplog.records[-1].getMessage()
-    assert message.startswith("interrupted; ") and f"symrun push {run.path} sends them" in message
+    assert message.startswith("interrupted; ") and f"symrun push {run.path} {URL} sends" in message
+
+
+def test_a_place_inside_of_another_run_is_refused(memory, capsys):
+    with sent() as run:
+        part(run, 0)
+    before = there(memory)
+    with pytest.raises(UsageError, match=f"{URL}/figures/b lies in the run {URL}: choose another"):
+        mirror.push(run, f"{URL}/figures/b")
+    assert main(["train", *SETTINGS, f"run.dir={URL}/b"]) == 2
+    assert there(memory) == before and not Path("outputs/memory/bucket/mine/b").exists()
 
 
 def test_a_run_that_never_starts_leaves_nothing_in_the_store(memory):
     with pytest.raises(UsageError, match="batch_size"):
         trained("train.batch_size=41")
-    assert there(memory) == {} and not Path("outputs/memory/bucket/mine").exists()
+    assert there(memory) == {} and not list(Path("outputs").iterdir())
 
 
 def test_a_run_under_way_elsewhere_is_not_called_killed_while_its_claim_is_renewed(
@@ -393,6 +406,32 @@ def test_a_working_copy_that_is_ahead_is_not_replaced(memory):
     with pytest.raises(UsageError, match=f"{run.path} has more of this run than {URL}: type"):
         check_out(URL)
     assert run.checkpointed() == [6, 5]
+
+
+# Pushed later
+
+
+def test_a_damaged_part_is_not_pushed_as_complete(memory, capsys):
+    with sent() as run:
+        path = part(run, 0)
+    before = there(memory)
+    path.write_bytes(path.read_bytes()[:-5] + b"?PAR1")
+    assert main(["push", str(run.path)]) == 2
+    assert "units cannot be read: part-000000.parquet: damaged" in capsys.readouterr().err
+    assert there(memory) == before
+
+
+def test_a_run_is_pushed_to_its_own_place_unless_another_is_named(memory, capsys):
+    with sent(overrides=["data=synthetic", f"run.dir={URL}"]) as run:
+        part(run, 0)
+    other = "MEMORY://backup/mine"
+    assert main(["push", str(run.path), other]) == 0
+    assert "complete in MEMORY://backup/mine" in capsys.readouterr().err
+    assert memory.exists("/backup/mine/run.json")
+    part(run, 1)
+    assert main(["push", str(run.path)]) == 0
+    assert f"complete in {URL}" in capsys.readouterr().err
+    assert memory.exists("/bucket/mine/tables/units/part-000001.parquet")
 
 
 # A loop of one's own
