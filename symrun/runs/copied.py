@@ -1,5 +1,6 @@
 """Runs that lie in a store, copied to this machine to be read."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from pathlib import Path
 from symrun.errors import UsageError
 from symrun.places import copy_of, is_url
 from symrun.remote import copies
-from symrun.remote.store import Store
+from symrun.remote.store import Store, StoreError
 
 TABLES = ("units", "parameters", "progress")
 PART = re.compile(r"part-([0-9]{6,9})\.parquet")
@@ -59,6 +60,15 @@ def require_run(url: str, listed: Iterable[str]) -> None:
     inside = [f"{url}/{name[:-9]}" for name in names if name.endswith("/run.json")][:_SHOWN]
     where = f"it holds the runs {', '.join(inside)}" if inside else "it has no run.json"
     raise UsageError(f"{url} is not a run folder: {where}")
+
+
+def run_around(url: str) -> str | None:
+    """The run in whose folder `url` lies; None if there is none, or one may not look."""
+    while not (url := url.rpartition("/")[0]).endswith("/"):
+        with contextlib.suppress(StoreError):
+            if Store(url).read("run.json") is not None:
+                return url
+    return None
 
 
 def is_read(name: str, checkpoints: bool = False) -> bool:

@@ -15,7 +15,7 @@ from symrun.places import is_url
 from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim, now
 from symrun.remote.copies import Copies, Stamp, fetch, stamp
 from symrun.remote.store import Store, StoreError, size_of
-from symrun.runs.copied import is_part, is_read, require_run, step_of
+from symrun.runs.copied import is_part, is_read, require_run, run_around, step_of
 from symrun.runs.directory import RunDirectory, working_copy
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import require_whole
@@ -28,7 +28,8 @@ LOOK_SECONDS = 2.0
 
 _LONGEST_WAIT = 60.0
 _LAST_TRIES = 5
-"""How often the end of a run tries, with pauses of 1, 2, 4 and 8 seconds."""
+"""How often the end of a run tries, with pauses of 1, 2, 4 and 8 seconds. The package of the store
+tries again within each, so that all of it may take two minutes with a server that is dead."""
 
 _LONGEST_SILENCE = 300.0
 """At the end: how long a store may take nothing before it is left alone."""
@@ -83,7 +84,7 @@ def _refuse_if_ahead(
     ended = ours.status is Status.finished and theirs.status is not Status.finished
     if _goes_on_from(ours, theirs) and (ended or max(run.checkpointed(), default=-1) > last):
         remedy = f"type {_push(run, str(run.url))}, or symrun resume {shlex.quote(str(run.path))}"
-        raise UsageError(f"{run.path} has more of this run than {run.url}: {remedy}")
+        raise UsageError(f"{run.path} has records that {run.url} does not have: {remedy}")
 
 
 def _is_same(one: RunInfo, other: RunInfo) -> bool:
@@ -160,7 +161,7 @@ class _Mirror:
     def _what_is_missing(self) -> str:
         """What the store lacks, and the command that sends it; empty if it has all."""
         if self._is_lost:
-            return f"{self._reason}: what is not there stays in {self._run.path}"
+            return f"{self._reason}; what is not there stays in {self._run.path}"
         missing = [] if self._complete else self._missing()
         if not missing:
             return ""
@@ -179,12 +180,12 @@ class _Mirror:
                 return
             which = "has gone on without" if _is_same(ours, theirs) else "holds another run than"
             remedy = f"type symrun resume {shlex.quote(self._url)}, or {remedy}"
-            raise Busy(f"{self._url} {which} {self._run.path}: {remedy}")
+            raise UsageError(f"{self._url} {which} {self._run.path}: {remedy}")
         if not self._run.run_json.exists():
             strange = set(listed) - {NAME}
         else:  # what was sent before a kill is no obstacle
             strange = {name for name in listed if name != NAME and not is_read(name, True)}
-        if _RUN_JSON not in listed and (other := _run_around(self._url)):
+        if _RUN_JSON not in listed and (other := run_around(self._url)):
             raise UsageError(f"{self._url} lies in the run {other}: {remedy}")
         if strange:
             if _RUN_JSON in listed:
@@ -267,8 +268,14 @@ class _Mirror:
 
     def _require_own(self) -> None:
         """Error: Busy if another machine has the claim, or went on with the run and is done."""
-        if not self._claim.is_there():
+        if self._claim.is_there():
+            return
+        try:
             self._refuse_another_run()
+        except StoreError:
+            raise
+        except UsageError as error:
+            raise Busy(str(error)) from None
 
     def _look(self) -> None:
         """See what the store has, and note which of it is the same here."""
@@ -384,12 +391,3 @@ def _own_url(run: RunDirectory) -> str | None:
 
 def _push(run: RunDirectory, url: str) -> str:
     return f"symrun push {shlex.quote(str(run.path))} {shlex.quote(url)}"
-
-
-def _run_around(url: str) -> str | None:
-    """The run in whose folder `url` lies; None if there is none, or one may not look."""
-    while not (url := url.rpartition("/")[0]).endswith("/"):
-        with contextlib.suppress(StoreError):
-            if Store(url).read(_RUN_JSON) is not None:
-                return url
-    return None

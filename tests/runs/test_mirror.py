@@ -284,7 +284,7 @@ def test_a_run_that_another_machine_took_over_stays_out_of_its_way(memory, monke
 
 
 def test_a_run_that_ends_at_once_after_another_machine_took_over_sends_nothing(memory, monkeypatch):
-    monkeypatch.setattr(mirror, "LOOK_SECONDS", 5.0)
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 0.5)
     with pytest.raises(RunError, match="is written by other now.*stays in outputs"), sent() as run:
         until(lambda: "run.json" in there(memory))
         memory.pipe_file("/bucket/mine/.claim", b'{"token": "other", "host": "other"}')
@@ -296,7 +296,7 @@ def test_a_run_that_ends_at_once_after_another_machine_took_over_sends_nothing(m
 
 def test_a_machine_that_slept_takes_nothing_away_from_the_run_that_went_on(memory, monkeypatch):
     """The other one has finished, so that there is no claim any more."""
-    monkeypatch.setattr(mirror, "LOOK_SECONDS", 5.0)
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 0.5)
     again = {"step": 3, "at": "2026-01-02", "device": "cpu", "reasons": []}
     with pytest.raises(RunError, match=f"{URL} has gone on without"), sent() as run:
         part(run, 0)
@@ -403,7 +403,7 @@ def test_a_working_copy_that_is_ahead_is_not_replaced(memory):
     with sent() as run:
         save_checkpoint(run, 5, {}, keep=2)
     save_checkpoint(run, 6, {}, keep=2)
-    with pytest.raises(UsageError, match=f"{run.path} has more of this run than {URL}: type"):
+    with pytest.raises(UsageError, match=f"{run.path} has records that {URL} does not have: type"):
         check_out(URL)
     assert run.checkpointed() == [6, 5]
 
