@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_URL = re.compile(r"([a-z][a-z0-9+.:-]+)://", re.IGNORECASE)
 
 
 def is_url(place: object) -> bool:

@@ -56,8 +56,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _in_words(one: "Collected") -> str:
     counted = f"{one.runs:,} run{'s' * (one.runs != 1)} in {one.rows:,} rows"
-    words = f"{counted}: {one.runs - one.kept:,} read, {one.kept:,} known from before"
-    if one.refused:
-        path, reason = next(iter(one.refused.items()))
-        words += f"; {len(one.refused):,} without all numbers, {in_one_line(path)}: {reason}"
+    read = one.runs - one.kept - len(one.unreadable)
+    words = f"{counted}: {read:,} read, {one.kept:,} known from before"
+    words += f", {len(one.unreadable):,} unreadable" * bool(one.unreadable)
+    words += f"; {one.under_way:,} under way without all numbers so far" * bool(one.under_way)
+    words += f"; {len(one.unjudged):,} ended without all numbers" * bool(one.unjudged)
+    lacking = {**one.unreadable, **one.unjudged}
+    if lacking:
+        path, reason = map(in_one_line, next(iter(lacking.items())))
+        reason = reason.replace(f"{path}/", "").removeprefix(f"{path} ")
+        words += f"; the column unjudged says why, of {path}: {reason}"
     return words

@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         metavar="RUN",
         nargs="*",
         type=place,
-        help="or a folder of runs, as of a sweep: those in it that fit; default: the newest",
+        help="or a folder of runs, as of a sweep: those in it that fit, of which a figure of one "
+        "run takes the newest; default: the newest run",
     )
     plot.add_argument(
         "--out", metavar="DIR", type=folder, help="default: figures/ of the first RUN"

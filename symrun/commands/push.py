@@ -16,7 +16,12 @@ def add(commands: Commands) -> None:
         example="symrun push RUN s3://BUCKET/FOLDER",
     )
     push.add_argument("folder", metavar="RUN", type=place)
-    push.add_argument("url", metavar="URL", nargs="?", help="default: where it was sent before")
+    push.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        help="default: its own run.dir, else where it was sent last",
+    )
     push.set_defaults(run=_run)
 
 

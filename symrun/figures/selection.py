@@ -1,7 +1,7 @@
 """Which runs a figure draws: those that were given, else the newest in a folder that fit, where a
 finished run comes before any other. The folder is outputs/, or a sweep's that was given."""
 
-import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,33 @@ from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError, in_one_line
 from symrun.runs.directory import OUTPUTS, RunDirectory, folders_below, newest_first
 from symrun.runs.info import RunInfo, Status
-from symrun.runs.reading import parts_of, read_part
+from symrun.runs.reading import parts_of, read_part, require_whole
+
+_log = logging.getLogger(__name__)
 
 
 def _by_default(folders: Sequence[Path]) -> list[RunDirectory]:
-    """The runs in `folders` that have two records, or those in outputs/ that have any; the finished
-    ones first, each newest first."""
+    """The whole runs in `folders` that have two records, or those in outputs/ that have any; the
+    finished ones first, each newest first."""
     runs = [run for folder in folders or [OUTPUTS] for run in newest_first(folder)]
     if folders:
-        runs = [run for run in runs_once(runs) if _may_show_motion(run)]
+        below = runs_once([run for folder in folders for run in folders_below(folder)])
+        whole = {run.path.resolve() for run in below if _is_whole(run)}
+        runs = [run for run in runs_once(runs) if run.path.resolve() in whole]
+        runs = [run for run in runs if _shows_motion(run)]
     return sorted(runs, key=lambda run: run.info().status is not Status.finished)
+
+
+def _is_whole(run: RunDirectory) -> bool:
+    """Whether run.json and all parts are undamaged; a warning says which is not."""
+    try:
+        run.info()
+        for part in run.parts():
+            require_whole(part)
+    except UsageError as error:
+        _log.warning("left out: %s", error)
+        return False
+    return True
 
 
 def runs_once(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
@@ -33,12 +50,10 @@ def runs_once(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
     return list(found.values())
 
 
-def _may_show_motion(run: RunDirectory) -> bool:
-    """Whether it has two records; a damaged table may, and is read to say so."""
-    with contextlib.suppress(UsageError):
-        first = [read_part(part, ["step"])["step"] for part in parts_of(run, "units")[:2]]
-        return len(np.unique(np.concatenate(first))) > 1
-    return True
+def _shows_motion(run: RunDirectory) -> bool:
+    """Whether it has two records."""
+    first = [read_part(part, ["step"])["step"] for part in parts_of(run, "units")[:2]]
+    return len(np.unique(np.concatenate(first))) > 1
 
 
 def holds_runs(path: Path) -> bool:

@@ -55,13 +55,19 @@ _ROWS = 2**16
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection holds. kept: runs that were as when they were last read. refused: why runs
-    have no numbers, by path."""
+    """What a collection holds.
+
+    runs: all that have a row. kept: those that were as when they were last read. under_way: those
+    that go on, and lack numbers so far. unreadable: why nothing is known of others, by path.
+    unjudged: why those that have ended lack numbers.
+    """
 
     runs: int
     kept: int
     rows: int
-    refused: Mapping[str, str]
+    under_way: int
+    unreadable: Mapping[str, str]
+    unjudged: Mapping[str, str]
 
 
 def collect(folders: Sequence[Path], out: Path) -> Collected:
@@ -73,21 +79,22 @@ def collect(folders: Sequence[Path], out: Path) -> Collected:
     Error: UsageError if there is no run; OSError if the file cannot be written.
     Example: collect([Path("outputs")], Path("outputs/collected.parquet"))
     """
-    runs, refused = _listed(folders)
-    if not runs and not refused:
+    runs, unreadable = _listed(folders)
+    if not runs and not unreadable:
         where = ", ".join(map(in_one_line, folders))
         raise UsageError(f"there is no run in {where}: `symrun train` makes one")
     told: list[tuple[Values, Values, pa.Table]] = [
-        ({"path": path, "unjudged": reason}, {}, _nothing()) for path, reason in refused.items()
+        ({"path": path, "unjudged": reason}, {}, _nothing()) for path, reason in unreadable.items()
     ]
-    for one in summaries(runs):
-        told.append((_of_run(one), one.settings, _laws(one)))
-        if one.unjudged is not None:
-            refused[str(one.path)] = one.unjudged
+    read = list(summaries(runs))
+    told += [(_of_run(one), one.settings, _laws(one)) for one in read]
+    lacking = [one for one in read if one.unjudged is not None]
+    unjudged = {str(one.path): str(one.unjudged) for one in lacking if one.has_ended}
     told.sort(key=lambda run: str(run[0]["path"]))
     columns, settings, laws = zip(*told, strict=True)
     rows = _write(_runs(columns), _settings(settings), laws, out)
-    return Collected(len(told), sum(one.is_known for one in runs), rows, refused)
+    kept = sum(one.is_known for one in runs)
+    return Collected(len(told), kept, rows, len(lacking) - len(unjudged), unreadable, unjudged)
 
 
 def _listed(folders: Sequence[Path]) -> tuple[list[Listed], dict[str, str]]:

@@ -36,11 +36,14 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._protocol, _, path = self.url.partition("://")
+        protocol, _, path = url.rstrip("/").partition("://")
+        self._protocol = protocol.lower()
+        self.url = f"{self._protocol}://{path}"
+        if "::" in url:
+            raise StoreError(f"{url} chains file systems: type the URL of the store alone")
         if self._protocol in ("file", "local"):
             raise StoreError(f"{url} is a folder of this machine: type it without file://")
-        if not path or {"", ".", ".."} & set(path.split("/")):
+        if _is_no_path(path):
             raise StoreError(f"{url} names no folder: type a URL such as s3://bucket/runs/mine")
         with self._in_one_line():
             from fsspec.core import url_to_fs
@@ -49,11 +52,13 @@ class Store:
         self._root = str(root).rstrip("/")
 
     def files(self) -> dict[str, str]:
-        """All files in the folder and below, and what tells each from another of its name."""
+        """All files in the folder and below, and what tells each from another of its name. An
+        object whose name is no path, such as a/../b or a//b, is passed over."""
         with self._in_one_line():
             self._system.invalidate_cache()
             found = self._system.find(self._root, detail=True)
-        return {path[len(self._root) + 1 :]: _state(info) for path, info in found.items()}
+        names = {path: path[len(self._root) + 1 :] for path in found}
+        return {name: _state(found[path]) for path, name in names.items() if not _is_no_path(name)}
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None if it is not there."""
@@ -163,6 +168,10 @@ class Store:
             endpoint = ", and AWS_ENDPOINT_URL if it is not Amazon's" * (self._protocol == "s3")
             return f"the store cannot be reached ({text}): look at the network{endpoint}"
         return f"the store failed ({text})"
+
+
+def _is_no_path(name: str) -> bool:
+    return not {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def size_of(state: str) -> int:

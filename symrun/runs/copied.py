@@ -1,5 +1,6 @@
 """Runs that lie in a store, copied to this machine to be read."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -8,8 +9,9 @@ from pathlib import Path
 from symrun.errors import UsageError
 from symrun.places import copy_of, is_url
 from symrun.remote import copies
-from symrun.remote.store import Store
+from symrun.remote.store import Store, StoreError
 
+TABLES = ("units", "parameters", "progress")
 PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 CHECKPOINT = re.compile(r"step-(0|[1-9][0-9]{0,9})\.pt")
 _SHOWN = 3
@@ -34,6 +36,9 @@ def local(place: str | Path, checkpoints: bool = False, one: bool = False) -> Pa
         folder = copy_of(store.url)
     except RuntimeError:
         raise UsageError(f"{place} is copied to a cache: set XDG_CACHE_HOME to a folder") from None
+    if not listed:  # as a folder of this machine that is not there
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
     heads = {name.removesuffix("run.json") for name in listed if Path(name).name == "run.json"}
     folder.mkdir(parents=True, exist_ok=True)
     for run_json in list(folder.glob("**/run.json")):
@@ -57,6 +62,15 @@ def require_run(url: str, listed: Iterable[str]) -> None:
     raise UsageError(f"{url} is not a run folder: {where}")
 
 
+def run_around(url: str) -> str | None:
+    """The run in whose folder `url` lies; None if there is none, or one may not look."""
+    while not (url := url.rpartition("/")[0]).endswith("/"):
+        with contextlib.suppress(StoreError):
+            if Store(url).read("run.json") is not None:
+                return url
+    return None
+
+
 def is_read(name: str, checkpoints: bool = False) -> bool:
     """Whether a file in the folder of a run is one that is read. checkpoints: these too.
 
@@ -70,7 +84,7 @@ def is_read(name: str, checkpoints: bool = False) -> bool:
 def is_part(name: str) -> bool:
     """Whether a file in the folder of a run is a part of a table."""
     folder, _, last = name.rpartition("/")
-    return folder.startswith("tables/") and PART.fullmatch(last) is not None
+    return folder in map("tables/{}".format, TABLES) and PART.fullmatch(last) is not None
 
 
 def step_of(name: str) -> int:

@@ -21,11 +21,11 @@ from symrun.remote import copies
 from symrun.remote.claim import is_renewed
 from symrun.remote.store import Store
 from symrun.runs.copied import CHECKPOINT, PART, local, step_of
+from symrun.runs.copied import TABLES as TABLES
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.run_json import MOST_BYTES, read_info
 
 OUTPUTS = Path("outputs")
-TABLES = ("units", "parameters", "progress")
 _log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 5.0
@@ -104,10 +104,12 @@ class RunDirectory:
                 made = f"{setting}={run.path} cannot be made"
                 raise UsageError(f"{made}: {refusal(error)}") from None
             if path is not None:
+                taken = f"{setting}={place} exists already"
+                taken += f" here, in {path}" * (run.url is not None)
                 remedy = f"a run is never overwritten: choose another {setting}"
                 if run.run_json.exists():
                     remedy += f", or go on with it: symrun resume {shlex.quote(str(path))}"
-                raise UsageError(f"{setting}={path} exists already; {remedy}")
+                raise UsageError(f"{taken}; {remedy}")
 
     def _is_abandoned(self) -> bool:
         """Whether this is an empty run folder, left by a process killed before its run started."""
@@ -193,13 +195,15 @@ class RunDirectory:
         return run
 
     def discard(self) -> None:
-        """Remove the folder of a run that never started; folders that hold anything stay."""
+        """Remove the folder of a run that never started, and of a working copy those above it;
+        folders that hold anything stay."""
         with contextlib.suppress(OSError):
             self.run_json.unlink(missing_ok=True)
             self._lock.unlink(missing_ok=True)
             (self.path / copies.NAME).unlink(missing_ok=True)
         tables = [self.table(table) for table in TABLES]
-        for folder in (*tables, tables[0].parent, self.path):
+        above = [] if self.url is None else [one for one in self.path.parents if one != OUTPUTS]
+        for folder in (*tables, tables[0].parent, self.path, *above):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

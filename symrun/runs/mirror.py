@@ -12,12 +12,13 @@ from typing import Self
 
 from symrun.errors import Busy, RunError, SymrunError, UsageError, refusal
 from symrun.places import is_url
-from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim
+from symrun.remote.claim import NAME, RENEWED_SECONDS, Claim, now
 from symrun.remote.copies import Copies, Stamp, fetch, stamp
 from symrun.remote.store import Store, StoreError, size_of
-from symrun.runs.copied import is_part, is_read, require_run, step_of
+from symrun.runs.copied import is_part, is_read, require_run, run_around, step_of
 from symrun.runs.directory import RunDirectory, working_copy
 from symrun.runs.info import RunInfo, Status
+from symrun.runs.reading import require_whole
 from symrun.runs.run_json import read_info
 
 _log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ LOOK_SECONDS = 2.0
 
 _LONGEST_WAIT = 60.0
 _LAST_TRIES = 5
-"""How often the end of a run tries, with pauses of 1, 2, 4 and 8 seconds."""
+"""How often the end of a run tries, with pauses of 1, 2, 4 and 8 seconds. The package of the store
+tries again within each, so that all of it may take two minutes with a server that is dead."""
 
 _LONGEST_SILENCE = 300.0
 """At the end: how long a store may take nothing before it is left alone."""
@@ -81,9 +83,8 @@ def _refuse_if_ahead(
     last = max((step_of(name) for name in listed), default=-1)
     ended = ours.status is Status.finished and theirs.status is not Status.finished
     if _goes_on_from(ours, theirs) and (ended or max(run.checkpointed(), default=-1) > last):
-        path = shlex.quote(str(run.path))
-        remedy = f"type symrun push {path}, or symrun resume {path}"
-        raise UsageError(f"{run.path} has more of this run than {run.url}: {remedy}")
+        remedy = f"type {_push(run, str(run.url))}, or symrun resume {shlex.quote(str(run.path))}"
+        raise UsageError(f"{run.path} has records that {run.url} does not have: {remedy}")
 
 
 def _is_same(one: RunInfo, other: RunInfo) -> bool:
@@ -107,8 +108,8 @@ class _Mirror:
     """
 
     def __init__(self, run: RunDirectory, url: str) -> None:
-        self._run, self._url = run, url
-        self._store = Store(url)
+        self._run, self._store = run, Store(url)
+        self._url = url = self._store.url
         self._copies = Copies(run.path)
         self._refuse_another_run()
         self._claim = Claim(self._store, self._copies.token if self._copies.url == url else None)
@@ -117,14 +118,14 @@ class _Mirror:
         self._copies.save()
         self._looked = -math.inf
         """When the claim was renewed and the store listed last."""
-        self._there: dict[str, str] = {}
+        self._in_store: dict[str, str] = {}
         """What the store had then."""
         self._sent: dict[str, Stamp] = {}
         """What was sent since then."""
-        self._ending, self._left = threading.Event(), False
-        self._complete = False
+        self._ending, self._given_up = threading.Event(), False
+        self._complete = self._is_lost = False
         self._reason = "it took too long"
-        self._moved()
+        self._note_progress()
         self._thread = threading.Thread(target=self._work, name="symrun-mirror", daemon=True)
 
     def __enter__(self) -> Self:
@@ -135,12 +136,13 @@ class _Mirror:
         try:
             self._wait_for_the_rest()
         except BaseException:
-            if line := self._shortcoming():
+            self._reason = "interrupted"
+            if line := self._what_is_missing():
                 _log.warning("%s", line)
             raise
         finally:
-            self._left = True
-        line = self._shortcoming()
+            self._given_up = True
+        line = self._what_is_missing()
         if line and kind is None:
             raise RunError(line)
         if line:  # the error that is under way is the one to raise
@@ -148,22 +150,24 @@ class _Mirror:
 
     def _wait_for_the_rest(self) -> None:
         self._ending.set()
-        self._moved()
+        self._note_progress()
         self._thread.join(LOOK_SECONDS)
         if self._thread.is_alive():
             waits = "Ctrl-C leaves it to symrun push"
             _log.warning("the rest is being sent to %s: %s", self._url, waits)
-        while self._thread.is_alive() and time.monotonic() - self._last < _LONGEST_SILENCE:
+        while self._thread.is_alive() and time.monotonic() - self._progressed < _LONGEST_SILENCE:
             self._thread.join(0.2)
 
-    def _shortcoming(self) -> str:
+    def _what_is_missing(self) -> str:
         """What the store lacks, and the command that sends it; empty if it has all."""
+        if self._is_lost:
+            return f"{self._reason}; what is not there stays in {self._run.path}"
         missing = [] if self._complete else self._missing()
         if not missing:
             return ""
         few = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
         many = f"{len(missing):,} file{'s' * (len(missing) != 1)} of {self._run.path}"
-        remedy = f"symrun push {shlex.quote(str(self._run.path))} sends them"
+        remedy = f"{_push(self._run, self._url)} sends them"
         return f"{self._reason}; {self._url} lacks {many} ({few}): {remedy}"
 
     def _refuse_another_run(self) -> None:
@@ -181,19 +185,21 @@ class _Mirror:
             strange = set(listed) - {NAME}
         else:  # what was sent before a kill is no obstacle
             strange = {name for name in listed if name != NAME and not is_read(name, True)}
+        if _RUN_JSON not in listed and (other := run_around(self._url)):
+            raise UsageError(f"{self._url} lies in the run {other}: {remedy}")
         if strange:
             if _RUN_JSON in listed:
                 remedy += f", or go on with it: symrun resume {shlex.quote(self._url)}"
             refused = "exists already; a run is never overwritten"
             raise UsageError(f"{self._url} {refused}: {remedy}")
 
-    def _moved(self) -> None:
+    def _note_progress(self) -> None:
         """The store took something."""
-        self._last = time.monotonic()
+        self._progressed = time.monotonic()
 
     def _work(self) -> None:
         ending, failures, wait = False, 0, 0.0
-        while not (self._complete or self._left):
+        while not (self._complete or self._given_up):
             if ending:
                 time.sleep(wait)
             elif self._ending.wait(wait):
@@ -201,8 +207,9 @@ class _Mirror:
             try:
                 more = self._pass(ending)
             except Busy as error:
-                self._reason = str(error)
-                _log.warning("%s: what follows stays in %s", error, self._run.path)
+                self._reason, self._is_lost = str(error), True
+                if not ending:
+                    _log.warning("%s: what follows stays in %s", error, self._run.path)
                 return
             except Exception as error:  # whatever it is, training goes on
                 self._looked = -math.inf
@@ -224,7 +231,9 @@ class _Mirror:
         ending: nothing is written any more, and the last pass leaves nothing out.
         Error: Busy if another machine writes there; StoreError, OSError.
         """
-        is_due = time.monotonic() - self._looked > RENEWED_SECONDS
+        is_due = now() - self._looked > RENEWED_SECONDS
+        if is_due or ending:
+            self._require_own()
         if is_due:
             self._claim.renew()
         if not self._run.run_json.exists():  # not yet, or the run was discarded
@@ -245,21 +254,38 @@ class _Mirror:
             old = (name for name in self._known() if step_of(name) >= 0)
             self._remove([name for name in old if name not in checkpoints])
         if described is not None and not self._is_sent(_RUN_JSON):
+            self._require_own_lately()
             self._store.write(_RUN_JSON, content)
             self._sent[_RUN_JSON] = described
         if ending and not unsent[1:]:
             self._end()
         return bool(unsent[1:])
 
+    def _require_own_lately(self) -> None:
+        """Error: Busy if another machine has taken the run over, as this one slept perhaps."""
+        if not self._claim.was_seen_lately():
+            self._require_own()
+
+    def _require_own(self) -> None:
+        """Error: Busy if another machine has the claim, or went on with the run and is done."""
+        if self._claim.is_there():
+            return
+        try:
+            self._refuse_another_run()
+        except StoreError:
+            raise
+        except UsageError as error:
+            raise Busy(str(error)) from None
+
     def _look(self) -> None:
         """See what the store has, and note which of it is the same here."""
-        self._there = self._store.files()
+        self._in_store = self._store.files()
         for name, here in self._sent.items():
-            if name in self._there and size_of(self._there[name]) == here[1]:
-                self._copies.note(name, here, self._there[name])
+            if name in self._in_store and size_of(self._in_store[name]) == here[1]:
+                self._copies.note(name, here, self._in_store[name])
         self._sent.clear()
         self._copies.save()
-        self._looked = time.monotonic()
+        self._looked = now()
 
     def _end(self) -> None:
         """Error: StoreError unless the store has all that there is."""
@@ -284,7 +310,7 @@ class _Mirror:
     def _is_another(self, name: str) -> bool:
         """Whether the store has a file of that name with another content; one that was on its way
         when a process was killed is not taken for another."""
-        here, state = stamp(self._run.path / name), self._there.get(name)
+        here, state = stamp(self._run.path / name), self._in_store.get(name)
         if here is None or self._is_sent(name):
             return False
         if name in self._sent:
@@ -295,30 +321,32 @@ class _Mirror:
 
     def _known(self) -> list[str]:
         """The names of all that is in the store."""
-        return list(self._there | dict.fromkeys(self._sent, ""))
+        return list(self._in_store | dict.fromkeys(self._sent, ""))
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:
+            self._require_own_lately()
             self._store.remove(name)
-            self._there.pop(name, None)
+            self._in_store.pop(name, None)
             self._sent.pop(name, None)
-            self._moved()
+            self._note_progress()
 
     def _send(self, name: str) -> None:
         """One that was removed meanwhile is passed over."""
         path = self._run.path / name
         here = stamp(path)
-        if self._left or here is None or self._is_sent(name):
+        if self._given_up or here is None or self._is_sent(name):
             return
+        self._require_own_lately()
         with contextlib.suppress(FileNotFoundError):
-            self._store.put(name, path, self._moved)
+            self._store.put(name, path, self._note_progress)
             self._sent[name] = here
 
     def _is_sent(self, name: str) -> bool:
         here = stamp(self._run.path / name)
         if here is not None and self._sent.get(name) == here:
             return True
-        return self._copies.same(name, self._there.get(name))
+        return self._copies.same(name, self._in_store.get(name))
 
     def _missing(self) -> list[str]:
         """The files of the run that the store does not have, as far as is known."""
@@ -338,15 +366,28 @@ class _Mirror:
 
 
 def push(run: RunDirectory, url: str | None) -> str:
-    """Send to a store what it lacks of a run, and return its URL there.
+    """Send to a store what is missing there of a run, and return its URL there.
 
-    url: None for that to which the run was sent before.
+    url: None for the run's own, which is that of its setting run.dir, else that to which it was
+    sent last.
 
-    Error: UsageError if there is none; else as in `written`.
+    Error: UsageError if there is none, or a part of a table is damaged; else as in `written`.
     """
-    url = url or Copies(run.path).url
+    url = url or _own_url(run)
     if url is None or not is_url(url):
         where = f"type symrun push {shlex.quote(str(run.path))} s3://BUCKET/FOLDER"
         raise UsageError(f"{url or run.path} is in no store: {where}")
+    for part in run.parts():
+        require_whole(part)
     with written(RunDirectory(run.path, url)):
         return url
+
+
+def _own_url(run: RunDirectory) -> str | None:
+    info = run.info()
+    chosen = info.config.by_name.get("run.dir") if info.thinned is None else None
+    return str(chosen) if is_url(chosen) else Copies(run.path).url
+
+
+def _push(run: RunDirectory, url: str) -> str:
+    return f"symrun push {shlex.quote(str(run.path))} {shlex.quote(url)}"

@@ -141,6 +141,12 @@ def read_part(part: Path, columns: Sequence[str], **equal: str) -> Rows:
         return _rows(part, columns, equal)
 
 
+def require_whole(part: Path) -> None:
+    """Error: UsageError unless every byte of the part is as it was when it was written."""
+    with _damage_in_one_line(part):
+        _unseal(part, _state_of(part))
+
+
 def read_whole_part(part: Path, **equal: str) -> pa.Table:
     """All columns of the rows that `read_part` reads; what is null stays null.
 
@@ -178,10 +184,14 @@ def _damage_in_one_line(part: Path) -> Iterator[None]:
 
 def _checked_footer(part: Path) -> _Footer:
     """Error: ValueError if the part is damaged or of another version; OSError."""
-    status = part.stat()
-    state = (status.st_mtime_ns, status.st_size, status.st_ino)
+    state = _state_of(part)
     _unseal(part, state)
     return _footer(part, state)
+
+
+def _state_of(part: Path) -> _State:
+    status = part.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:

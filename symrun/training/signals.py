@@ -16,7 +16,8 @@ _NOTICE = b"\nsymrun: %s: stopping after this step; Ctrl-C stops at once\n"
 class StopRequest:
     """While it is entered, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 become a request that
     training answers when a step is done. After the first, another SIGINT ends the process there and
-    then. What the process ignores, as SIGHUP under nohup, it goes on ignoring.
+    then, as long as `deferred` lasts. What the process ignores, as SIGHUP under nohup, it goes on
+    ignoring.
 
     Outside of `deferred` there is nothing to save, and a signal raises KeyboardInterrupt.
 
@@ -54,6 +55,8 @@ class StopRequest:
             yield
         finally:
             self._deferring = False
+            if signal.SIGINT in self._before:  # what ends the process now has words to say
+                signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
         name = signal.Signals(number).name

@@ -116,7 +116,9 @@ def test_a_run_without_numbers_has_a_row_that_says_why(copied, collected):
     RunDirectory(folder / "0001").part("units", 1).write_bytes(b"PAR1 and nothing")
     (folder / "0002" / "run.json").write_text("{")
     rows, line = collected(folder)
-    assert "3 without all numbers" in line
+    assert "3 read, 0 known from before, 1 unreadable" in line
+    said = f"the column unjudged says why, of {folder / '0002'}: run.json cannot be read"
+    assert f"; 2 ended without all numbers; {said}" in line and line.count(str(folder)) == 1
     reasons = ("has no records yet", "cannot be read: part-000001", "run.json cannot be read")
     for number, reason in enumerate(reasons):
         (row,) = (row for row in rows if row["path"] == str(folder / f"000{number}"))
@@ -124,6 +126,16 @@ def test_a_run_without_numbers_has_a_row_that_says_why(copied, collected):
         assert all(row[name] is None for name in ("scope", *NUMBERS))
     assert [row["val_top1"] for row in rows[:3]] == [0.5, 0.5, None]
     assert len(rows) == 3 + 26 and rows[-1]["unjudged"] is None
+
+
+def test_a_run_that_has_just_begun_is_not_called_damaged(copied, collected):
+    run = RunDirectory(copied(2) / "0000")
+    for part in run.table("units").iterdir():
+        part.unlink()
+    rewrite(run, status="running")
+    with run.locked():
+        _, line = collected(run.path.parent)
+    assert line.endswith("0 known from before; 1 under way without all numbers so far")
 
 
 def test_a_run_is_a_folder_too_and_is_there_once(copied, collected):

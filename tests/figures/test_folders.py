@@ -74,6 +74,19 @@ def test_the_same_run_in_two_folders_is_one(sweep):
     assert names(selection.runs_in([sweep / "1", sweep])) == ["0", "1", "2", "other"]
 
 
+def test_damaged_runs_are_left_out_with_a_warning_each_and_refused_if_named(sweep, caplog):
+    damaged = RunDirectory(sweep / "0").part("parameters", 0)
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"damaged!!")
+    (sweep / "1" / "run.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert names(selection.runs_in([sweep])) == ["2", "other"]
+    first, second = sorted(record.getMessage() for record in caplog.records)
+    assert f"left out: {sweep}/0/tables/parameters cannot be read: part-000000" in first
+    assert f"left out: {sweep}/1/run.json cannot be read" in second
+    with pytest.raises(UsageError, match="1/run.json cannot be read"):
+        selection.runs_in([sweep / "1", sweep])
+
+
 def test_a_run_stays_that_run(sweep):
     run = RunDirectory(sweep / "1")
     (sweep / "1" / "inner").mkdir()

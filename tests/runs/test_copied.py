@@ -65,6 +65,19 @@ def require_url_in_output(command, capsys):
     assert str(cache()) not in printed.out + printed.err, command
 
 
+@pytest.mark.parametrize("command", ["runs", "collect"])
+def test_nothing_in_a_store_is_told_as_a_folder_that_is_not_there(run_in_store, command, capsys):
+    said = []
+    for place in ("memory://bucket/none", "none"):
+        assert main([command, place]) == 2
+        said.append(capsys.readouterr().err.replace(place, "PLACE"))
+    assert said[0] == said[1] and "PLACE is no folder" in said[0]
+
+
+def test_a_protocol_may_be_in_capitals(run_in_store, capsys):
+    assert main(["show", URL.replace("memory", "MEMORY")]) == 0
+
+
 @pytest.mark.parametrize("command", ["thin {} {} --every 4", "plot fig1 {} --out {}"])
 def test_what_is_made_of_a_run_goes_to_this_machine(memory, command, capsys):
     assert main(command.format(URL, "memory://new").split()) == 2
@@ -117,6 +130,23 @@ def test_a_folder_of_runs_is_copied_run_by_run_and_forgets_those_that_are_gone(
     assert [path.parent for path in local("memory://bucket").rglob("run.json")] == [folder / "mine"]
 
 
+def test_objects_that_are_no_files_of_a_run_are_passed_over(run_in_store, memory, stored, tmp_path):
+    """S3 takes any name; none leads out of the cache, or makes other runs unreadable."""
+    part = "tables/units/part-000000.parquet"
+    for name in (
+        *("../x/run.json", "/run.json", "./run.json"),
+        *(f"mine/tables/../../../../../{part}", f"mine/tables/more/{part[7:]}"),
+        *("mine/tables/../part-000000.parquet", "mine/tables/part-000000.parquet"),
+    ):
+        memory.store[f"/bucket/{name}"] = memory.store[f"/bucket/mine/{part}"]
+    folder = local("memory://bucket")
+    assert [path.parent.name for path in folder.rglob("run.json")] == ["mine"]
+    names = {path.relative_to(folder / "mine").as_posix() for path in folder.rglob("part-*")}
+    assert names == {name for name in stored if name.startswith("tables/")}
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "cache"}
+    assert set(tmp_path.rglob("part-*")) == set(folder.rglob("part-*"))
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -125,6 +155,7 @@ def test_a_folder_of_runs_is_copied_run_by_run_and_forgets_those_that_are_gone(
         ("s4://bucket/mine", "fsspec knows no s4://"),
         ("absent://bucket/mine", r"install absent: pip install 'symrun\[remote\]'"),
         ("memory://", "names no folder"),
+        ("simplecache::memory://bucket/mine", "type the URL of the store alone"),
         ("memory://a/../b", "names no folder"),
         ("file:///tmp/a", "type it without file://"),
     ],

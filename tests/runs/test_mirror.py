@@ -4,9 +4,12 @@ the way of training."""
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
+from threading import Timer
 
 import fsspec
 import pandas as pd
@@ -29,6 +32,7 @@ from symrun.runs.checkpoint import checkpoints, save_checkpoint
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import ThinningInfo
 from symrun.runs.mirror import check_out, written
+from symrun.runs.reading import seal
 from symrun.training.lifecycle import train
 from symrun.training.progress import Progress
 from symrun.training.signals import StopRequest
@@ -71,8 +75,10 @@ def sent(url=URL, **fields):
 
 def part(run, number, content=b"rows"):
     path = run.part("units", number)
-    path.write_bytes(content)
-    return path
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(content + b"\0\0\0\0PAR1")
+    seal(draft)
+    return draft.rename(path)
 
 
 def until(holds):
@@ -255,7 +261,9 @@ def test_a_folder_in_the_store_that_holds_something_else_is_not_used(memory):
 def test_of_two_machines_one_gets_the_folder(memory, monkeypatch):
     other = Claim(Store(URL))
     other.take()
-    with pytest.raises(Busy, match=f"{URL} is being written by .*: one that was killed"):
+    with pytest.raises(
+        Busy, match=f"{URL} is being written, .* renewed 0 s ago by .*again in 5 min"
+    ):
         trained()
     assert not Path("outputs/memory/bucket/mine").exists()
     monkeypatch.setattr(claim, "_DEAD_SECONDS", 0.0)
@@ -275,10 +283,77 @@ def test_a_run_that_another_machine_took_over_stays_out_of_its_way(memory, monke
     assert json.loads(there(memory)[".claim"])["host"] == "other"
 
 
+def test_a_run_that_ends_at_once_after_another_machine_took_over_sends_nothing(memory, monkeypatch):
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 0.5)
+    with pytest.raises(RunError, match="is written by other now.*stays in outputs"), sent() as run:
+        until(lambda: "run.json" in there(memory))
+        memory.pipe_file("/bucket/mine/.claim", b'{"token": "other", "host": "other"}')
+        before = there(memory)
+        part(run, 0)
+        run.write_info(described(status="finished", last_step=8))
+    assert there(memory) == before
+
+
+def test_a_machine_that_slept_takes_nothing_away_from_the_run_that_went_on(memory, monkeypatch):
+    """The other one has finished, so that there is no claim any more."""
+    monkeypatch.setattr(mirror, "LOOK_SECONDS", 0.5)
+    again = {"step": 3, "at": "2026-01-02", "device": "cpu", "reasons": []}
+    with pytest.raises(RunError, match=f"{URL} has gone on without"), sent() as run:
+        part(run, 0)
+        until(lambda: "run.json" in there(memory))
+        theirs = json.loads(there(memory)["run.json"]) | {"resumed": [again]}
+        memory.pipe_file("/bucket/mine/run.json", json.dumps(theirs).encode())
+        memory.rm_file("/bucket/mine/.claim")
+        before = there(memory)
+    assert there(memory) == before
+
+
+def test_a_claim_is_looked_at_again_before_anything_is_removed_after_a_sleep(memory, monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr(claim, "now", lambda: moment[0])
+    with pytest.raises(RunError, match="is written by other now"), sent() as run:
+        part(run, 0)
+        until(lambda: len(there(memory)) == 3)
+        memory.pipe_file("/bucket/mine/.claim", b'{"token": "other", "host": "other"}')
+        moment[0] = 6.0
+        run.part("units", 0).unlink()
+        time.sleep(0.2)
+        assert len(there(memory)) == 3
+
+
+def test_a_second_ctrl_c_says_what_the_store_lacks(memory, monkeypatch, caplog):
+    """The first one ended training; the second comes while the rest is sent."""
+    put = MemoryFileSystem.put_file
+
+    def slow(*arguments, **keywords):
+        time.sleep(1)
+        put(*arguments, **keywords)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", slow)
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop, sent() as run:
+        with stop.deferred(quiet=True):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested == "SIGINT"
+        part(run, 0)
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    message = caplog.records[-1].getMessage()
+    assert message.startswith("interrupted; ") and f"symrun push {run.path} {URL} sends" in message
+
+
+def test_a_place_inside_of_another_run_is_refused(memory, capsys):
+    with sent() as run:
+        part(run, 0)
+    before = there(memory)
+    with pytest.raises(UsageError, match=f"{URL}/figures/b lies in the run {URL}: choose another"):
+        mirror.push(run, f"{URL}/figures/b")
+    assert main(["train", *SETTINGS, f"run.dir={URL}/b"]) == 2
+    assert there(memory) == before and not Path("outputs/memory/bucket/mine/b").exists()
+
+
 def test_a_run_that_never_starts_leaves_nothing_in_the_store(memory):
     with pytest.raises(UsageError, match="batch_size"):
         trained("train.batch_size=41")
-    assert there(memory) == {} and not Path("outputs/memory/bucket/mine").exists()
+    assert there(memory) == {} and not list(Path("outputs").iterdir())
 
 
 def test_a_run_under_way_elsewhere_is_not_called_killed_while_its_claim_is_renewed(
@@ -328,9 +403,35 @@ def test_a_working_copy_that_is_ahead_is_not_replaced(memory):
     with sent() as run:
         save_checkpoint(run, 5, {}, keep=2)
     save_checkpoint(run, 6, {}, keep=2)
-    with pytest.raises(UsageError, match=f"{run.path} has more of this run than {URL}: type"):
+    with pytest.raises(UsageError, match=f"{run.path} has records that {URL} does not have: type"):
         check_out(URL)
     assert run.checkpointed() == [6, 5]
+
+
+# Pushed later
+
+
+def test_a_damaged_part_is_not_pushed_as_complete(memory, capsys):
+    with sent() as run:
+        path = part(run, 0)
+    before = there(memory)
+    path.write_bytes(path.read_bytes()[:-5] + b"?PAR1")
+    assert main(["push", str(run.path)]) == 2
+    assert "units cannot be read: part-000000.parquet: damaged" in capsys.readouterr().err
+    assert there(memory) == before
+
+
+def test_a_run_is_pushed_to_its_own_place_unless_another_is_named(memory, capsys):
+    with sent(overrides=["data=synthetic", f"run.dir={URL}"]) as run:
+        part(run, 0)
+    other = "MEMORY://backup/mine"
+    assert main(["push", str(run.path), other]) == 0
+    assert "complete in MEMORY://backup/mine" in capsys.readouterr().err
+    assert memory.exists("/backup/mine/run.json")
+    part(run, 1)
+    assert main(["push", str(run.path)]) == 0
+    assert f"complete in {URL}" in capsys.readouterr().err
+    assert memory.exists("/bucket/mine/tables/units/part-000001.parquet")
 
 
 # A loop of one's own
