@@ -33,7 +33,7 @@ class Records:
             self._resources.enter_context(written(run))
         except Busy as error:
             raise UsageError(
-                f"{error}, or by another tracker of this one: close it first"
+                f"{error}; if that is a tracker of this program, close it first"
             ) from None
 
     @property
