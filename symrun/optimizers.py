@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from symrun.laws.equilibrium import Array
 
 
-_LARGEST = 1e9
-"""Of settings without a bound of their own; far above it float32 and the laws overflow."""
+_LARGEST = 1e30
+"""Of settings without a bound of their own; above 1e38 float32 overflows, and the laws follow."""
 
 
 class Schedule(Enum):

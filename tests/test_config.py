@@ -20,7 +20,7 @@ from symrun.runs.settings import RecordedConfig
     [
         ("optim.lr=-0.1", "optim.lr must be > 0, got -0.1"),
         ("optim.lr=inf", "optim.lr must be finite, got inf"),
-        ("optim.lr=1e150", "optim.lr must be <= 1e+09, got 1e+150"),
+        ("optim.lr=1e150", "optim.lr must be <= 1e+30, got 1e+150"),
         ("optim.weight_decay=inf", "optim.weight_decay must be finite, got inf"),
         ("optim.lr=nan", "optim.lr must be > 0, got nan"),
         ("optim.lr=fast", "optim.lr must be a number, got 'fast'"),
