@@ -268,7 +268,7 @@ def page(found: dict[str, Any]) -> str:
 
 INTRODUCTION = (
     "Written by `scripts/scaling.py` from `scaling.json`: measured on 2 CPU cores without a GPU, "
-    "one thread, other work beside it; times are the processor's. To measure it on another "
+    "one thread; times are the processor's. To measure it on another "
     "machine: `OMP_NUM_THREADS=1 python scripts/scaling.py`. Groups have 1,000, 2,500 and 10,000 "
     "units of rescale, a unit has 32 weights, a run 100 records of float32."
 )
