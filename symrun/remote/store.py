@@ -104,6 +104,7 @@ class Store:
             except FileExistsError:
                 return False
             except (NotImplementedError, TypeError, ValueError):
+                # No such write: open() lacks the mode "xb", or pipe_file the argument
                 self._system.pipe_file(self._place(name), content)
         return True
 

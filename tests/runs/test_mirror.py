@@ -18,11 +18,12 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from killing import same, tables
 from run_json import described
+from stopping import stopping_at
 from stores import SETTINGS, URL, Plain, failing, files_of
 
 import symrun
 from symrun.cli import main
-from symrun.errors import Busy, RunError, Stopped, UsageError
+from symrun.errors import Busy, RunError, UsageError
 from symrun.launch import compose
 from symrun.remote import claim
 from symrun.remote.claim import Claim
@@ -34,7 +35,6 @@ from symrun.runs.info import ThinningInfo
 from symrun.runs.mirror import check_out, written
 from symrun.runs.reading import seal
 from symrun.training.lifecycle import train
-from symrun.training.progress import Progress
 from symrun.training.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("memory")
@@ -51,17 +51,8 @@ def trained(*more, stop=None):
 
 def stopped_after(step, monkeypatch):
     """Train to the URL until a signal comes while update `step` is under way."""
-    stop, updated = StopRequest(), Progress.updated
-
-    def signalled(self, images):
-        updated(self, images)
-        if self.updates == step:
-            stop.requested = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "updated", signalled)
-        with pytest.raises(Stopped):
-            trained(stop=stop)
+    with stopping_at(step, monkeypatch) as stop:
+        trained(stop=stop)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from killing import same, tables
 from run_json import recorded as recorded_json
 from run_json import rewrite, with_settings
 from small_images import make_tree
+from stopping import stopping_at
 
 from symrun.config import Config
 from symrun.errors import Busy, Diverged, RunError, Stopped, UsageError
@@ -67,17 +68,8 @@ def require_same(one, other):
 
 def stopped_after(config, step, monkeypatch):
     """Train until a signal comes while update `step` is under way."""
-    stop, updated = StopRequest(), Progress.updated
-
-    def signalled(self, images):
-        updated(self, images)
-        if self.updates == step:
-            stop.requested = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "updated", signalled)
-        with pytest.raises(Stopped, match=f"SIGTERM after step {step}, and saved"):
-            train(config, stop)
+    with stopping_at(step, monkeypatch) as stop:
+        train(config, stop)
 
 
 def killed_after(config, step, monkeypatch):
