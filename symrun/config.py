@@ -89,6 +89,14 @@ class Sums(Enum):
     triton = "triton"
 
 
+class Matrices(Enum):
+    """What is recorded of matrices that are conserved."""
+
+    diagonal = "diagonal"
+    sample = "sample"
+    full = "full"
+
+
 @dataclass(frozen=True)
 class TrackConfig:
     """What is recorded."""
@@ -106,6 +114,13 @@ class TrackConfig:
     ] = ()
     dynamics: Annotated[
         bool, Setting("record effective learning rate and angle of updates of units of scale too")
+    ] = False
+    matrices: Annotated[
+        Matrices,
+        Setting("of conserved matrices: the diagonal, or also as many other entries, or all"),
+    ] = Matrices.diagonal
+    homogeneity: Annotated[
+        bool, Setting("record the norm of all that scales the outputs too, and its balance")
     ] = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from symrun.launch import compose
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import SCHEMA, GroupInfo, Status
+from symrun.runs.info import SCHEMA, Status
+from symrun.runs.network import GroupInfo
 from symrun.runs.run_json import info_from
 from symrun.runs.tables import MEASUREMENTS, PROGRESS_SCHEMA, units_schema
 from symrun.runs.writer import TableWriter

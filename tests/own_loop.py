@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo, LayerInfo, ModelInfo, RunInfo, Status
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import RecordedConfig
 from symrun.runs.tables import MEASUREMENTS, PROGRESS_SCHEMA, parameters_schema, units_schema
 from symrun.runs.writer import TableWriter

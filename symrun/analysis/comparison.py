@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from symrun.errors import UsageError
 from symrun.laws import gradient_flow, kinds_of_sgd, steady_forcing
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.info import RunInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import BASELINE, LAWS, Curves, unit_curves
 from symrun.schedule import learning_rates, times
 from symrun.symmetry import Symmetry

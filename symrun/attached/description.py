@@ -10,7 +10,8 @@ from torch import nn
 from symrun.attached.subject import name_of
 from symrun.config import Precision
 from symrun.laws import kinds_of_sgd
-from symrun.runs.info import GroupInfo, LayerInfo, ModelInfo, RunInfo, Status
+from symrun.runs.info import RunInfo, Status
+from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import RecordedConfig
 from symrun.runs.tables import BASELINE, UPDATE
 from symrun.symmetry import Structure
@@ -59,14 +60,7 @@ def describe_groups(structure: Structure, followed: FollowedOptimizer) -> tuple[
     """Each with the reason why no law predicts it, where that is not the whole run's."""
     whole = bool(unpredicted(followed).get("discrete"))
     return tuple(
-        GroupInfo(
-            group.symmetry,
-            group.name,
-            group.units,
-            group.layers,
-            group.entries,
-            None if whole else reason,
-        )
+        GroupInfo.of(group, None if whole else reason)
         for group, reason in zip(structure.groups, followed.reasons, strict=True)
     )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from symrun.errors import UsageError
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import unit_curves
 
 _SMALLEST = float(np.finfo(np.float32).tiny)

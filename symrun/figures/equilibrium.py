@@ -20,7 +20,8 @@ from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, style
 from symrun.laws.equilibrium import Equilibrium
 from symrun.optimizers import OptimConfig
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.info import RunInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import DYNAMICS, unit_curves
 from symrun.symmetry import Symmetry
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from symrun.figures.captions import law_label, step_label
 from symrun.figures.style import PREDICTED, add_lines, label_steps, unit_colours
-from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.info import RunInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import Curves
 
 _WIDTH, _STRIP_WIDTH = 1.8, 0.8

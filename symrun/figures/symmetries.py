@@ -15,7 +15,8 @@ from symrun.figures.measured import draw_legend, draw_units, evenly_by_rank, gri
 from symrun.figures.selection import Roles
 from symrun.figures.style import drawable, frame, styled
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.info import RunInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import Curves
 from symrun.symmetry import Symmetry
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from symrun.analysis.comparison import CONSERVED, Comparison
 from symrun.laws import gradient_flow
 from symrun.runs.directory import RunDirectory
-from symrun.runs.info import GroupInfo, RunInfo
+from symrun.runs.info import RunInfo
+from symrun.runs.network import GroupInfo
 from symrun.runs.tables import BASELINE, unit_curves
 from symrun.schedule import times
 

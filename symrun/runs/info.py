@@ -14,6 +14,7 @@ from symrun.config import Precision
 from symrun.errors import UsageError
 from symrun.laws import kinds_of_sgd
 from symrun.optimizers import OptimConfig
+from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import MOST_STEPS, RecordedConfig
 from symrun.symmetry import Symmetry
 from symrun.typed import plain, require, require_lines, require_within
@@ -85,66 +86,6 @@ class DatasetInfo:
         return self == other and (
             None in (self.digest, other.digest) or self.digest == other.digest
         )
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The network. family: its name without its variant, "VGG16" of "VGG16 with BN".
-
-    width: relative to the usual number of channels; None for a model that has no such setting.
-    """
-
-    name: str
-    title: str
-    family: str
-    width: float | None = None
-    parameters: int | None = None
-
-    def __post_init__(self) -> None:
-        require_lines(self, "name", "title", "family")
-        allowed = self.width is None or 0 < self.width <= 1000
-        require("width", allowed, "a number in (0, 1000]", self.width)
-        require_within(self, 0, 2**63 - 1, "parameters")
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """A layer with weights. block: which stack of convolutions it is in; None outside of any."""
-
-    layer: str
-    kind: str
-    block: int | None
-
-    def __post_init__(self) -> None:
-        require_lines(self, "layer", "kind")
-        if self.block is None:
-            require("block", not self.is_convolution, "an integer in a convolution", "null")
-        require_within(self, 0, 1000, "block")
-
-    @property
-    def is_convolution(self) -> bool:
-        return self.kind == "convolution"
-
-
-@dataclass(frozen=True)
-class GroupInfo:
-    """The units of one symmetry in one place of the network, as in `symmetry.Group`.
-
-    unpredicted: why no law but the identity `exact` predicts these units; None if one does.
-    """
-
-    symmetry: Symmetry
-    group: str
-    units: int
-    layers: tuple[str, ...]
-    entries: int | None = None
-    unpredicted: str | None = None
-
-    def __post_init__(self) -> None:
-        require_lines(self, "group", "layers", "unpredicted")
-        require("layers", bool(self.layers), "a list with an entry", [])
-        require_within(self, 1, 10**9, "units")
-        require_within(self, 1, 2**63 - 1, "entries")
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,33 @@ Units: a unit is one filter, one channel, one column; its parameters are a set A
 A symmetry that scales theta_i by e^{s a_i} has the reducer B(x, y) = sum over A of a_i x_i y_i:
 `sign` holds a_i, which is another integer than 1 and -1 behind an activation of higher degree.
 
+    general_linear   B_ab(x, y) = sum over i of a_i (x_ai y_bi + x_bi y_ai) / 2     degree 2
+
+Where any invertible matrix may mix some units, as between the queries and keys of a head, a whole
+matrix is conserved. Its diagonal is rescale; an entry off it is the reducer B_ab of two units a and
+b, whose parameters are paired in their order, i.
+
+    homogeneity      quadratic reducer    the outputs scale too: balanced, not conserved
+
 The conserved quantity is T, or Q = B(theta, theta). Scaling theta by c scales it by c^degree,
 which is all that the laws need to know of a symmetry.
 
-Source: Kunin et al. 2021, section 3.
+Source: Kunin et al. 2021, section 3; Marcotte et al. 2023 and 2025 for matrices.
 """
 
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from itertools import combinations
 
 
 class Symmetry(Enum):
-    """The families of symmetry that the paper treats, each with all that is particular to it.
+    """The families of symmetry, each with all that is particular to it. The paper treats the first
+    three.
 
     degree: the degree of the conserved quantity in the parameters; 1 sums theta, 2 sums products.
     label: the axis label of the quantity in figures. colour: the colour in figures.
@@ -33,6 +44,8 @@ class Symmetry(Enum):
     translation = "translation", 1, "Sum of parameters", "#009E73"
     scale = "scale", 2, "Squared norm", "#0072B2"
     rescale = "rescale", 2, "Squared norms, out − in", "#D55E00"
+    general_linear = "general_linear", 2, "Inner products, out − in", "#CC79A7"
+    homogeneity = "homogeneity", 2, "Weighted squared norm", "#56B4E9"
 
     degree: int
     label: str
@@ -123,22 +136,35 @@ class Group:
     """The units of one symmetry in one place of the network.
 
     `layers`: the modules whose parameters it holds, producer first.
+    blocks: the sets of lines' units that any invertible matrix may mix. pairs: of a group of
+    general_linear, whose units they are, two of the units that its lines have, (a, b) with a < b.
+    outputs: of a group of homogeneity, the exponent with which the network's outputs scale.
     """
 
     symmetry: Symmetry
     name: str
     layers: tuple[str, ...]
     members: tuple[Members, ...]
+    blocks: tuple[tuple[int, ...], ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+    outputs: int = 0
 
     def __post_init__(self) -> None:
         named = {unit for members in self.members for unit in members.units} - {-1}
-        assert named == set(range(self.units)), f"units without parameters: {self.name}"
+        assert named == set(range(self.rows)), f"units without parameters: {self.name}"
         alike = all(abs(members.sign) == 1 for members in self.members)
         assert alike or self.symmetry.degree == 2, f"a sum with weights: {self.name}"
+        mixing = self.symmetry is Symmetry.general_linear
+        assert mixing == bool(self.pairs), f"pairs of units: {self.name}"
+
+    @property
+    def rows(self) -> int:
+        """The units that lines belong to: those of a matrix's diagonal in general_linear."""
+        return max(members.count for members in self.members)
 
     @cached_property
     def units(self) -> int:
-        return max(members.count for members in self.members)
+        return len(self.pairs) or self.rows
 
     @property
     def entries(self) -> int:
@@ -149,3 +175,21 @@ class Group:
                 sizes[unit] += lines * members.length
         del sizes[-1]
         return max(sizes.values())
+
+
+def off_diagonal(group: Group, sampled: bool = False, seed: int = 0) -> Group | None:
+    """The entries off the diagonal of the conserved matrices whose diagonals `group` holds; None if
+    there are none.
+
+    sampled: as many of each matrix as it has rows, drawn from `seed` and the name of the group.
+
+    Example: off_diagonal(group).pairs[0]   # (0, 1)
+    """
+    draws = random.Random(f"{seed} {group.name}")
+    pairs: list[tuple[int, int]] = []
+    for block in group.blocks:
+        every = list(combinations(block, 2))
+        pairs += sorted(draws.sample(every, min(len(block), len(every)))) if sampled else every
+    if not pairs:
+        return None
+    return replace(group, symmetry=Symmetry.general_linear, pairs=tuple(pairs))

@@ -20,16 +20,8 @@ from symrun import ranks
 from symrun.data import Dataset, ImageDataset
 from symrun.errors import in_one_line
 from symrun.models import MODELS, entry_of
-from symrun.runs.info import (
-    DatasetInfo,
-    GroupInfo,
-    HardwareInfo,
-    LayerInfo,
-    LossInfo,
-    ModelInfo,
-    RunInfo,
-    Status,
-)
+from symrun.runs.info import DatasetInfo, HardwareInfo, LossInfo, RunInfo, Status
+from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import RecordedConfig
 from symrun.training.device import device_title
 from symrun.training.setup import Training
@@ -58,10 +50,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         ),
         loss=LossInfo(plan.task.title, *plan.task.chance(dataset.classes)),
         layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
-        groups=tuple(
-            GroupInfo(group.symmetry, group.name, group.units, group.layers, group.entries)
-            for group in structure.groups
-        ),
+        groups=tuple(map(GroupInfo.of, structure.groups)),
         unpredicted=plan.unpredicted,
         columns=plan.columns,
         ranks=ranks.count(),

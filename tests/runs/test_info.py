@@ -143,7 +143,7 @@ NOT_INTEGER = "groups[0].units must be an integer, got "
         ("groups 0 units", True, f"{NOT_INTEGER}True"),
         ("groups 0 units", 4.0, f"{NOT_INTEGER}4.0"),
         ("groups 0 units", None, f"{NOT_INTEGER}None"),
-        ("groups 0 symmetry", ["scale"], "one of translation, scale, rescale, got ['scale']"),
+        ("groups 0 symmetry", ["scale"], "one of translation, scale, rescale, "),
         ("groups 0 layers", [], "groups[0].layers must be a list with an entry, got []"),
         ("groups 0 layers", [1], "groups[0].layers[0] must be text, got 1"),
         ("groups 0 layers", ["$"], "groups[0].layers[0] must be one printable line"),
