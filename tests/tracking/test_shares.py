@@ -203,7 +203,7 @@ def trained(name, optimiser, wrap=None, ranks=None, tracked=True):
                 tracker.after_update()
     if tracked:
         tracker.finish(STEPS)
-        slots = [one._reductions.count for one in tracker._measures._measures]
+        slots = [one._kinds[0]._reductions.count for one in tracker._measures._measures]
         exchanged.slots, exchanged.state = slots, tracker.state
     return rows, exchanged, dict(model.named_parameters())
 
