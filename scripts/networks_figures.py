@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,6 @@ Array = NDArray[np.float64]
 
 LAW = "discrete"
 """Without weight decay and momentum, which these figures do without, `flow` is the same law."""
-ORDER = ("resnet", "gpt", "vit", "linear")
 LAW_LABEL = "predicted (law 3, without a fitted constant)"
 ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "bf16": 2.0**-24}
 """Of the weights, which bf16 keeps in float32."""
@@ -36,12 +34,6 @@ MARKS: dict[str, dict[str, Any]] = {
     "discrete": {"marker": "s", "markersize": 3, "fillstyle": "none"},
     "exact": {"marker": "x", "markersize": 4},
 }
-
-
-def in_order(folder: Path) -> list[Path]:
-    """The numbers of each network that `folder` has."""
-    paths = [folder / f"{name}.json" for name in ORDER]
-    return [path for path in paths if path.exists()]
 
 
 @styled

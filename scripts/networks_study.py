@@ -49,7 +49,7 @@ from symrun.report.document import Table, as_markdown
 from symrun.runs.directory import OUTPUTS, RunDirectory
 from symrun.runs.info import RunInfo
 from symrun.runs.tables import LAWS, UPDATE, unit_curves
-from symrun.sweeps.settings import ProcessesConfig
+from symrun.sweeps.settings import ProcessesConfig, SweepConfig
 from symrun.symmetry import Symmetry
 from symrun.training.lifecycle import earlier_run
 from symrun.training.plan import Plan
@@ -58,6 +58,7 @@ from symrun.training.signals import StopRequest
 COMMON = ["run.name=networks", "device=cpu", "track.parameters=0"]
 STUDY = ["train.steps=200", "track.every=10", "track.matrices=full"]
 BATCH = "train.batch_size=32"
+TRANSFORMER = ("model.layers=2", "model.heads=4", "model.width=32")
 PRECISIONS = ("float64", "float32", "bf16")
 DECAY = "optim.weight_decay=5e-4"
 OPTIMISERS = ("SGD", "momentum", "AdamW")
@@ -89,12 +90,16 @@ NETWORKS = {
         seeds=3,
     ),
     "gpt": Network(
-        ("model=gpt", "task=next_token", "model.layers=2", "model.width=32", BATCH),
+        ("model=gpt", "task=next_token", *TRANSFORMER, BATCH),
         lr=0.5,
         images=False,
-        rates=(0.2, 0.5, 1.0),
+        rates=(0.1, 0.2, 0.5),
         detail=("train.steps=200", "track.every=2", "track.matrices=full"),
         seeds=1,
+    ),
+    "vit": Network(
+        ("model=vit", "model.patch=16", *TRANSFORMER, BATCH),
+        lr=0.5,
     ),
     "linear": Network(
         (
@@ -170,10 +175,14 @@ def optimiser_words(optimiser: str, lr: float) -> list[str]:
 
 
 def trained(study: Sequence[Member], jobs: int) -> Iterator[tuple[Member, RunDirectory]]:
-    """Each member with its run: found finished, resumed, or trained. Error: as in `sweep`."""
+    """Each member with its run: found finished, resumed, or trained. Error: as in `sweep`.
+
+    jobs: processes at a time; 1 trains all in this one.
+    """
+    engine = SweepConfig("one_by_one") if jobs == 1 else ProcessesConfig("processes", jobs)
     composed = Composed.all_of([member.words for member in study], compose)
     with StopRequest() as stop:
-        sweep(ProcessesConfig("processes", jobs), composed, stop)
+        sweep(engine, composed, stop)
     for member in study:
         run = earlier_run(Plan.of(member.config).config)
         if run is None:
@@ -307,7 +316,8 @@ def write(name: str, info: RunInfo, rows: Sequence[Row], out: Path) -> Path:
 
 def overview(out: Path) -> list[Path]:
     """The figure of all networks that `out` has numbers of."""
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in figures.in_order(out)]
+    paths = sorted(out.glob("*.json"))
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     rows = [Row(**row) for content in told for row in content["rows"]]
     names = {content["rows"][0]["network"]: content["network"] for content in told}
     return save(figures.overview(rows, names), out, "overview", ["png", "pdf"])

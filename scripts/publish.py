@@ -52,6 +52,20 @@ LIMITS = (
     "since the start is what there was to predict."
 )
 
+NETWORKS = (
+    "Of `scripts/networks_study.py`: networks of reduced size, trained by SGD, by SGD with "
+    "momentum and by AdamW, all with weight decay, in three precisions; a row is a family. "
+    "`general_linear` are the entries off the diagonal of conserved matrices, all of them; the "
+    "diagonals are among the units of `rescale`. The change since the start is how wrong it is to "
+    "say that a quantity is conserved, and what a law has to predict. `flow`, `discrete` and "
+    "`exact` are residuals, the largest over units and records, relative to the unit's magnitude; "
+    "1 − R² is that of the median unit that moved. `exact` is an identity: it audits the "
+    "measurement. AdamW breaks the symmetries, so no law predicts it. What an update of it adds to "
+    "a quantity is measured: kη\\|B(θ, u)\\|, its projection on the symmetry, and "
+    "η²\\|B(u, u)\\|, its discretisation, both the median over units and records, relative to the "
+    "magnitude. A perfect symmetry makes the projection of SGD 0, but for weight decay."
+)
+
 
 def publish(folder: Path, runs: dict[str, RunDirectory], add: bool = False) -> None:
     """Evidence and figures of `runs` into `folder`, in place of earlier ones of the same runs.
@@ -97,6 +111,8 @@ def page(results: Path) -> str:
             blocks += reproduction(folder, told)
         elif (folder / "limits.json").exists():
             blocks += limits(folder)
+        elif (folder / "overview.png").exists():
+            blocks += networks(folder)
     if (results / "literature.csv").exists():
         blocks += literature(results / "literature.csv")
     return as_markdown(blocks)
@@ -142,6 +158,21 @@ def limits(folder: Path) -> Iterator[Block]:
     yield Paragraph(circumstances(base))
     yield Picture("What limits the agreement", f"{folder.name}/limits.png")
     yield Table(**found["table"])
+
+
+def networks(folder: Path) -> Iterator[Block]:
+    """Of scripts/networks_study.py."""
+    paths = sorted(folder.glob("*.json"))
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    yield Heading(f"{folder.name}: the laws in {len(told)} networks of reduced size")
+    yield Paragraph(NETWORKS)
+    yield Picture("Residuals of the laws, by network", f"{folder.name}/overview.png")
+    for content, path in zip(told, paths, strict=True):
+        yield Heading(content["title"], 3)
+        yield Paragraph(f"The first run: {circumstances(info_from(content['base']))}")
+        if path.with_suffix(".png").exists():
+            yield Picture(f"{content['network']}", f"{folder.name}/{path.stem}.png")
+        yield from (Table(**table) for table in content["tables"])
 
 
 def literature(path: Path) -> Iterator[Block]:
