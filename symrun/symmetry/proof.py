@@ -1,17 +1,19 @@
 """Every symmetry that the search reports is proven on the module itself, in float64.
 
 A finite transformation of random size must leave the loss as it is, and the gradient that backward
-gives must obey its constraint. The first shows what the search misread in the network, the second
-what no forward pass shows: a part without gradients, or a hook that changes one.
+gives must obey its constraint. Of homogeneity the outputs must scale as the group says, and the
+constraint has their source on its other side. The first shows what the search misread in the
+network, the second what no forward pass shows: a part without gradients, or a hook that changes
+one.
 
 The constants that keep divisions safe, such as BatchNorm's eps, are made negligible meanwhile: they
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.errors import UsageError
 from symrun.symmetry.generator import moved, per_unit, weighted
-from symrun.symmetry.groups import Group
+from symrun.symmetry.groups import Group, Symmetry
 from symrun.symmetry.guards import guard_of, leads_to_division
 from symrun.symmetry.search import passes_differ
 from symrun.symmetry.stand_ins import (
@@ -51,9 +53,10 @@ _SMALL_GRADIENT = 1e-8
 
 @dataclass(frozen=True)
 class Proof:
-    """loss_change: the relative change of the loss under the transformations. defect: the largest
-    violation of the gradient's constraint over the units. reason: why it is no symmetry; None: it
-    is one. passes: how many were made; more than one where a pass differs from the next."""
+    """loss_change: the relative change of the loss under the transformations; of homogeneity, that
+    of the outputs beside what the group says. defect: the largest violation of the gradient's
+    constraint over the units. reason: why it is no symmetry; None: it is one. passes: how many were
+    made; more than one where a pass differs from the next."""
 
     group: Group
     loss_change: float
@@ -69,6 +72,7 @@ def prove(
     criterion: Criterion,
     varies: bool | None = None,
     seed: int = 0,
+    output: Callable[[Any], Tensor] = lambda returned: returned,
 ) -> list[Proof]:
     """Hold `groups` against `model`, in the mode in which its modules are; nothing of it changes.
 
@@ -76,7 +80,7 @@ def prove(
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
     inputs: a batch, of at least two, as in `find_structure`. criterion: from what the model returns
-    to the loss. varies: as in `Structure`; None finds it out.
+    to the loss. varies: as in `Structure`; None finds it out. output: as in `find_homogeneity`.
     Error: UsageError if the model fails in float64.
     Example:
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
@@ -84,13 +88,23 @@ def prove(
     """
     try:
         with untouched(model):
-            return _Prover(model, groups, inputs, criterion, varies, seed).proofs()
+            return _Prover(model, groups, inputs, criterion, varies, seed, output).proofs()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its symmetries cannot be proven: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
+
+
+class _Pass(NamedTuple):
+    """One pass. outputs, source: the outputs and the sum of z dL/dz over them, where a group of
+    homogeneity needs them."""
+
+    loss: float
+    gradient: dict[str, Tensor]
+    outputs: Tensor
+    source: float
 
 
 class _Prover:
@@ -102,8 +116,12 @@ class _Prover:
         criterion: Criterion,
         varies: bool | None,
         seed: int,
+        output: Callable[[Any], Tensor],
     ) -> None:
         self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
+        balanced = [group.symmetry is Symmetry.homogeneity for group in groups]
+        self._conserved = [number for number, one in enumerate(balanced) if not one]
+        self._output = output if any(balanced) else None
         self._inputs = each_tensor(
             inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
         )
@@ -129,54 +147,62 @@ class _Prover:
     def proofs(self) -> list[Proof]:
         if not self._groups:
             return []
-        losses, gradients = self._pass(self._start, with_gradients=True)
+        before = self._passes(self._start, with_gradients=True)
         if self._felt and self._guards:
             self._guards = False
-            losses, gradients = self._pass(self._start, with_gradients=True)
-        defects = self._defects(gradients)
-        change = self._change(losses, range(len(self._groups)))
-        changes = dict.fromkeys(range(len(self._groups)), change)
+            before = self._passes(self._start, with_gradients=True)
+        defects = self._defects(before)
+        change = self._change(before, self._conserved)
+        changes = dict.fromkeys(self._conserved, change)
         if not change <= LOSS_TOLERANCE:
-            self._divide(losses, list(range(len(self._groups))), changes)
-        return [
-            Proof(group, changes[number], defect, _reason(changes[number], defect), len(losses))
-            for number, (group, defect) in enumerate(zip(self._groups, defects, strict=True))
-        ]
+            self._divide(before, self._conserved, changes)
+        found = []
+        for number, (group, defect) in enumerate(zip(self._groups, defects, strict=True)):
+            balanced = number not in changes
+            change = self._change(before, [number], group.outputs) if balanced else changes[number]
+            what = _OUTPUTS if balanced else _LOSS
+            found.append(Proof(group, change, defect, _reason(what, change, defect), len(before)))
+        return found
 
-    def _divide(self, losses: list[float], some: list[int], changes: dict[int, float]) -> None:
+    def _divide(self, before: list[_Pass], some: list[int], changes: dict[int, float]) -> None:
         """Find by halves which of `some` change the loss."""
         half = len(some) // 2
         for part in (some[:half], some[half:]) if half else ():
-            change = self._change(losses, part)
+            change = self._change(before, part)
             changes |= dict.fromkeys(part, change)
             if not change <= LOSS_TOLERANCE:
-                self._divide(losses, part, changes)
+                self._divide(before, part, changes)
 
-    def _pass(
-        self, values: dict[str, Tensor], with_gradients: bool = False
-    ) -> tuple[list[float], list[dict[str, Tensor]]]:
-        """The loss of each pass with `values` as parameters and buffers, and the gradients."""
+    def _passes(self, values: dict[str, Tensor], with_gradients: bool = False) -> list[_Pass]:
+        """Each with `values` as parameters and buffers."""
         tensors = self._tensors(values)
         trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
-        losses: list[float] = []
-        gradients: list[dict[str, Tensor]] = []
+        found = []
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
+                gradient, source = {}, 0.0
                 with standing_in(self._model, tensors), _exactly(self._guards) as mode:
-                    loss = self._criterion(passed(self._model, self._inputs))
+                    returned = passed(self._model, self._inputs)
+                    outputs = [] if self._output is None else [self._output(returned)]
+                    loss = self._criterion(returned)
                     self._felt |= mode.felt
                     if with_gradients:
-                        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-                        gradients.append({
-                            name: torch.zeros_like(tensor) if gradient is None else _dense(gradient)
-                            for (name, tensor), gradient in zip(trained.items(), found, strict=True)
-                        })  # fmt: skip
-                losses.append(float(loss.detach()))
-        return losses, gradients
+                        wanted = [*trained.values(), *outputs]
+                        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+                        gradient = {
+                            name: torch.zeros_like(tensor) if one is None else _dense(one)
+                            for (name, tensor), one in zip(trained.items(), gradients, strict=False)
+                        }
+                        for z, steepness in zip(outputs, gradients[len(trained) :], strict=True):
+                            source = 0.0 if steepness is None else float((z * steepness).sum())
+                z = outputs[0].detach() if outputs else loss.detach()
+                found.append(_Pass(float(loss.detach()), gradient, z, source))
+        return found
 
-    def _change(self, losses: list[float], some: Sequence[int]) -> float:
-        """Of the loss, relative, the largest over the passes."""
+    def _change(self, before: list[_Pass], some: Sequence[int], outputs: int = 0) -> float:
+        """Of the loss, relative, the largest over the passes. outputs: the exponent of the outputs,
+        whose change beside it counts in place of the loss; 0: the loss does."""
         values = dict(self._start)
         exponents: dict[str, Tensor] = {}
         for number in some:
@@ -189,33 +215,46 @@ class _Prover:
                     exponents[name] = exponents[name] + added if name in exponents else added
         for name, exponent in exponents.items():
             values[name] = values[name] * exponent.exp()
-        found, _ = self._pass(values)
-        if not np.isfinite([*found, *losses]).all():
-            return float("inf")
-        return max(abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True))
+        after = self._passes(values)
+        if outputs:
+            scale = float((outputs * factors[0]).exp())
+            pairs = [(a.outputs, scale * b.outputs) for a, b in zip(after, before, strict=True)]
+            changes = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+        else:
+            losses = [(a.loss, b.loss) for a, b in zip(after, before, strict=True)]
+            changes = [abs(a - b) / max(abs(b), 1e-300) for a, b in losses]
+        return float("inf") if not np.isfinite(changes).all() else max(changes)
 
-    def _defects(self, gradients: list[dict[str, Tensor]]) -> list[float]:
+    def _defects(self, passes: list[_Pass]) -> list[float]:
         found = [0.0] * len(self._groups)
-        for gradient in gradients:
-            floor = _SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
+        for one in passes:
+            floor = _SMALL_GRADIENT * max(float(g.abs().max()) for g in one.gradient.values())
             for number, group in enumerate(self._groups):
-                found[number] = max(found[number], self._defect(group, gradient, floor))
+                found[number] = max(found[number], self._defect(group, one, floor))
         return found
 
-    def _defect(self, group: Group, gradient: dict[str, Tensor], floor: float) -> float:
+    def _defect(self, group: Group, one: _Pass, floor: float) -> float:
         along = moved(group, {one.parameter: self._start[one.parameter] for one in group.members})
-        inner = per_unit(group, along, gradient, signs=True).abs()
+        inner = per_unit(group, along, one.gradient, signs=True) - group.outputs * one.source
         size = per_unit(group, along, along).sqrt()
-        steepness = per_unit(group, gradient, gradient).sqrt()
-        worst = float((inner / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
+        steepness = per_unit(group, one.gradient, one.gradient).sqrt()
+        worst = float((inner.abs() / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
         return worst if np.isfinite(worst) else float("inf")
 
 
-def _reason(change: float, defect: float) -> str | None:
+_LOSS = "the loss changes by {:.1e} of itself under its transformation", "though the loss keeps it"
+_OUTPUTS = (
+    "the outputs scale otherwise than by its exponent, by {:.1e} of their size",
+    "so that the loss depends on more than the outputs",
+)
+
+
+def _reason(what: tuple[str, str], change: float, defect: float) -> str | None:
+    changed, beside = what
     if not change <= LOSS_TOLERANCE:
-        return f"the loss changes by {change:.1e} of itself under its transformation"
+        return changed.format(change)
     if not defect <= GRADIENT_TOLERANCE:
-        return f"the gradient breaks its constraint by {defect:.1e}, though the loss keeps it"
+        return f"the gradient breaks its constraint by {defect:.1e}, {beside}"
     return None
 
 

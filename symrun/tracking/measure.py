@@ -32,7 +32,8 @@ class WeightReductions:
 class GradientReductions:
     """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
-    inputs: the inputs of the laws for the next update, [2 or 4, units], in the order of `Input`.
+    inputs: the inputs of the laws for the next update, [3 or 5, units], in the order of `Input`;
+    the defect is all of D, and the source 0, as `with_source` mends.
     """
 
     grad_norm_sq: Tensor
@@ -86,7 +87,8 @@ class Measure:
         defect, force, *carried = self._reductions.signed(sums)
         (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
         return GradientReductions(
-            grad_norm_sq, torch.stack([self._forced * force, defect, *carried])
+            grad_norm_sq,
+            torch.stack([self._forced * force, defect, torch.zeros_like(defect), *carried]),
         )
 
     def nothing(self) -> GradientReductions:
@@ -121,10 +123,10 @@ class Measure:
     @torch.no_grad()
     def step(self) -> Tensor:
         """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
-        for a linear quantity, and B(theta, w), or the sum of w; float64 [2, units]."""
+        for a linear quantity, B(theta, w), or the sum of w, and no source; float64 [3, units]."""
         sums = self._shares.added(self._plain.steps(self._before))
         along, force = self._reductions.signed(sums)
-        return torch.stack([self._forced * force, along])
+        return torch.stack([self._forced * force, along, torch.zeros_like(along)])
 
 
 def _along(degree: int, theta: Tensor, vector: Tensor) -> Tensor:

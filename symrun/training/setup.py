@@ -14,12 +14,14 @@ from symrun.config import BatchNorm, Precision
 from symrun.data import Batches, Dataset
 from symrun.errors import UsageError
 from symrun.optimizers import make_optimizer
+from symrun.runs.tables import SOURCE
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker, Watcher
+from symrun.tracking.output_source import OutputSource
 from symrun.training.batch_norm import synchronised
 from symrun.training.compiled import compiled
 from symrun.training.data_parallel import DataParallel, least_batch
@@ -59,6 +61,12 @@ class Training:
     @property
     def steps(self) -> int:
         return len(self.learning_rates)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that not every run records."""
+        source = SOURCE if self.structure.balanced is not None else ()
+        return (*self.plan.columns, *source)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return autocast(self.plan.config.precision, self.device)
@@ -181,10 +189,16 @@ def make_tracker(
         sample=config.track.parameters,
         seed=config.seed,
         sums=config.track.sums,
-        more=training.plan.columns,
+        more=training.columns,
         watchers=watchers,
         ranks=ranks.group(),
+        source=_source(training),
     )
+
+
+def _source(training: Training) -> OutputSource | None:
+    group = training.structure.balanced
+    return None if group is None else OutputSource(training.model, group, ranks.group())
 
 
 def proven_structure(
