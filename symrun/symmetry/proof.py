@@ -4,6 +4,9 @@ A finite transformation of random size must leave the loss as it is, and the gra
 gives must obey its constraint. The first shows what the search misread in the network, the second
 what no forward pass shows: a part without gradients, or a hook that changes one.
 
+Units of a matrix are mixed by a random matrix, and by its negative: a ReLU between two layers that
+cuts nothing off in the batch cuts off all under the other.
+
 The constants that keep divisions safe, such as BatchNorm's eps, are made negligible meanwhile: they
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
@@ -22,6 +25,7 @@ from symrun.errors import UsageError
 from symrun.symmetry.generator import moved, per_unit, weighted
 from symrun.symmetry.groups import Group
 from symrun.symmetry.guards import guard_of, leads_to_division
+from symrun.symmetry.lines import entries_of_units, with_entries
 from symrun.symmetry.search import passes_differ
 from symrun.symmetry.stand_ins import (
     Criterion,
@@ -45,7 +49,7 @@ DRAWS = 8
 """Passes where one makes other operations than the next; else one shows what all do."""
 _NEGLIGIBLE = 1e-24
 _COARSER = (torch.float32, torch.float16, torch.bfloat16)
-_SMALL_GRADIENT = 1e-8
+SMALL_GRADIENT = 1e-8
 """Of the largest gradient of a unit, what counts as none: its direction is rounding."""
 
 
@@ -84,7 +88,7 @@ def prove(
     """
     try:
         with untouched(model):
-            return _Prover(model, groups, inputs, criterion, varies, seed).proofs()
+            return Prover(model, groups, inputs, criterion, varies, seed).proofs()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
@@ -93,7 +97,13 @@ def prove(
         raise UsageError(f"{failed}, {reason}") from error
 
 
-class _Prover:
+class Prover:
+    """Passes of a network in float64, at a point near its weights.
+
+    start: that point, parameters and buffers. flipped: whether a random half of the parameters'
+    entries have the other sign there, which makes other units of a ReLU active.
+    """
+
     def __init__(
         self,
         model: nn.Module,
@@ -102,19 +112,28 @@ class _Prover:
         criterion: Criterion,
         varies: bool | None,
         seed: int,
+        flipped: bool = False,
     ) -> None:
         self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
         self._inputs = each_tensor(
             inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
         )
         seed_all(seed)
-        self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
+        self.start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
+        if flipped:
+            for name, _ in model.named_parameters():
+                signs = 2 * torch.randint(2, self.start[name].shape) - 1
+                self.start[name] = self.start[name] * signs.to(self.start[name])
         self._guards, self._felt = True, False
         if varies is None:
             with _exactly(self._guards):
                 varies = passes_differ(model, self._inputs, criterion, torch.float64)
         self._draws = DRAWS if varies else 1
         self._factors = [self._drawn(group) for group in groups]
+        self._matrices = [
+            [_matrix(factors[list(block)]) for block in group.blocks] if group.pairs else []
+            for group, factors in zip(groups, self._factors, strict=True)
+        ]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """In place of the model's own, with `values`."""
@@ -123,16 +142,21 @@ class _Prover:
 
     def _drawn(self, group: Group) -> Tensor:
         """The size of the transformation of each unit: 0.2 to 0.5, of either sign."""
-        sizes = 0.2 + 0.3 * torch.rand(group.units, dtype=torch.float64)
-        return sizes * (2 * torch.randint(2, (group.units,)) - 1)
+        sizes = 0.2 + 0.3 * torch.rand(group.rows, dtype=torch.float64)
+        return sizes * (2 * torch.randint(2, (group.rows,)) - 1)
+
+    def at_start(self) -> tuple[list[float], list[dict[str, Tensor]]]:
+        """The loss of each pass at the point where all is proven, and the gradients."""
+        losses, gradients = self._pass(self.start, with_gradients=True)
+        if self._felt and self._guards:
+            self._guards = False
+            losses, gradients = self._pass(self.start, with_gradients=True)
+        return losses, gradients
 
     def proofs(self) -> list[Proof]:
         if not self._groups:
             return []
-        losses, gradients = self._pass(self._start, with_gradients=True)
-        if self._felt and self._guards:
-            self._guards = False
-            losses, gradients = self._pass(self._start, with_gradients=True)
+        losses, gradients = self.at_start()
         defects = self._defects(gradients)
         change = self._change(losses, range(len(self._groups)))
         changes = dict.fromkeys(range(len(self._groups)), change)
@@ -177,10 +201,13 @@ class _Prover:
 
     def _change(self, losses: list[float], some: Sequence[int]) -> float:
         """Of the loss, relative, the largest over the passes."""
-        values = dict(self._start)
+        values = dict(self.start)
         exponents: dict[str, Tensor] = {}
+        mixing = [number for number in some if self._groups[number].pairs]
         for number in some:
             group, factors = self._groups[number], self._factors[number]
+            if group.pairs:
+                continue
             ones = {one.parameter: torch.ones_like(values[one.parameter]) for one in group.members}
             for name, added in weighted(group, ones, factors, signs=True).items():
                 if group.symmetry.degree == 1:
@@ -189,26 +216,49 @@ class _Prover:
                     exponents[name] = exponents[name] + added if name in exponents else added
         for name, exponent in exponents.items():
             values[name] = values[name] * exponent.exp()
-        found, _ = self._pass(values)
-        if not np.isfinite([*found, *losses]).all():
-            return float("inf")
-        return max(abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True))
+        changes: list[float] = []
+        for sign in (1, -1) if mixing else (1,):
+            mixed = dict(values)
+            for number in mixing:
+                self._mix(mixed, number, sign)
+            found, _ = self._pass(mixed)
+            if not np.isfinite([*found, *losses]).all():
+                return float("inf")
+            pairs = zip(found, losses, strict=True)
+            changes += [abs(a - b) / max(abs(b), 1e-300) for a, b in pairs]
+        return max(changes)
+
+    def _mix(self, values: dict[str, Tensor], number: int, sign: int) -> None:
+        """Mix the units of each block by its matrix M times `sign`: by M^-T where they enter."""
+        group = self._groups[number]
+        for block, matrix in zip(group.blocks, self._matrices[number], strict=True):
+            for members in group.members:
+                before = values[members.parameter]
+                by = sign * (matrix if members.sign > 0 else matrix.inverse().T).to(before.device)
+                mixed = by @ entries_of_units(members, before, block)
+                values[members.parameter] = with_entries(members, before, block, mixed)
 
     def _defects(self, gradients: list[dict[str, Tensor]]) -> list[float]:
         found = [0.0] * len(self._groups)
         for gradient in gradients:
-            floor = _SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
+            floor = SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
             for number, group in enumerate(self._groups):
                 found[number] = max(found[number], self._defect(group, gradient, floor))
         return found
 
     def _defect(self, group: Group, gradient: dict[str, Tensor], floor: float) -> float:
-        along = moved(group, {one.parameter: self._start[one.parameter] for one in group.members})
+        along = moved(group, {one.parameter: self.start[one.parameter] for one in group.members})
         inner = per_unit(group, along, gradient, signs=True).abs()
         size = per_unit(group, along, along).sqrt()
         steepness = per_unit(group, gradient, gradient).sqrt()
         worst = float((inner / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
         return worst if np.isfinite(worst) else float("inf")
+
+
+def _matrix(factors: Tensor) -> Tensor:
+    """Random, with e^factors as its singular values."""
+    one, other = (torch.linalg.qr(torch.randn(len(factors), len(factors)).double()) for _ in "UV")
+    return one.Q * factors.exp() @ other.Q
 
 
 def _reason(change: float, defect: float) -> str | None:

@@ -1,0 +1,285 @@
+"""Units that any invertible matrix M may mix: X -> M X on what has sign 1, X -> M^-T X on what has
+sign -1, the units' entries being the rows of X.
+
+Between queries and keys of a head, values and output, or two linear layers in a row, a whole
+matrix is conserved, of which the search for exponents finds the diagonal. The derivative of the
+loss g along the entry (a, b) of M is
+
+    E_ab = sum over members of sign 1 of g_a . x_b  -  sum over members of sign -1 of g_b . x_a
+
+and is 0 everywhere if a and b may be mixed. This finds where it is, and a finite M proves it.
+
+Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from symrun.errors import UsageError
+from symrun.symmetry.generator import Vector, per_unit
+from symrun.symmetry.groups import Group, Symmetry, off_diagonal
+from symrun.symmetry.lines import entries_of_units
+from symrun.symmetry.proof import SMALL_GRADIENT, Prover, prove
+from symrun.symmetry.search import Structure
+from symrun.symmetry.stand_ins import Criterion, first_line, shapes_of, untouched
+
+_LOG = logging.getLogger(__name__)
+
+_VANISHES = 1e-9
+"""Of sum |g_a| |x_b|. Rounding leaves 1e-13. Of two units that may not be mixed E_ab is a cosine of
+some thousandths, and by chance both E_ab and E_ba are below this in one pair of 1e11."""
+_POINTS = 6
+"""At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
+probability 1/16 at each."""
+_PROBED = 64
+"""Units that are compared with all others of a large group, before all are."""
+_CHUNK = 2**22
+"""Entries of the lines that are compared at once: 32 MiB in float64."""
+
+
+def find_matrices(
+    model: nn.Module,
+    groups: Sequence[Group],
+    inputs: Any,
+    criterion: Criterion,
+    varies: bool | None = None,
+    seed: int = 0,
+) -> list[Group]:
+    """`groups`, those of rescale with the sets of units that any invertible matrix may mix.
+
+    Each is proven: the loss stays as it is if all of them are mixed at random. What may not be told
+    apart by this batch, such as two units of a ReLU that are active in the same examples, is left
+    out. Nothing of the model changes.
+
+    inputs, criterion, varies: as in `prove`. The batch must be one that the model feels: in
+    sequences of one token all heads attend alike.
+    Error: UsageError if the model fails in float64.
+    Example:
+        inputs = torch.randn(4, 16, 64)
+        groups = find_matrices(model, find_structure(model, inputs).groups, inputs, loss)
+        [len(block) for group in groups for block in group.blocks]
+    """
+    if not any(map(_may_have_matrices, groups)):
+        return list(groups)
+    try:
+        with untouched(model), _DroppingHalf() as dropping:
+            finder = _Finder(model, groups, inputs, criterion, varies, seed, dropping)
+            blocks = finder.blocks()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a user's forward can raise anything
+        failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
+        reason = f"so its matrices cannot be found: {first_line(error)}"
+        raise UsageError(f"{failed}, {reason}") from error
+    candidates = [
+        (number, candidate)
+        for number, found in blocks.items()
+        for block in found
+        if (candidate := off_diagonal(replace(groups[number], blocks=(block,)), sampled=True))
+    ]
+    with _DroppingHalf():
+        proofs = prove(
+            model,
+            [candidate for _, candidate in candidates],
+            inputs,
+            criterion,
+            finder.varies,
+            seed + _POINTS,
+        )
+    proven: dict[int, tuple[tuple[int, ...], ...]] = {}
+    for (number, candidate), proof in zip(candidates, proofs, strict=True):
+        if proof.reason is None:
+            proven[number] = (*proven.get(number, ()), *candidate.blocks)
+    return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
+
+
+def with_matrices(structure: Structure, sampled: bool, seed: int) -> Structure:
+    """`structure` with the entries off the diagonal of all its matrices, as groups at the end.
+
+    sampled: as in `off_diagonal`.
+    """
+    entries = [off_diagonal(group, sampled, seed) for group in structure.groups]
+    return replace(structure, groups=(*structure.groups, *(one for one in entries if one)))
+
+
+def _may_have_matrices(group: Group) -> bool:
+    """Whether all units of a group of rescale are alike, so that their lines can be paired."""
+    return (
+        group.symmetry is Symmetry.rescale
+        and group.rows > 1
+        and all(abs(members.sign) == 1 for members in group.members)
+        and all(_alike(members.units, group.rows) for members in group.members)
+    )
+
+
+def _alike(units: Sequence[int], count: int) -> bool:
+    sizes = Counter(unit for unit in units if unit >= 0)
+    return len(sizes) == count and len(set(sizes.values())) == 1
+
+
+class _Finder:
+    """Compares the units of each group at random points, until what vanishes stays the same."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        inputs: Any,
+        criterion: Criterion,
+        varies: bool | None,
+        seed: int,
+        dropping: "_DroppingHalf",
+    ) -> None:
+        self._network = model, (), inputs, criterion
+        self._groups, self._seed, self._dropping = groups, seed, dropping
+        self.varies = varies
+
+    def blocks(self) -> dict[int, list[tuple[int, ...]]]:
+        """The candidates, by the number of their group."""
+        draws = torch.Generator().manual_seed(self._seed)
+        probes: dict[int, Tensor] = {
+            number: torch.randperm(group.rows, generator=draws)[:_PROBED].sort().values
+            for number, group in enumerate(self._groups)
+            if _may_have_matrices(group)
+        }
+        partners: dict[int, Tensor] = {}
+        for point in range(_POINTS):
+            start, gradients = self._gradients(point)
+            if dead := self._without_gradient(gradients):
+                _LOG.warning(
+                    "no matrix is looked for: the loss does not feel %s in these inputs, as if "
+                    "they were sequences of one token: give others", dead.name
+                )  # fmt: skip
+                return {}
+            before, partners = partners, {}
+            for number, units in probes.items():
+                found = self._partners(self._groups[number], start, gradients, units.tolist())
+                partners[number] = found & before[number] if before else found
+            kept = [number for number, found in partners.items() if found.any()]
+            if not kept or (before and all(partners[n].equal(before[n]) for n in kept)):
+                break
+            probes = {number: probes[number] for number in kept}
+        return {
+            number: _sets(self._groups[number], partners[number])
+            if len(probes[number]) == self._groups[number].rows
+            else self._all(number, start, gradients)
+            for number in kept
+        }
+
+    def _all(
+        self, number: int, start: Vector, gradients: Sequence[Vector]
+    ) -> list[tuple[int, ...]]:
+        group = self._groups[number]
+        return _sets(group, self._partners(group, start, gradients, range(group.rows)))
+
+    def _gradients(self, point: int) -> tuple[Vector, list[Vector]]:
+        """Parameters, and the gradient of each pass."""
+        prover = Prover(*self._network, self.varies, self._seed + point, flipped=True)
+        _, gradients = prover.at_start()
+        if self._dropping.dropped and not self.varies:  # each pass drops others
+            self.varies = True
+            return self._gradients(point)
+        return prover.start, [*gradients]
+
+    def _without_gradient(self, gradients: Sequence[Vector]) -> Group | None:
+        """A group that these inputs do not show to the loss."""
+        for group in self._groups:
+            if group.symmetry.degree == 2 and not any(
+                _alive(group, gradient).any() for gradient in gradients
+            ):
+                return group
+        return None
+
+    def _partners(
+        self, group: Group, start: Vector, gradients: Sequence[Vector], units: Sequence[int]
+    ) -> Tensor:
+        """Which units may be mixed with each of `units`, itself left out: bool [units, rows]."""
+        entries = max(len(one.units) // group.rows * one.length for one in group.members)
+        chunk = max(_CHUNK // entries, 1)
+        found = torch.ones(len(units), group.rows, dtype=torch.bool)
+        found[range(len(units)), list(units)] = False
+        for gradient in gradients:
+            alive = _alive(group, gradient).cpu()
+            found &= alive & alive[list(units), None]
+            for rows in _cut(range(len(units)), chunk):
+                these = [units[row] for row in rows]
+                for others in _cut(range(group.rows), chunk):
+                    if found[rows.start : rows.stop, others.start : others.stop].any():
+                        vanish = _vanish(group, start, gradient, these, others)
+                        found[rows.start : rows.stop, others.start : others.stop] &= vanish.cpu()
+        return found
+
+
+def _cut(numbers: range, size: int) -> Iterator[range]:
+    return (numbers[first : first + size] for first in range(0, len(numbers), size))
+
+
+def _alive(group: Group, gradient: Vector) -> Tensor:
+    """Whether the gradient of each unit is more than rounding: bool [rows]."""
+    floor = SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
+    return per_unit(group, gradient, gradient).sqrt() > floor
+
+
+def _vanish(
+    group: Group, start: Vector, gradient: Vector, units: Sequence[int], others: Sequence[int]
+) -> Tensor:
+    """Whether both E_ab and E_ba are 0, a of `units` and b of `others`: bool [units, others]."""
+    sums: list[Tensor | float] = [0.0, 0.0]
+    sizes: list[Tensor | float] = [0.0, 0.0]
+    for members in group.members:
+        (x_a, x_b), (g_a, g_b) = (
+            [entries_of_units(members, of[members.parameter], some) for some in (units, others)]
+            for of in (start, gradient)
+        )
+        terms = g_a @ x_b.T, x_a @ g_b.T
+        norms = [one.norm(dim=1)[:, None] * two.norm(dim=1) for one, two in ((g_a, x_b), (x_a, g_b))]
+        for which in (0, 1):  # E_ab, E_ba
+            of = which if members.sign > 0 else 1 - which
+            sums[which] = sums[which] + members.sign * terms[of]
+            sizes[which] = sizes[which] + norms[of]
+    both = [torch.as_tensor(sum_).abs() <= _VANISHES * size for sum_, size in zip(sums, sizes)]
+    return both[0] & both[1]
+
+
+def _sets(group: Group, partners: Tensor) -> list[tuple[int, ...]]:
+    """The sets of units that are partners of each other and of none else."""
+    partners = partners | torch.eye(group.rows, dtype=torch.bool)
+    alike: dict[bytes, list[int]] = {}
+    for unit, row in enumerate(partners.numpy()):
+        alike.setdefault(row.tobytes(), []).append(unit)
+    return [
+        tuple(units)
+        for units in alike.values()
+        if len(units) > 1 and partners[units[0]].nonzero().flatten().tolist() == units
+    ]
+
+
+class _DroppingHalf(TorchDispatchMode):
+    """Within it dropout keeps one half of what it sees, so that any two units are told apart.
+
+    dropped: whether there was dropout.
+    """
+
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.dropped = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        names = [argument.name for argument in function._schema.arguments]
+        values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        name = function._schema.name
+        if name.startswith(("aten::bernoulli", "aten::native_dropout")):
+            p = values.get("p")
+            if isinstance(p, float) and 0 < p < 1:
+                self.dropped = True
+                args = [0.5 if one == "p" else values[one] for one in names[: len(args)]]
+        return function(*args, **(kwargs or {}))
