@@ -1,5 +1,7 @@
-"""A run whose heads, products of two matrices, were fitted by SGD in numpy; written without symrun's
-tracker. It also has a group of homogeneity, and one of rescale without matrices."""
+"""A run whose heads, products of two matrices, were fitted by SGD in numpy, without symrun's tracker.
+
+It also has a group of homogeneity, and one of rescale without matrices.
+"""
 
 from dataclasses import replace
 
@@ -107,7 +109,8 @@ def _curves(group, info):
         places = [(unit, unit) for unit in range(group.units)] if pairs is None else pairs
         measured, forces = (_entries(matrices(*one), places) for one in ((q, k), (of_q, of_k)))
         sizes = q @ q.swapaxes(-1, -2) + k @ k.swapaxes(-1, -2)
-        magnitude = sum(_entries(sizes, [(end, end) for end in ends]) for ends in zip(*places)) / 2
+        first, second = (_entries(sizes, [(one[i], one[i]) for one in places]) for i in (0, 1))
+        magnitude = (first + second) / 2
     discrete, steady = [measured[0]], [np.zeros(group.units)]
     baseline = measured[0] * (1 - RATE * DECAY) ** (2 * np.arange(STEPS + 1))[:, None]
     for force in forces[:-1]:

@@ -28,9 +28,7 @@ def entries_of_units(members: Members, values: Tensor, units: Sequence[int]) -> 
     return lines_of(members, values)[_lines(members, units).T.to(values.device)].flatten(1)
 
 
-def with_entries(
-    members: Members, values: Tensor, units: Sequence[int], entries: Tensor
-) -> Tensor:
+def with_entries(members: Members, values: Tensor, units: Sequence[int], entries: Tensor) -> Tensor:
     """`values`, of the shape of the parameter, with `entries` in place of those of `units`.
 
     entries: [units, entries], as in `entries_of_units`.

@@ -239,7 +239,9 @@ def _vanish(
             for of in (start, gradient)
         )
         terms = g_a @ x_b.T, x_a @ g_b.T
-        norms = [one.norm(dim=1)[:, None] * two.norm(dim=1) for one, two in ((g_a, x_b), (x_a, g_b))]
+        norms = [
+            one.norm(dim=1)[:, None] * two.norm(dim=1) for one, two in ((g_a, x_b), (x_a, g_b))
+        ]
         for which in (0, 1):  # E_ab, E_ba
             of = which if members.sign > 0 else 1 - which
             sums[which] = sums[which] + members.sign * terms[of]
