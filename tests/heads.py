@@ -1,4 +1,4 @@
-"""A run whose heads, products of two matrices, were fitted by SGD in numpy, without symrun's tracker.
+"""A run whose heads, products of two matrices, were fitted by SGD in numpy, not tracked by symrun.
 
 It also has a group of homogeneity, and one of rescale without matrices.
 """

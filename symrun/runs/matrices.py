@@ -53,7 +53,7 @@ class Matrix:
         return np.concatenate([rescale[..., self.diagonal], general_linear[..., self.others]], -1)
 
     def square(self, entries: Array) -> Array:
-        """[size + others] -> the matrix [size, size] with these entries, NaN where there is none."""
+        """[size + others] -> the matrix [size, size] of these entries, NaN where there is none."""
         matrix = np.full((self.size, self.size), np.nan)
         matrix[self.rows, self.columns] = matrix[self.columns, self.rows] = entries
         return matrix
