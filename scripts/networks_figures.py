@@ -1,6 +1,7 @@
 """The figures of scripts/networks_study.py, drawn from the tables of its runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from symrun.figures.captions import common_caption, settings
 from symrun.figures.style import HUES, PREDICTED, frame, label_steps, styled, unit_colours
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
+from symrun.runs.matrices import matrices_of
 from symrun.runs.network import GroupInfo
 from symrun.runs.tables import unit_curves
 from symrun.symmetry import Symmetry
@@ -83,8 +85,8 @@ def matrices(runs: Sequence[RunDirectory]) -> Figure:
     for axes, group in zip(grid.flat, groups, strict=False):
         axes.set_title(group.group)
         for run, info in zip(runs, infos, strict=True):
-            steps, *distances = frobenius(run, group)
-            draw(axes, steps, distances, colour(rates, info))
+            steps, *both = distances(run, group)
+            draw(axes, steps, both, colour(rates, info))
     for axes in grid[:, 0]:
         axes.set_ylabel("Distance from the start")
     handles = [*rate_handles(rates), Line2D([], [], label=LAW_LABEL, **PREDICTED)]
@@ -166,25 +168,18 @@ def totals(run: RunDirectory, first: GroupInfo, second: GroupInfo) -> tuple[Arra
     return steps, measured, predicted
 
 
-def frobenius(run: RunDirectory, group: GroupInfo) -> tuple[Array, Array, Array]:
-    """steps [records]; |C - C(0)| as measured and predicted [records, matrices].
-
-    group: of general_linear, of which every entry is there; the diagonals are rescale's.
-    """
-    steps, *entries = measured_and_law(run, group)
-    diagonal = next(
-        one for one in run.info().groups_of(Symmetry.rescale) if one.group == group.group
-    )
-    _, *diagonals = measured_and_law(run, diagonal)
-    first = np.array(group.matrix_entries)[:, 0]
+def distances(run: RunDirectory, group: GroupInfo) -> tuple[Array, Array, Array]:
+    """steps [records]; the distance of each matrix from its start, as measured and as predicted,
+    [records, matrices]. group: of general_linear."""
+    steps, *others = measured_and_law(run, group)
+    _, *diagonals = measured_and_law(run, replace(group, symmetry=Symmetry.rescale))
     both = []
-    for on, off in zip(diagonals, entries, strict=True):
-        squares = [
-            np.square(on - on[0])[:, list(block)].sum(axis=1)
-            + 2 * np.square(off - off[0])[:, np.isin(first, block)].sum(axis=1)
-            for block in group.blocks
-        ]
-        both.append(np.sqrt(np.stack(squares, axis=1)))
+    for diagonal, off in zip(diagonals, others, strict=True):
+        norms = []
+        for matrix in matrices_of(run.info(), group.group):
+            entries = matrix.entries(diagonal, off)
+            norms.append(matrix.norm(entries - entries[0]))
+        both.append(np.stack(norms, axis=1))
     return steps, both[0], both[1]
 
 
