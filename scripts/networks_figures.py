@@ -51,7 +51,7 @@ def convolutions(runs: Sequence[RunDirectory]) -> Figure:
     lines = [varied_caption(infos, rates)]
     lines.append(f"Left: units of {first.group} and {second.group} together. Right: each by itself")
     lines[-1] += f", η = {rates[-1]:g}, seed {infos[0].config.seed}."
-    heading = f"Conserved under gradient flow, on {settings(infos[:1])}"
+    heading = f"Conserved under gradient flow: {title_of(infos[0])}"
     figure, panels = frame((7, 3.6), heading, lines)
     left, right = panels.subplots(1, 2)
     for run, info in zip(runs, infos, strict=True):
@@ -78,8 +78,9 @@ def matrices(runs: Sequence[RunDirectory]) -> Figure:
     infos = [run.info() for run in runs]
     rates = sorted({info.config.optim.lr for info in infos})
     groups = infos[0].groups_of(Symmetry.general_linear)
-    heading = f"Matrices that gradient flow conserves, on {settings(infos[:1])}"
-    note = f"A line is a head: a {len(groups[0].blocks[0])}×{len(groups[0].blocks[0])} matrix."
+    heading = f"Matrices that gradient flow conserves: {title_of(infos[0])}"
+    size = len(groups[0].blocks[0])
+    note = f"The Frobenius norm; a line is a head, its matrix {size}×{size}."
     figure, panels = frame((7, 5), heading, [varied_caption(infos, rates), note])
     grid = panels.subplots(-(-len(groups) // 2), 2, sharex=True, squeeze=False)
     for axes, group in zip(grid.flat, groups, strict=False):
@@ -198,6 +199,11 @@ def varied_caption(infos: Sequence[RunInfo], rates: Sequence[float]) -> str:
     varied = ["SGD", f"η = {', '.join(f'{rate:g}' for rate in rates)}"]
     varied += [f"{seeds} seeds"] if seeds > 1 else []
     return f"{common_caption(infos, infos[0].last_step, varied)}."
+
+
+def title_of(info: RunInfo) -> str:
+    """Data and network, with its size: "20 classes of Tiny ImageNet, ResNet-18 at width 1/8"."""
+    return settings([info]).replace(info.model.family, info.model.title)
 
 
 def colour(rates: Sequence[float], info: RunInfo) -> Any:

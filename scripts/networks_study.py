@@ -40,7 +40,7 @@ from symrun.analysis import comparisons, judge
 from symrun.cli import exit_code
 from symrun.config import Config
 from symrun.errors import RunError, UsageError
-from symrun.figures.captions import settings, width_label
+from symrun.figures.captions import width_label
 from symrun.figures.style import save
 from symrun.files import complete_or_absent
 from symrun.launch import compose
@@ -302,7 +302,7 @@ def shown(number: float | None) -> str:
 def write(name: str, info: RunInfo, rows: Sequence[Row], out: Path) -> Path:
     """NAME.json: what its first run was, all numbers, and the tables."""
     content = {
-        "title": f"{settings([info])}: {label_of(info)}",
+        "title": figures.title_of(info),
         "network": label_of(info),
         "base": info.published().to_json(),
         "rows": [dataclasses.asdict(row) for row in rows],

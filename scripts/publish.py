@@ -53,17 +53,22 @@ LIMITS = (
 )
 
 NETWORKS = (
-    "Of `scripts/networks_study.py`: networks of reduced size, trained by SGD, by SGD with "
-    "momentum and by AdamW, all with weight decay, in three precisions; a row is a family. "
-    "`general_linear` are the entries off the diagonal of conserved matrices, all of them; the "
-    "diagonals are among the units of `rescale`. The change since the start is how wrong it is to "
-    "say that a quantity is conserved, and what a law has to predict. `flow`, `discrete` and "
-    "`exact` are residuals, the largest over units and records, relative to the unit's magnitude; "
-    "1 − R² is that of the median unit that moved. `exact` is an identity: it audits the "
-    "measurement. AdamW breaks the symmetries, so no law predicts it. What an update of it adds to "
-    "a quantity is measured: kη\\|B(θ, u)\\|, its projection on the symmetry, and "
-    "η²\\|B(u, u)\\|, its discretisation, both the median over units and records, relative to the "
-    "magnitude. A perfect symmetry makes the projection of SGD 0, but for weight decay."
+    "`python scripts/networks_study.py --tiny-imagenet DIR` trains networks of reduced size by "
+    "SGD, by SGD with momentum and by AdamW, all with weight decay, in three precisions. A row "
+    "of the tables is a family of symmetry in one run. `general_linear` has the entries off "
+    "the diagonal of conserved matrices, all of them, and `rescale` has the diagonals among "
+    "its units ([the laws](../laws.md)). *Change* is the largest since the start: the error of "
+    "saying that the quantity is conserved, and what a law has to predict. `flow`, `discrete` "
+    "and `exact` are residuals, the largest over units and records. All four are relative to "
+    "the unit's magnitude. 1 − R² is that of the median unit that moved. `exact` is an "
+    "identity: it audits the measurement."
+)
+NETWORKS_ADAMW = (
+    "AdamW breaks the symmetries, and no law predicts it. What one of its updates adds to a "
+    "quantity is measured, and is no prediction: *projection* is kη\\|B(θ, u)\\|, which a perfect "
+    "symmetry makes 0 under SGD, and *discretisation* is η²\\|B(u, u)\\|. Both are the median over "
+    "units and records, relative to the magnitude. What is 0 of `exact` is less than the rounding "
+    "of the tables."
 )
 
 
@@ -165,7 +170,7 @@ def networks(folder: Path) -> Iterator[Block]:
     paths = sorted(folder.glob("*.json"))
     told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     yield Heading(f"{folder.name}: the laws in {len(told)} networks of reduced size")
-    yield Paragraph(NETWORKS)
+    yield from (Paragraph(NETWORKS), Paragraph(NETWORKS_ADAMW))
     yield Picture("Residuals of the laws, by network", f"{folder.name}/overview.png")
     for content, path in zip(told, paths, strict=True):
         yield Heading(content["title"], 3)
