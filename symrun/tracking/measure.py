@@ -114,11 +114,11 @@ class Measure:
     @torch.no_grad()
     def keep(self) -> None:
         """Remember theta_n until `step` is called, in memory that is taken once."""
-        weights = self._reductions.local(lambda weight: weight)
+        local = self._reductions.local(lambda weight: weight)
+        weights = dict(zip(self._reductions.parameters, local, strict=True))  # each once
         if not self._before:
-            kept = map(torch.empty_like, weights)
-            self._before = dict(zip(self._reductions.parameters, kept, strict=True))
-        torch._foreach_copy_(list(self._before.values()), weights)
+            self._before = {one: torch.empty_like(weight) for one, weight in weights.items()}
+        torch._foreach_copy_(list(self._before.values()), list(weights.values()))
 
     @torch.no_grad()
     def step(self) -> Tensor:
