@@ -100,11 +100,13 @@ def find_matrices(
     return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
 
 
-def with_matrices(structure: Structure, sampled: bool, seed: int) -> Structure:
+def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
     """`structure` with the entries off the diagonal of all its matrices, as groups at the end.
 
-    sampled: as in `off_diagonal`.
+    sampled: as in `off_diagonal`. A structure that has such groups stays as it is.
     """
+    if any(group.pairs for group in structure.groups):
+        return structure
     entries = [off_diagonal(group, sampled, seed) for group in structure.groups]
     return replace(structure, groups=(*structure.groups, *(one for one in entries if one)))
 
@@ -182,11 +184,11 @@ class _Finder:
     def _gradients(self, point: int) -> tuple[Vector, list[Vector]]:
         """Parameters, and the gradient of each pass."""
         prover = Prover(*self._network, self.varies, self._seed + point, flipped=True)
-        _, gradients = prover.at_start()
+        gradients: list[Vector] = [one.gradient for one in prover.at_start()]
         if self._dropping.dropped and not self.varies:  # each pass drops others
             self.varies = True
             return self._gradients(point)
-        return prover.start, [*gradients]
+        return prover.start, gradients
 
     def _without_gradient(self, gradients: Sequence[Vector]) -> Group | None:
         """A group that these inputs do not show to the loss."""
@@ -231,23 +233,21 @@ def _vanish(
     group: Group, start: Vector, gradient: Vector, units: Sequence[int], others: Sequence[int]
 ) -> Tensor:
     """Whether both E_ab and E_ba are 0, a of `units` and b of `others`: bool [units, others]."""
-    sums: list[Tensor | float] = [0.0, 0.0]
-    sizes: list[Tensor | float] = [0.0, 0.0]
+    of_both = (2, len(units), len(others))
+    like = start[group.members[0].parameter]
+    sums, sizes = like.new_zeros(of_both), like.new_zeros(of_both)
     for members in group.members:
         (x_a, x_b), (g_a, g_b) = (
             [entries_of_units(members, of[members.parameter], some) for some in (units, others)]
             for of in (start, gradient)
         )
         terms = g_a @ x_b.T, x_a @ g_b.T
-        norms = [
-            one.norm(dim=1)[:, None] * two.norm(dim=1) for one, two in ((g_a, x_b), (x_a, g_b))
-        ]
+        norms = [a.norm(dim=1)[:, None] * b.norm(dim=1) for a, b in ((g_a, x_b), (x_a, g_b))]
         for which in (0, 1):  # E_ab, E_ba
             of = which if members.sign > 0 else 1 - which
-            sums[which] = sums[which] + members.sign * terms[of]
-            sizes[which] = sizes[which] + norms[of]
-    both = [torch.as_tensor(sum_).abs() <= _VANISHES * size for sum_, size in zip(sums, sizes)]
-    return both[0] & both[1]
+            sums[which] += members.sign * terms[of]
+            sizes[which] += norms[of]
+    return (sums.abs() <= _VANISHES * sizes).all(0)
 
 
 def _sets(group: Group, partners: Tensor) -> list[tuple[int, ...]]:
