@@ -80,7 +80,7 @@ def _symmetries(info: RunInfo) -> dict[str, dict[str, int | None]]:
     found: dict[str, dict[str, int | None]] = {}
     for symmetry in dict.fromkeys(group.symmetry for group in info.groups):
         groups = info.groups_of(symmetry)
-        entries = [group.units * group.entries for group in groups if group.entries is not None]
+        entries = [group.lines * group.entries for group in groups if group.entries is not None]
         found[symmetry.value] = {
             "groups": len(groups),
             "units": sum(group.units for group in groups),

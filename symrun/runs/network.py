@@ -85,6 +85,16 @@ class GroupInfo:
         every = [pair for block in self.blocks for pair in combinations(block, 2)]
         return every if self.pairs is None else list(self.pairs)
 
+    @property
+    def lines(self) -> int:
+        """The units that its parameters are divided into: those of a diagonal in general_linear."""
+        return sum(map(len, self.blocks)) if self.is_of_pairs else self.units
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether its units are entries off the diagonal of matrices."""
+        return self.symmetry is Symmetry.general_linear
+
     def __post_init__(self) -> None:
         require_lines(self, "group", "layers", "unpredicted")
         require("layers", bool(self.layers), "a list with an entry", [])
