@@ -30,9 +30,9 @@ GROUPS = {
     "rescale": GroupInfo(Symmetry.rescale, _BLOCKED, 8, ("q", "k"), 2 * WIDTH, blocks=BLOCKS),
     "plain": GroupInfo(Symmetry.rescale, "up -> down", 3, ("up", "down"), 20),
     "homogeneity": GroupInfo(Symmetry.homogeneity, "outputs", 1, ("q", "k"), 16 * WIDTH),
-    "full": GroupInfo(Symmetry.general_linear, _BLOCKED, 12, ("q", "k"), 2 * WIDTH, blocks=BLOCKS),
+    "full": GroupInfo(Symmetry.general_linear, _BLOCKED, 12, ("q", "k"), 4 * WIDTH, blocks=BLOCKS),
     "sample": GroupInfo(
-        *(Symmetry.general_linear, _BLOCKED, 8, ("q", "k"), 2 * WIDTH),
+        *(Symmetry.general_linear, _BLOCKED, 8, ("q", "k"), 4 * WIDTH),
         blocks=BLOCKS,
         pairs=SAMPLE,
     ),

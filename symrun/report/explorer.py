@@ -29,9 +29,9 @@ def explorer(run: RunDirectory, most_bytes: float) -> list[dict[str, Any]]:
     units: the numbers of those that are shown, the worst by 1 − R² first; names: what the page
     calls them. of: how many there are. steps: the records that are shown. curves: base64 of
     little-endian float32 [curves, units, records]: `measured`, `magnitude`, and for each of `laws`
-    measured − predicted, which is computed before it is rounded. unexplained: law -> 1 − R² of each unit, None if it did not move.
-    motion: of the median unit. rounding: the least motion of the largest unit that counts as one.
-    words: what the curves show, with numbers.
+    measured − predicted, which is computed before it is rounded. unexplained: law -> 1 − R² of each
+    unit, None if it did not move. motion: of the median unit. rounding: the least motion of the
+    largest unit that counts as one. words: what the curves show, with numbers.
 
     Error: UsageError as in `comparisons`.
     """

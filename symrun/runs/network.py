@@ -86,9 +86,14 @@ class GroupInfo:
         return every if self.pairs is None else list(self.pairs)
 
     @property
-    def lines(self) -> int:
-        """The units that its parameters are divided into: those of a diagonal in general_linear."""
-        return sum(map(len, self.blocks)) if self.is_of_pairs else self.units
+    def parameters(self) -> int | None:
+        """In all units, each once: an entry of a matrix has those of two units of its diagonal."""
+        if self.entries is None:
+            return None
+        pairs = self.is_of_pairs
+        return (
+            sum(map(len, self.blocks)) * self.entries // 2 if pairs else self.units * self.entries
+        )
 
     @property
     def is_of_pairs(self) -> bool:
