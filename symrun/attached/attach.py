@@ -19,6 +19,7 @@ from symrun.attached.subject import (
     scored,
     unwrapped,
     with_homogeneity,
+    with_matrices,
 )
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
@@ -49,6 +50,7 @@ def track(
     audit: str = "warn",
     dynamics: bool = False,
     homogeneity: bool = False,
+    matrices: str = "diagonal",
     sgd: SGD | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> TrackedRun:
@@ -68,6 +70,9 @@ def track(
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
     dynamics: record effective learning rate and angle of units of scale as well.
     homogeneity: record the norm of all that scales the outputs too, and the source that drives it.
+    matrices: "diagonal", "sample" or "full": of each conserved matrix, as in attention, record only
+    the diagonal, also as many other entries as it has rows, or all. With `structure`, of those that
+    `find_matrices` put into it.
     sgd: the settings of an optimiser of your own that is SGD by another name.
     In a distributed run the first process tracks; in the others this does nothing. If parameters
     are spread over the processes, as by fully_shard, all call it, and each measures what it holds.
@@ -84,6 +89,8 @@ def track(
     for name, value, least in (("every", every, 1), ("parameters", parameters, 0)):
         allowed = isinstance(value, int) and value >= least
         require(name, allowed, f"an integer >= {least}", repr(value))
+    allowed = matrices in ("diagonal", "sample", "full")
+    require("matrices", allowed, "diagonal, sample or full", repr(matrices))
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
     require("model", isinstance(model, nn.Module), "a torch.nn.Module", type(model).__name__)
     inner = unwrapped(model)
@@ -105,12 +112,16 @@ def track(
     if structure is None:
         with whole_on_first(inner, ranks):
             structure = ranks.from_first(
-                lambda: proven_structure(inner, example_input, loss, target, homogeneity)
+                lambda: proven_structure(
+                    inner, example_input, loss, target, homogeneity, matrices != "diagonal"
+                )
             )
     else:
         require_of(structure, inner)
         if homogeneity:
             structure = with_homogeneity(structure, inner, example_input)
+    if matrices != "diagonal":
+        structure = with_matrices(structure, matrices, inner)
     if not structure.groups:
         raise UsageError(
             f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from symrun.errors import UsageError
 from symrun.symmetry import Structure, find_structure
 from symrun.symmetry.homogeneity import find_homogeneity
+from symrun.symmetry.matrices import find_matrices, with_entries
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
 from symrun.symmetry.stand_ins import all_tensors, each_tensor, first_line
@@ -84,12 +85,17 @@ def require_of(structure: Structure, model: nn.Module) -> None:
 
 
 def proven_structure(
-    model: nn.Module, example_input: Any, loss: Loss | None, target: Any, homogeneity: bool
+    model: nn.Module,
+    example_input: Any,
+    loss: Loss | None,
+    target: Any,
+    homogeneity: bool,
+    matrices: bool,
 ) -> Structure:
     """The layers of `model`, and its symmetry groups that are proven with this loss.
 
     One that fails the proof is left out, with a warning. homogeneity: whether what scales the
-    outputs is asked for.
+    outputs is asked for. matrices: whether those are that its groups are the diagonals of.
     Error: UsageError if the model or the loss fails on the example, or nothing scales the outputs.
     """
     if not all_tensors(example_input):
@@ -120,7 +126,19 @@ def proven_structure(
         inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
         varies = structure.varies
         proofs = prove(model, structure.groups, inputs, criterion, varies, output=scored)
-    return proven(structure, proofs)
+        structure = proven(structure, proofs)
+        if matrices:
+            groups = find_matrices(model, structure.groups, inputs, criterion, varies)
+            structure = replace(structure, groups=tuple(groups))
+    return structure
+
+
+def with_matrices(structure: Structure, matrices: str, model: nn.Module) -> Structure:
+    """`structure` with the entries of its matrices that are asked for; a warning if it has none."""
+    whole = with_entries(structure, matrices == "sample")
+    if not any(group.pairs for group in whole.groups):
+        _LOG.warning("matrices=%s has no effect: %s has no matrix", matrices, name_of(model))
+    return whole
 
 
 def with_homogeneity(structure: Structure, model: nn.Module, example_input: Any) -> Structure:
@@ -131,7 +149,8 @@ def with_homogeneity(structure: Structure, model: nn.Module, example_input: Any)
     if group is None:
         unscaled = f"no exponents of the parameters scale all outputs of {name_of(model)}"
         raise UsageError(f"homogeneity must be False here: {unscaled}")
-    return replace(structure, groups=(*structure.groups, group))
+    groups = sorted((*structure.groups, group), key=lambda one: bool(one.pairs))
+    return replace(structure, groups=tuple(groups))
 
 
 def scored(returned: Any) -> Tensor:

@@ -46,7 +46,7 @@ class Step:
         self._eager = replace(self._training, forward=training.model, cuda_graph=False)
         self._compiled = config.train.compile
         groups = training.structure.groups
-        self._reductions = Reductions(training.model, groups)
+        self._reductions = Reductions(training.model, [one for one in groups if not one.pairs])
         self._momentum = momentum_of(training.optimizer)
         sums = select_sums(config.track.sums, self._reductions, self._momentum)
         self.sums = type(sums).__name__

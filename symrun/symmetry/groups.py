@@ -170,12 +170,15 @@ class Group:
 
     @property
     def entries(self) -> int:
-        """Parameters in the largest unit: the most that a sum over a unit runs over."""
+        """Parameters in the largest unit: the most that a sum over a unit runs over. Those of both
+        units of a pair count."""
         sizes: Counter[int] = Counter()
         for members in self.members:
             for unit, lines in Counter(members.units).items():
                 sizes[unit] += lines * members.length
         del sizes[-1]
+        if self.pairs:
+            return max(sizes[one] + sizes[other] for one, other in self.pairs)
         return max(sizes.values())
 
 

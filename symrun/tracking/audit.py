@@ -99,7 +99,8 @@ class Audit:
     def line(self, violation: Violation) -> str:
         """What happened, in words."""
         group = self._groups[violation.group]
-        unit = f"{group.symmetry.value} of {group.name} [{violation.unit}]"
+        place = list(group.pairs[violation.unit]) if group.pairs else [violation.unit]
+        unit = f"{group.symmetry.value} of {group.name} {place}"
         if violation.of_gradient and group.symmetry is Symmetry.homogeneity:
             return (
                 f"at step {violation.step} the gradient of {unit} is another than the outputs have "

@@ -10,6 +10,7 @@ from symrun.config import Sums
 from symrun.laws import Input
 from symrun.symmetry import Group
 from symrun.tracking.momentum import Momentum
+from symrun.tracking.pairs import PairSums
 from symrun.tracking.reductions import Reductions, Source
 from symrun.tracking.select import select_sums
 from symrun.tracking.shares import Shares
@@ -46,10 +47,12 @@ class Measure:
     Nothing here waits for the device or changes the parameters. Each method but `keep` adds up the
     sums of all ranks, so all of these call it.
 
+    groups: those of general_linear after all others.
     momentum: reads the momentum buffers; None for SGD without momentum. observed: the update is
     found from the weights before and after it, so a parameter may lack a gradient.
     shares: what this rank sums; None: everything.
-    Error: UsageError if the kernel is asked for where it cannot run.
+    Error: UsageError if the kernel is asked for where it cannot run, or pairs of units where the
+    weights are spread over ranks.
     """
 
     def __init__(
@@ -61,35 +64,31 @@ class Measure:
         observed: bool = False,
         shares: Shares | None = None,
     ) -> None:
-        self._reductions = Reductions(model, groups, observed, shares)
-        self._shares = self._reductions.shares
-        self._sums = select_sums(sums, self._reductions, momentum)
-        plain = self._sums if isinstance(self._sums, TorchSums) else None
-        self._plain = plain or TorchSums(self._reductions, None)
-        self._before: dict[nn.Parameter, Tensor] = {}
+        shares = shares or Shares(model)
+        plain, mixing = (
+            [one for one in groups if not one.pairs],
+            [one for one in groups if one.pairs],
+        )
+        assert list(groups) == plain + mixing, "groups of general_linear come last"
+        self._kinds: list[GroupSums | PairSums] = []
+        if plain:
+            self._kinds.append(GroupSums(model, plain, momentum, sums, observed, shares))
+        if mixing:
+            self._kinds.append(PairSums(model, mixing, momentum, observed, shares))
         self._momentum = momentum
-        self.degree = self._reductions.degree
+        self.degree = torch.cat([one.degree for one in self._kinds])
         """The degree of each unit's quantity, float64 [units], on the parameters' device."""
-        self._forced = (self.degree > 1).to(self.degree)
-        """0 for a linear quantity, which B(g, g) does not drive; else 1."""
 
     @torch.no_grad()
     def weights(self) -> WeightReductions:
-        sums = self._shares.added(self._sums.weights())
-        (measured,) = self._reductions.signed(sums[:1])
-        (magnitude,) = self._reductions.unsigned(sums[1:])
-        return WeightReductions(measured, magnitude)
+        return WeightReductions(*self._joined([one.weights() for one in self._kinds]))
 
     @torch.no_grad()
     def gradients(self, norms: bool = True) -> GradientReductions:
         """norms: as in `TorchSums.gradients`. Error: RunError if a parameter has no gradient."""
-        sums = self._shares.added(self._sums.gradients(norms))
-        defect, force, *carried = self._reductions.signed(sums)
-        (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
-        return GradientReductions(
-            grad_norm_sq,
-            torch.stack([self._forced * force, defect, torch.zeros_like(defect), *carried]),
-        )
+        found = self._joined([one.gradients(norms) for one in self._kinds])
+        source = torch.zeros_like(found[:1])
+        return GradientReductions(found[-1], torch.cat([found[:2], source, found[2:-1]]))
 
     def nothing(self) -> GradientReductions:
         """What `gradients` gives, all 0."""
@@ -102,6 +101,64 @@ class Measure:
         momentum = self._momentum
         if momentum is None or momentum.first:
             return None
+        return self._joined([one.carried(momentum) for one in self._kinds])
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember theta_n until `step` is called, in memory that is taken once."""
+        for one in self._kinds:
+            one.keep()
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
+        for a linear quantity, B(theta, w), or the sum of w, and no source; float64 [3, units]."""
+        found = self._joined([one.steps() for one in self._kinds])
+        return torch.cat([found, torch.zeros_like(found[:1])])
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        return values[0] if len(values) == 1 else torch.cat(list(values), -1)
+
+
+class GroupSums:
+    """Sums over each unit of groups whose units have lines of their own.
+
+    Tensors are float64 [planes, units].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        momentum: Momentum | None,
+        sums: Sums,
+        lenient: bool,
+        shares: Shares,
+    ) -> None:
+        self._reductions = Reductions(model, groups, lenient, shares)
+        self._shares = shares
+        self._sums = select_sums(sums, self._reductions, momentum)
+        plain = self._sums if isinstance(self._sums, TorchSums) else None
+        self._plain = plain or TorchSums(self._reductions, None)
+        self._before: dict[nn.Parameter, Tensor] = {}
+        self.degree = self._reductions.degree
+        self._forced = (self.degree > 1).to(self.degree)
+        """0 for a linear quantity, which B(g, g) does not drive; else 1."""
+
+    def weights(self) -> Tensor:
+        """The quantity, and its scale."""
+        sums = self._shares.added(self._sums.weights())
+        return torch.cat([self._reductions.signed(sums[:1]), self._reductions.unsigned(sums[1:])])
+
+    def gradients(self, norms: bool) -> Tensor:
+        """The inputs of the laws in the order of `Input`, then sums of |sign| g^2."""
+        sums = self._shares.added(self._sums.gradients(norms))
+        defect, force, *carried = self._reductions.signed(sums)
+        (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
+        return torch.stack([self._forced * force, defect, *carried, grad_norm_sq])
+
+    def carried(self, momentum: Momentum) -> Tensor:
+        """Of theta_n and b_{n-1}, [units]."""
 
         def matrices(source: Source) -> list[Tensor]:
             buffers = map(momentum.buffer, source.parameters.values())
@@ -111,22 +168,18 @@ class Measure:
         carried: Tensor = self._reductions.signed(sums)[0]
         return carried
 
-    @torch.no_grad()
     def keep(self) -> None:
-        """Remember theta_n until `step` is called, in memory that is taken once."""
         local = self._reductions.local(lambda weight: weight)
         weights = dict(zip(self._reductions.parameters, local, strict=True))  # each once
         if not self._before:
             self._before = {one: torch.empty_like(weight) for one, weight in weights.items()}
         torch._foreach_copy_(list(self._before.values()), list(weights.values()))
 
-    @torch.no_grad()
-    def step(self) -> Tensor:
-        """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
-        for a linear quantity, B(theta, w), or the sum of w, and no source; float64 [3, units]."""
+    def steps(self) -> Tensor:
+        """B(w, w), then B(theta, w), of the step w since `keep`."""
         sums = self._shares.added(self._plain.steps(self._before))
         along, force = self._reductions.signed(sums)
-        return torch.stack([self._forced * force, along, torch.zeros_like(along)])
+        return torch.stack([self._forced * force, along])
 
 
 def _along(degree: int, theta: Tensor, vector: Tensor) -> Tensor:

@@ -160,15 +160,10 @@ class Source:
 
     def single_gradients(self) -> list[Tensor]:
         """The share of each parameter's gradient. Error: RunError if one has none."""
-        found = []
-        for name, parameter in self.parameters.items():
-            gradient = parameter.grad
-            if gradient is None and self._lenient:
-                gradient = torch.zeros_like(parameter)
-            if gradient is None:
-                raise RunError(f"{name} has no gradient: the loss does not depend on it")
-            found.append(gradient.to_dense() if gradient.is_sparse else gradient)
-        return self.local(found)
+        return self.local(
+            gradient_of(name, parameter, self._lenient)
+            for name, parameter in self.parameters.items()
+        )
 
     def matrix(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors shaped as the shares are, such as those of gradients, as the matrix."""
@@ -180,6 +175,19 @@ class Source:
         if self.parts == 1:
             return matrix
         return matrix.view(self.parts, -1, self.columns).movedim(0, 1)
+
+
+def gradient_of(name: str, parameter: nn.Parameter, lenient: bool) -> Tensor:
+    """The gradient, dense. lenient: whether it counts as 0 where there is none.
+
+    Error: RunError if there is none else.
+    """
+    gradient = parameter.grad
+    if gradient is None and lenient:
+        gradient = torch.zeros_like(parameter)
+    if gradient is None:
+        raise RunError(f"{name} has no gradient: the loss does not depend on it")
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class Reductions:

@@ -70,6 +70,10 @@ class Shares:
         first, end = (len(axes[0]) * one // copies for one in (copy, copy + 1))
         return Share(axes, placements, (first, end - first) if copy < copies else (0, 0))
 
+    def takes(self, piece: int) -> bool:
+        """Whether this rank sums a piece, by its number, of what all ranks hold."""
+        return piece % len(self._ranks) == self._place
+
     def added(self, sums: Tensor) -> Tensor:
         """`sums` of all ranks, added up in place; the host does not wait for a GPU."""
         if self._group is not None:

@@ -17,6 +17,11 @@ _GPU_BLOCK = 2**19
 """Entries: with momentum, their float64 copies take about 50 MB."""
 
 
+def entries_at_once(device: torch.device) -> int:
+    """How many entries are best summed together on a device."""
+    return _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+
+
 class _Views(NamedTuple):
     """Views of the scratch memory for blocks of one shape; indexing at every block would cost."""
 
@@ -43,7 +48,7 @@ class TorchSums:
     ) -> None:
         self._reductions = reductions
         self._momentum = momentum
-        self._block = block or (_CPU_BLOCK if reductions.device.type == "cpu" else _GPU_BLOCK)
+        self._block = block or entries_at_once(reductions.device)
         shapes = [source.weights().shape for source in reductions.sources]
         largest = max(
             (min(math.prod(shape), max(self._block, math.prod(shape[1:]))) for shape in shapes),

@@ -304,14 +304,18 @@ def recorded_as(weights: torch.dtype) -> torch.dtype:
 def _unit_keys(groups: Sequence[Group]) -> tuple[pa.Array, pa.Array, pa.Array]:
     """The columns symmetry, group and unit of every record."""
     sizes = [group.units for group in groups]
-    group_of = np.repeat(np.arange(len(groups), dtype=np.int16), sizes)
+    group_of = np.repeat(np.arange(len(groups)), sizes)
     unit = np.concatenate([np.empty(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)])
-    names = pa.array([group.name for group in groups], pa.string())
+    # Two symmetries may share a name, such as a matrix's diagonal and its other entries
+    names = {name: place for place, name in enumerate(dict.fromkeys(one.name for one in groups))}
+    name_of = np.array([names[group.name] for group in groups], np.int16)
     kinds = list(Symmetry)
     kind_of = np.array([kinds.index(group.symmetry) for group in groups], np.int16)
     symmetries = pa.array([kind.value for kind in kinds], pa.string())
     return (
         pa.DictionaryArray.from_arrays(pa.array(kind_of[group_of]), symmetries),
-        pa.DictionaryArray.from_arrays(pa.array(group_of), names),
+        pa.DictionaryArray.from_arrays(
+            pa.array(name_of[group_of]), pa.array(list(names), pa.string())
+        ),
         pa.array(unit),
     )

@@ -16,6 +16,7 @@ from symrun.models import build_model
 from symrun.models.named import failed, importable, imported
 from symrun.symmetry import Family, Group, Structure
 from symrun.symmetry.homogeneity import find_homogeneity
+from symrun.symmetry.matrices import find_matrices
 from symrun.symmetry.proof import Proof, prove
 from symrun.symmetry.search import find_structure
 from symrun.tasks import make_criterion, output_of
@@ -105,14 +106,7 @@ class Subject:
 
     def proofs(self, structure: Structure) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
-        draws = torch.Generator().manual_seed(0)
-        labels = torch.randint(self.classes, self.labels, generator=draws)
-        if self.example.is_floating_point():
-            inputs = torch.randn(self.example.shape, generator=draws, dtype=torch.float64)
-        else:
-            inputs = torch.randint(self.classes, self.example.shape, generator=draws)
-        criterion = self._loss(labels, torch.float64)
-        inputs = inputs.to(self.plan.device)
+        inputs, criterion = self._batch()
         return prove(
             self.model,
             structure.groups,
@@ -121,6 +115,22 @@ class Subject:
             structure.varies,
             output=self._scored,
         )
+
+    def with_matrices(self, structure: Structure) -> Structure:
+        """`structure` with the matrices that its groups are the diagonals of, which are proven."""
+        varies, seed = structure.varies, self.plan.config.seed
+        groups = find_matrices(self.model, structure.groups, *self._batch(), varies, seed)
+        return replace(structure, groups=tuple(groups))
+
+    def _batch(self) -> tuple[Tensor, Callable[[Any], Tensor]]:
+        """Random inputs, and the loss with random labels."""
+        draws = torch.Generator().manual_seed(0)
+        labels = torch.randint(self.classes, self.labels, generator=draws)
+        if self.example.is_floating_point():
+            inputs = torch.randn(self.example.shape, generator=draws, dtype=torch.float64)
+        else:
+            inputs = torch.randint(self.classes, self.example.shape, generator=draws)
+        return inputs.to(self.plan.device), self._loss(labels, torch.float64)
 
     def _scored(self, returned: Any) -> Tensor:
         return output_of(returned, self.plan.config.task.output)

@@ -214,7 +214,7 @@ def test_the_sums_that_are_compiled_are_right(monkeypatch, momentum):
         (config,) = configurations([*CPU, *settings, f"model={model}"])
         made = Step(config)
         (work,) = made.compiled_sums().values()
-        found, expected = work().call(), torch.no_grad()(made._measure._sums.gradients)()
+        found, expected = work().call(), torch.no_grad()(made._measure._kinds[0]._sums.gradients)()
         # Sums of up to 2^20 terms, with some roundings each, in another order.
         assert torch.allclose(found, expected, rtol=0, atol=2**21 * 2.0**-53 * expected.abs().max())
 

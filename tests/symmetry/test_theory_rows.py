@@ -16,7 +16,6 @@ import symrun
 from symrun.constraints import hessian_constraints
 from symrun.symmetry import Group, Symmetry, find_structure, rows
 
-
 EPS = 1e-30
 STEPS = 100
 ROUNDING = 1e-12

@@ -8,11 +8,13 @@ complex roots, and momentum is kept here, not read from the optimiser.
 import cmath
 import dataclasses
 import math
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from matrices import BLOCKS, Mixing, structure_of
 from torch import nn
 
 from symrun.laws import SGD, laws_of_sgd
@@ -20,7 +22,7 @@ from symrun.models.vgg import vgg
 from symrun.runs.directory import RunDirectory
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import find_structure
-from symrun.tracking import Tracker
+from symrun.tracking import Tracker, pairs, stacks
 
 LR, WEIGHT_DECAY, STEPS, EVERY = 0.05, 1e-2, 7, 3
 OPTIMISERS = {
@@ -73,12 +75,51 @@ def expected_groups(model):
     return groups
 
 
+class Pair(NamedTuple):
+    """Two units whose parameters are paired in their order."""
+
+    one: list
+    other: list
+
+
+def groups_with_matrices(structure):
+    """As `expected_groups`, of `Mixing`; which pairs there are is read off the structure."""
+
+    def rows(name, *units):
+        return [(-1, f"{name}.{kind}", list(units)) for kind in ("weight", "bias")]
+
+    def columns(name, unit):
+        return [(1, f"{name}.weight", (slice(None), unit))]
+
+    units = {
+        "first -> second": [rows("first", i) + columns("second", i) for i in range(4)],
+        "second -> third": [rows("second", i) + columns("third", i) for i in range(5)],
+        "third -> query, value, key": [
+            rows("third", i) + columns("query", i) + columns("value", i) + columns("key", i)
+            for i in range(6)
+        ],
+        "query -> key": [
+            rows("query", i, 3 + i) + [(1, "key.weight", i), (1, "key.bias", i)] for i in range(3)
+        ],
+        "value -> project": [rows("value", i) + columns("project", i) for i in range(6)],
+    }
+    groups = {("rescale", name): found for name, found in units.items()}
+    for group in structure.groups[len(units) :]:
+        block_of = {unit: block for block in BLOCKS[group.name] for unit in block}
+        assert all(a < b and block_of[a] is block_of[b] for a, b in group.pairs)
+        found = [Pair(units[group.name][a], units[group.name][b]) for a, b in group.pairs]
+        groups["general_linear", group.name] = found
+    return groups
+
+
 def entries(tensors, name, index):
     return tensors[name][index].reshape(-1).tolist()
 
 
 def reduce(unit, left, right=None):
     """B(left, right) = sum of sign * left * right over a unit; of sign * left without right."""
+    if isinstance(unit, Pair):
+        return (crossed(*unit, left, right) + crossed(*unit[::-1], left, right)) / 2
     terms = []
     for sign, name, index in unit:
         ones = [1.0] * len(entries(left, name, index))
@@ -89,15 +130,27 @@ def reduce(unit, left, right=None):
     return math.fsum(terms)
 
 
-def unsigned(unit):
-    return [(1, name, index) for _, name, index in unit]
+def crossed(one, other, left, right):
+    """The sum of sign * left * right, left of one unit and right of another."""
+    terms = []
+    for (sign, name, index), (_, _, index_of_other) in zip(one, other, strict=True):
+        pairs = zip(entries(left, name, index), entries(right, name, index_of_other), strict=True)
+        terms += [sign * x * y for x, y in pairs]
+    return math.fsum(terms)
+
+
+def scale(unit, left, right=None):
+    """Of B(left, right): without signs; of a pair the mean of both units' own."""
+    if isinstance(unit, Pair):
+        return (scale(unit.one, left, right) + scale(unit.other, left, right)) / 2
+    return reduce([(1, name, index) for _, name, index in unit], left, right)
 
 
 class BruteForce:
     """The rows that the table must hold, keyed by (step, symmetry, group, unit)."""
 
-    def __init__(self, model, sgd):
-        self.groups = expected_groups(model)
+    def __init__(self, groups, sgd):
+        self.groups = groups
         self.sgd = sgd
         self.rows = {}
         self.predicted = {}
@@ -116,9 +169,9 @@ class BruteForce:
                 laws = self.predicted.setdefault(key, self.start(measured, linear))
                 row = {name: state[0] for name, state in laws.items()} | {"measured": measured}
                 size = {name: value.abs() for name, value in theta.items()}
-                row["magnitude"] = reduce(unsigned(unit), size, None if linear else size)
+                row["magnitude"] = scale(unit, size, None if linear else size)
                 if gradient is not None:
-                    row["grad_norm_sq"] = reduce(unsigned(unit), gradient, gradient)
+                    row["grad_norm_sq"] = scale(unit, gradient, gradient)
                     row["defect"] = reduce(unit, gradient, square)
                     drive = dict.fromkeys(("gg", "uu", "ub", "bb"), 0.0)
                     if not linear:
@@ -209,18 +262,36 @@ def oscillated(conserved, velocity, sgd, degree, drive):
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
 def test_every_column_of_every_unit(name, optimiser, tmp_path):
-    sgd = OPTIMISERS[optimiser]
     model = vgg(name, 4, 64, 1 / 32, dropout=0.5).double()
     model = model.to(memory_format=torch.channels_last)
     structure = find_structure(model, torch.zeros(2, 3, 64, 64, dtype=torch.float64))
+    groups = expected_groups(model)
+    compare(model, (3, 64, 64), structure, groups, OPTIMISERS[optimiser], tmp_path)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("way", ["full", "sampled", "gathered"])
+def test_every_column_of_every_entry_of_a_matrix(way, optimiser, tmp_path, monkeypatch):
+    """In pieces of few entries, of which a line of a parameter makes several."""
+    monkeypatch.setattr(pairs, "entries_at_once", lambda device: 20)
+    if way == "gathered":
+        monkeypatch.setattr(stacks, "_SMALL", 0)
+    model = Mixing().double()
+    structure = structure_of(model, torch.randn(2, 7, 5).double(), sampled=way != "full")
+    groups = groups_with_matrices(structure)
+    assert sum(map(len, groups.values())) == 24 + (40 if way == "full" else 24)
+    compare(model, (7, 5), structure, groups, OPTIMISERS[optimiser], tmp_path)
+
+
+def compare(model, shape, structure, groups, sgd, tmp_path):
     run = RunDirectory.create(tmp_path / "run", "")
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, **dataclasses.asdict(sgd))
-    brute_force = BruteForce(model, sgd)
+    brute_force = BruteForce(groups, sgd)
     laws, unpredicted = laws_of_sgd(sgd)
     with TableWriter(run) as writer:
         tracker = Tracker(model, optimizer, structure, laws, writer, EVERY, sample=5, seed=0)
         for step in range(STEPS):
-            images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+            images = torch.randn(4, *shape, dtype=torch.float64)
             optimizer.zero_grad()
             F.cross_entropy(model(images), torch.arange(4)).backward()
             brute_force.before_update(step, model, recorded=step % EVERY == 0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from matrices import Mixing, structure_of
 from ranks import on_ranks
 from test_unit_layouts import GROUPS, Network
 from torch import nn
@@ -103,6 +104,7 @@ NETWORKS = {
         True,
     ),
     "batch norm": (with_batch_norm, lambda: torch.randn(8, 3, 4, 4), False),
+    "matrices": (Mixing, lambda: torch.randn(8, 7, 5), True),
 }
 """How each is made, its batch, and whether the ranks may divide it: statistics do not add up."""
 
@@ -177,7 +179,7 @@ def trained(name, optimiser, wrap=None, ranks=None, tracked=True):
     model, inputs = make().double(), draw()
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     labels = torch.randint(4, inputs.shape[: 2 - inputs.is_floating_point()])
-    structure = find_structure(model, inputs)
+    structure = (structure_of if name == "matrices" else find_structure)(model, inputs)
     if wrap is not None and divided:
         inputs, labels = (one[dist.get_rank() :: 2] for one in (inputs, labels))
     parallel = model if wrap is None else wrap(model)
@@ -203,8 +205,10 @@ def trained(name, optimiser, wrap=None, ranks=None, tracked=True):
                 tracker.after_update()
     if tracked:
         tracker.finish(STEPS)
-        slots = [one._reductions.count for one in tracker._measures._measures]
-        exchanged.slots, exchanged.state = slots, tracker.state
+        (measure,) = tracker._measures._measures
+        slots, pairs = measure._kinds[0]._reductions.count, sum(k.units for k in measure._kinds[1:])
+        exchanged.sizes = {2 * slots, 4 * slots, 2 * pairs, 3 * pairs, 5 * pairs}
+        exchanged.state = tracker.state
     return rows, exchanged, dict(model.named_parameters())
 
 
@@ -230,6 +234,7 @@ WAYS = [
     ("uneven", "momentum", data_parallel),
     ("gpt", "adamw", data_parallel),
     ("batch norm", "nesterov", data_parallel),
+    *(("matrices", kind, data_parallel) for kind in OPTIMISERS),
 ]
 
 
@@ -246,10 +251,9 @@ def compare(rank, folder):
         dist.broadcast(other, 0)
         assert torch.equal(other, exchanged.state)  # the same bits on every rank
         assert {name for name, _ in exchanged.calls} == {"allreduce_"}
-        (slots,) = exchanged.slots
         sample = len(rows.tables["parameters"][0]) if rank == 0 else 0
         once = len(list(state))  # how many entries of each parameter the ranks hold
-        assert {size for _, size in exchanged.calls} <= {2 * slots, 4 * slots, sample, once} or rank
+        assert {size for _, size in exchanged.calls} <= exchanged.sizes | {sample, once} or rank
         assert not alone.calls
         *_, untracked = trained(name, optimiser, wrap, tracked=False)
         for ours, theirs in zip(local_weights(state), local_weights(untracked), strict=True):
@@ -259,7 +263,14 @@ def compare(rank, folder):
 
 
 def refused(rank):
-    """Ranks that hold a part of a model only, and one that is not among them."""
+    """Ranks that hold a part of a model only, and one that is not among them; entries of matrices
+    where units are spread."""
+    model = Mixing().double()
+    structure = structure_of(model, NETWORKS["matrices"][1]().double())
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="needs whole weights on each rank"):
+        Tracker(model, optimizer, structure, {}, Rows(), 2, 5, 0)
     model = sharded(uneven())
     message = "not one of the `ranks`" if rank else "hold 48 of the 84 entries of 0.weight"
     with pytest.raises(UsageError, match=message):

@@ -33,9 +33,9 @@ def over_units(members, values, units):
 
 
 def expected(model, groups):
-    """measured, magnitude, grad_norm_sq, force, defect; [units] over all groups."""
+    """measured, magnitude, grad_norm_sq, force, defect, no source; [units] over all groups."""
     parameters = dict(model.named_parameters())
-    columns = [[], [], [], [], []]
+    columns = [[], [], [], [], [], []]
     for group in groups:
         sums = [0, 0, 0, 0, 0, 0]
         for members in group.members:
@@ -61,7 +61,8 @@ def test_any_block_and_layout_gives_the_sums_over_parameters(name, layout, gradi
     """Within the rounding of two float64 sums of at most 2^13 terms, none larger than 40."""
     model, groups = a_model(name, layout, gradients)
     measure = Measure(model, groups)
-    measure._sums = TorchSums(measure._reductions, None, block)
+    (kind,) = measure._kinds
+    kind._sums = TorchSums(kind._reductions, None, block)
     weights, found = measure.weights(), measure.gradients()
     of = [weights.measured, weights.magnitude, found.grad_norm_sq, *found.inputs]
     bound = 2 * 2**13 * 2.0**-53 * 2**13 * 40
@@ -75,7 +76,8 @@ def test_no_copy_of_a_network_is_made(momentum):
     model, groups = a_model(width=0.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     measure = Measure(model, groups, momentum_of(optimizer))
-    measure._sums = TorchSums(measure._reductions, momentum_of(optimizer), block=2**14)
+    (kind,) = measure._kinds
+    kind._sums = TorchSums(kind._reductions, momentum_of(optimizer), block=2**14)
     optimizer.step()
 
     class Largest(TorchDispatchMode):
