@@ -150,11 +150,11 @@ def _source(model: nn.Module, inner: nn.Module, group: Group | None) -> OutputSo
         return None
     source = OutputSource(inner, group)
 
-    @torch.compiler.disable
     def watched(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
         source.watch(scored(returned))
 
-    source.handles.append(model.register_forward_hook(watched))
+    uncompiled = torch.compiler.disable(watched)
+    source.handles.append(model.register_forward_hook(uncompiled))
     return source
 
 

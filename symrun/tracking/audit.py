@@ -20,8 +20,8 @@ _BROKEN = 0.05
 """Of |B(theta, g)| / (|theta| |g|), in the median unit of a group: far above what bfloat16 does."""
 
 _UNBALANCED = 5e-4
-"""Of |B(theta, g) - h S| / (|theta| |g|), which of homogeneity is small even where clipping halves g:
-below, it is what bfloat16 does."""
+"""Of |B(theta, g) - h S| / (|theta| |g|), small even where clipping halves g: below, it may
+be what bfloat16 does."""
 
 _SMALL_GRADIENT = 1e-3
 """Of the largest gradient of a group so far, what is left out: it may be rounding."""

@@ -3,7 +3,7 @@
 import loops
 import pytest
 import torch
-from loops import accumulating, clipping, loss_of, made, plain, with_closure
+from loops import accumulating, loss_of, made, plain, with_closure
 from torch import nn
 
 import symrun
