@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from symrun.attached.ranks import Ranks
 from symrun.attached.records import NoRecords, Records
 from symrun.attached.spread import whole_on_first
-from symrun.attached.subject import name_of, proven_structure, require_of, unwrapped
+from symrun.attached.subject import (
+    name_of,
+    proven_structure,
+    require_of,
+    scored,
+    unwrapped,
+    with_homogeneity,
+    with_matrices,
+)
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
 from symrun.laws import SGD
@@ -20,8 +28,10 @@ from symrun.places import place
 from symrun.remote.store import Store
 from symrun.runs.directory import RunDirectory
 from symrun.runs.mirror import check_out
-from symrun.symmetry import Structure
+from symrun.runs.tables import DYNAMICS
+from symrun.symmetry import Group, Structure
 from symrun.tracking import Watcher
+from symrun.tracking.output_source import OutputSource
 from symrun.tracking.shares import is_spread
 from symrun.typed import require
 
@@ -39,6 +49,8 @@ def track(
     parameters: int = 100,
     audit: str = "warn",
     dynamics: bool = False,
+    homogeneity: bool = False,
+    matrices: str = "diagonal",
     sgd: SGD | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> TrackedRun:
@@ -57,6 +69,10 @@ def track(
     layer.
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
     dynamics: record effective learning rate and angle of units of scale as well.
+    homogeneity: record the norm of all that scales the outputs too, and the source that drives it.
+    matrices: "diagonal", "sample" or "full": of each conserved matrix, as in attention, record only
+    the diagonal, also as many other entries as it has rows, or all. With `structure`, of those that
+    `find_matrices` put into it.
     sgd: the settings of an optimiser of your own that is SGD by another name.
     In a distributed run the first process tracks; in the others this does nothing. If parameters
     are spread over the processes, as by fully_shard, all call it, and each measures what it holds.
@@ -73,10 +89,15 @@ def track(
     for name, value, least in (("every", every, 1), ("parameters", parameters, 0)):
         allowed = isinstance(value, int) and value >= least
         require(name, allowed, f"an integer >= {least}", repr(value))
+    allowed = matrices in ("diagonal", "sample", "full")
+    require("matrices", allowed, "diagonal, sample or full", repr(matrices))
     require("audit", audit in ("warn", "error", "off"), "warn, error or off", repr(audit))
     require("model", isinstance(model, nn.Module), "a torch.nn.Module", type(model).__name__)
     inner = unwrapped(model)
     distributed = dist.is_available() and dist.is_initialized()
+    if homogeneity and distributed and dist.get_world_size() > 1:
+        alone = "a single process: the others' outputs are not seen here"
+        require("homogeneity", False, f"False unless there is {alone}", homogeneity)
     if distributed and dist.get_rank() > 0 and not is_spread(inner):
         return _Untracked()
     named = path is None or (isinstance(path, str | Path) and str(path) not in ("", "."))
@@ -91,10 +112,16 @@ def track(
     if structure is None:
         with whole_on_first(inner, ranks):
             structure = ranks.from_first(
-                lambda: proven_structure(inner, example_input, loss, target)
+                lambda: proven_structure(
+                    inner, example_input, loss, target, homogeneity, matrices != "diagonal"
+                )
             )
     else:
         require_of(structure, inner)
+        if homogeneity:
+            structure = with_homogeneity(structure, inner, example_input)
+    if matrices != "diagonal":
+        structure = with_matrices(structure, matrices, inner)
     if not structure.groups:
         raise UsageError(
             f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "
@@ -110,10 +137,22 @@ def track(
         every,
         parameters,
         audit,
-        dynamics,
+        DYNAMICS if dynamics else (),
         sgd,
         watchers,
+        _source(model, inner, structure.balanced),
     )
+
+
+def _source(model: nn.Module, inner: nn.Module, group: Group | None) -> OutputSource | None:
+    """Measured at the outputs of `model`, within which `inner` is; None if no group needs it."""
+    if group is None:
+        return None
+    source = OutputSource(inner, group)
+    source.handles.append(
+        model.register_forward_hook(lambda _, inputs, returned: source.watch(scored(returned)))
+    )
+    return source
 
 
 def _records(ranks: Ranks, path: Path | str | None) -> Records:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from symrun.errors import UsageError
 from symrun.symmetry import Structure, find_structure
+from symrun.symmetry.homogeneity import find_homogeneity
+from symrun.symmetry.matrices import find_matrices, with_entries
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
 from symrun.symmetry.stand_ins import all_tensors, each_tensor, first_line
@@ -82,12 +85,18 @@ def require_of(structure: Structure, model: nn.Module) -> None:
 
 
 def proven_structure(
-    model: nn.Module, example_input: Any, loss: Loss | None, target: Any
+    model: nn.Module,
+    example_input: Any,
+    loss: Loss | None,
+    target: Any,
+    homogeneity: bool,
+    matrices: bool,
 ) -> Structure:
     """The layers of `model`, and its symmetry groups that are proven with this loss.
 
-    One that fails the proof is left out, with a warning.
-    Error: UsageError if the model or the loss fails on the example.
+    One that fails the proof is left out, with a warning. homogeneity: whether what scales the
+    outputs is asked for. matrices: whether those are that its groups are the diagonals of.
+    Error: UsageError if the model or the loss fails on the example, or nothing scales the outputs.
     """
     if not all_tensors(example_input):
         raise UsageError("example_input holds no tensor: give a batch such as the loop's")
@@ -111,10 +120,42 @@ def proven_structure(
 
     with torch.compiler.set_stance("force_eager"):
         structure = find_structure(model, example_input, criterion)
+        if homogeneity:
+            structure = with_homogeneity(structure, model, example_input)
         device = next(model.parameters()).device
         inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
-        proofs = prove(model, structure.groups, inputs, criterion, structure.varies)
-    return proven(structure, proofs)
+        varies = structure.varies
+        proofs = prove(model, structure.groups, inputs, criterion, varies, output=scored)
+        structure = proven(structure, proofs)
+        if matrices:
+            groups = find_matrices(model, structure.groups, inputs, criterion, varies)
+            structure = replace(structure, groups=tuple(groups))
+    return structure
+
+
+def with_matrices(structure: Structure, matrices: str, model: nn.Module) -> Structure:
+    """`structure` with the entries of its matrices that are asked for; a warning if it has none."""
+    whole = with_entries(structure, matrices == "sample")
+    if not any(group.pairs for group in whole.groups):
+        _LOG.warning("matrices=%s has no effect: %s has no matrix", matrices, name_of(model))
+    return whole
+
+
+def with_homogeneity(structure: Structure, model: nn.Module, example_input: Any) -> Structure:
+    """`structure` with a group of what scales the outputs. Error: UsageError if nothing does."""
+    if structure.balanced is not None:
+        return structure
+    group = find_homogeneity(model, example_input, scored)
+    if group is None:
+        unscaled = f"no exponents of the parameters scale all outputs of {name_of(model)}"
+        raise UsageError(f"homogeneity must be False here: {unscaled}")
+    groups = sorted((*structure.groups, group), key=lambda one: bool(one.pairs))
+    return replace(structure, groups=tuple(groups))
+
+
+def scored(returned: Any) -> Tensor:
+    """The outputs whose scale counts, among what a model of the user's own returns."""
+    return output_of(returned, None)
 
 
 def _beside(outputs: Any, target: Any) -> Any:

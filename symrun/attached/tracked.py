@@ -28,11 +28,12 @@ from symrun.attached.subject import reshard
 from symrun.errors import UsageError, in_one_line
 from symrun.laws import SGD
 from symrun.runs.info import Status
-from symrun.runs.tables import DYNAMICS
+from symrun.runs.tables import SOURCE
 from symrun.symmetry import Structure
 from symrun.tracking import Tracker, Watcher
 from symrun.tracking.audit import Audit
 from symrun.tracking.followed import FollowedOptimizer, groups_moved_by
+from symrun.tracking.output_source import OutputSource
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -60,14 +61,16 @@ class TrackedRun:
         every: int,
         sample: int,
         audit: str,
-        dynamics: bool,
+        more: Sequence[str],
         declared: SGD | None,
         watchers: Sequence[Watcher],
+        source: OutputSource | None = None,
     ) -> None:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._ranks, self._records, self._every, self._sample = ranks, records, every, sample
         self._on_violation, self._declared, self._watchers = audit, declared, tuple(watchers)
-        self._dynamics = dynamics
+        self._source = source
+        self._more = (*more, *(SOURCE if source is not None else ()))
         ranks.flags = 1 + len(structure.groups)  # to divide anew, and which groups are observed
         self._state: dict[str, Any] | None = None
         self.step = 0
@@ -81,6 +84,7 @@ class TrackedRun:
         self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            *(source.handles if source is not None else ()),
         )
         atexit.register(self._at_exit)
 
@@ -248,6 +252,11 @@ class TrackedRun:
                 f"{self.path} holds a run already: load_state_dict goes on with it, or choose "
                 "another path"
             )
+        if self._source is not None and not self._source.fed:
+            raise Refused(
+                "homogeneity=True needs the outputs, and no backward pass came from the model that "
+                "symrun.track was given: call that one, or leave homogeneity out"
+            )
         reshard(self._model)
         groups = groups_moved_by(self._optimizer, self._model, self._structure.groups)
         if not groups:
@@ -262,7 +271,7 @@ class TrackedRun:
 
     def _start(self) -> None:
         model, structure, state = self._model, self._structure, self._state
-        columns = (*columns_of(self._followed), *(DYNAMICS if self._dynamics else ()))
+        columns = (*columns_of(self._followed), *self._more)
         settings: dict[str, object] = {
             "track": {"every": self._every, "parameters": self._sample},
             "run": {"name": self.path.name},
@@ -286,6 +295,7 @@ class TrackedRun:
             seed=0,
             watchers=(*audits, *self._watchers),
             more=info.columns,
+            source=self._source,
         )
         if state is not None:
             self._tracker.divide(state["laws"])

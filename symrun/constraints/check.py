@@ -33,7 +33,16 @@ DEFAULT_BATCH = 16
 """Images: enough for BatchNorm's statistics, few enough for a full-width VGG16 on a laptop."""
 
 _WITHOUT_DOWNLOAD = ("data=synthetic", "data.image_size=64")
-_EFFECTIVE = ("model", "data", "task", "experiment", "seed", "device", "track.families")
+_EFFECTIVE = (
+    "model",
+    "data",
+    "task",
+    "experiment",
+    "seed",
+    "device",
+    "track.families",
+    "track.homogeneity",
+)
 
 
 def run_or_overrides(

@@ -24,11 +24,13 @@ class DiscreteLaw:
 
         Q_{n+1} = s^k Q_n - k eta s^{k-1} D_n + eta^2 B(g, g)
 
-    `with_defect` false sets D = 0: what a perfect symmetry predicts. True takes the measured D:
-    then the law is an identity, which audits the measurement itself.
+    `with_defect` false sets D = 0, or to the source h S of homogeneity: what a perfect symmetry
+    predicts. True takes the measured D: then the law is an identity, which audits the measurement
+    itself.
 
     Assumes: torch.optim.SGD; any schedule, momentum, dampening, Nesterov.
-    Error: with the defect, rounding; without, the accumulated k eta D (BatchNorm's eps, precision).
+    Error: with the defect, rounding; without, what k eta times the defect adds up to (BatchNorm's
+    eps, precision).
     Source: symrun; algebra on torch.optim.SGD's definition.
     Example: DiscreteLaw(SGD(weight_decay=1e-4), with_defect=True).matrix(2, lr=0.1, first=False)
     """
@@ -46,17 +48,16 @@ class DiscreteLaw:
         require_forcing(degree)
         if self.sgd.momentum:
             return self._matrix_with_momentum(degree, lr, first)
-        conserved, force, defect = unit_rows(1, momentum=False)
+        conserved, force, defect, source = unit_rows(1, momentum=False)
         shrink = 1 - lr * self.sgd.weight_decay
+        pull = source + defect if self.with_defect else source
         following = shrink**degree * conserved + lr**2 * force
-        if self.with_defect:
-            following -= lr * degree * shrink ** (degree - 1) * defect
-        return following[None]
+        return (following - lr * degree * shrink ** (degree - 1) * pull)[None]
 
     def _matrix_with_momentum(self, degree: int, lr: float, first: bool) -> Tensor:
         sgd = self.sgd
-        conserved, projected, _, defect, update_sq, cross = unit_rows(2, momentum=True)
-        pull = sgd.weight_decay * conserved
+        conserved, projected, _, defect, source, update_sq, cross = unit_rows(2, momentum=True)
+        pull = sgd.weight_decay * conserved + source
         if self.with_defect:
             pull = pull + defect
         dampening = 0.0 if first else sgd.dampening

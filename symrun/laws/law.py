@@ -6,6 +6,9 @@ Legend, here and in the other files of this folder:
     B(x, y)  the unit's reducer: sum of sign * x * y
     degree   k with Q(c theta) = c^k Q(theta): 1 for translation, 2 for scale and rescale
     g        gradient of the loss, without weight decay
+    D        B(theta, g), or the sum of g for a linear reducer. A perfect symmetry makes it 0, and
+             homogeneity h S, where e^(s h) is what e^(s a) on theta makes of the outputs z, and S
+             the sum of z dl/dz over them, the source
     eta      learning rate                    lambda   weight decay
     beta     momentum                         alpha    dampening
     n        update, theta_n -> theta_{n+1}
@@ -39,15 +42,16 @@ class SGD:
 class Input(IntEnum):
     """The inputs of the laws at update n, measured before it: float64 rows [units] in this order.
 
-    force: B(g, g). defect: D = B(theta, g), or the sum of g for a linear reducer; a perfect
-    symmetry makes it 0. update_sq: B(u, u) and cross: B(u, b), with momentum only. For a linear
-    reducer, which has no terms of second order, all but the defect are 0.
+    force: B(g, g). defect: D - h S, which a perfect symmetry makes 0. source: h S, measured at the
+    outputs; 0 but for homogeneity. update_sq: B(u, u) and cross: B(u, b), with momentum only. For a
+    linear reducer, which has no terms of second order, all but the defect are 0.
     """
 
     force = 0
     defect = 1
-    update_sq = 2
-    cross = 3
+    source = 2
+    update_sq = 3
+    cross = 4
 
     @classmethod
     def count(cls, momentum: bool) -> int:
@@ -81,7 +85,7 @@ def unit_rows(rows: int, momentum: bool) -> tuple[Tensor, ...]:
     """The unit matrix, row by row: first those of the state, then those of the inputs.
 
     Sums of them make a law's matrix, just as sums of state and inputs make its equation.
-    Example: conserved, force, defect = unit_rows(1, momentum=False)
+    Example: conserved, force, defect, source = unit_rows(1, momentum=False)
     """
     return torch.eye(rows + Input.count(momentum), dtype=torch.float64).unbind()
 

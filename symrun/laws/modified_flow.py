@@ -10,12 +10,15 @@ from symrun.laws.law import require_forcing, unit_rows
 
 @dataclass(frozen=True)
 class ModifiedFlow:
-    """Q' = -r Q + eta B(g, g), in time t = sum of learning rates; r = k lambda.
+    """Q' = -r Q + eta B(g, g) - k D, in time t = sum of learning rates; r = k lambda.
 
     Finite steps drive Q through the gradient's norm; to a linear reducer they do nothing. Over
-    an update B(g, g) is constant and the equation is solved exactly:
+    an update B(g, g) and D are constant and the equation is solved exactly:
 
-        Q(t + eta) = e^{-r eta} Q(t) + eta * (1 - e^{-r eta}) / r * B(g, g)
+        Q(t + eta) = e^{-r eta} Q(t) + (1 - e^{-r eta}) / r * (eta B(g, g) - k D)
+
+    D is 0, or the source h S of homogeneity. That of before the update is the right one: modified
+    flow feels it half an update late.
 
     `corrected` takes the decay that modified flow has to the next order in eta, where the law of
     the paper drops it: r = k (lambda + eta lambda^2 / 2), since SGD shrinks theta by
@@ -37,13 +40,14 @@ class ModifiedFlow:
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
         require_forcing(degree)
-        conserved, force, _ = unit_rows(1, momentum=False)
+        conserved, force, _, source = unit_rows(1, momentum=False)
         decay = self.weight_decay
         if decay == 0:
-            return (conserved + lr**2 * force)[None]
+            return (conserved + lr**2 * force - lr * degree * source)[None]
         if self.corrected:
             decay += lr * decay**2 / 2
         rate = torch.tensor(degree * decay, dtype=torch.float64)
         # expm1, since 1 - e^{-r eta} would cancel at the small decays that are in use
         duration = -torch.expm1(-rate * lr) / rate
-        return (torch.exp(-rate * lr) * conserved + lr * duration * force)[None]
+        driven = duration * (lr * force - degree * source)
+        return (torch.exp(-rate * lr) * conserved + driven)[None]

@@ -14,8 +14,9 @@ class ObservedUpdate:
         Q_{n+1} = Q_n - k B(theta_n, w_n) + B(w_n, w_n)
 
     In the inputs, B(theta, w) stands in the place of the defect (the sum of w for a linear reducer)
-    and B(w, w) in that of the force, both measured once the step is made. The law holds for every
-    optimiser and predicts nothing; it audits that nothing else moves the weights.
+    and B(w, w) in that of the force, both measured once the step is made; a source has no part in
+    it. The law holds for every optimiser and predicts nothing; it audits that nothing else moves
+    the weights.
 
     decay: the weight decay of an optimiser that multiplies theta by s = 1 - eta decay beside its
     step u. It changes nothing here, but what the tables call u.
@@ -33,5 +34,5 @@ class ObservedUpdate:
 
     def matrix(self, degree: int, lr: float, first: bool) -> Tensor:
         require_forcing(degree)
-        conserved, force, defect = unit_rows(1, momentum=False)
+        conserved, force, defect, _ = unit_rows(1, momentum=False)
         return (conserved - degree * defect + force)[None]

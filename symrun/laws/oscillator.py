@@ -10,17 +10,19 @@ from symrun.laws.law import SGD, require_forcing, unit_rows
 
 @dataclass(frozen=True)
 class Oscillator:
-    """Q'' + 2 gamma Q' + omega^2 Q = 2 B(theta', theta'), in time t = sum of h.
+    """Q'' + 2 gamma Q' + omega^2 Q = 2 B(theta', theta') - 2 k D / (h (1 + beta)), in time t = sum
+    of h.
 
         h = eta (1 - alpha)
         gamma = (1 - beta) / (h (1 + beta)),   omega^2 = 2 k lambda / (h (1 + beta))
         theta' = -b / (1 - alpha), constant over an update; for a linear reducer no forcing
+        D: 0, or the source of homogeneity, constant over an update
 
     The loss pulls with inertia: weight decay is the spring, momentum the mass. Under-, over- and
     critically damped motion all occur; one propagator, the exponential of the equation's matrix
     over a step, serves them all and exactly so, without a growing exponential.
 
-    The paper starts at rest, Q'(0) = 0. `corrected` takes two terms of the next order in h:
+    The paper starts at rest, Q'(0) = 0. `corrected` takes three terms of the next order in h:
 
     -   Q'(0) = -k lambda Q(0) (1 + alpha) / ((1 + beta) (1 - alpha)). While momentum builds up,
         for 1 / (1 - beta) updates, theta does not move smoothly and the equation does not hold; to
@@ -29,6 +31,10 @@ class Oscillator:
     -   The forcing acts (1 - beta) / (2 (1 + beta)) of an update earlier. The equation of motion
         for theta goes on with (1 - beta) h^2 / 6 times its third derivative, whose projection on
         the symmetry shifts B(theta', theta') by this much; without it the law lags behind.
+
+    -   The source of update n acts from half an update before it to half an update after it, which
+        is where SGD's own equation, in central differences, has it. Dampening makes that of the
+        first update 1 / (1 - alpha) times as strong.
 
     Where momentum changes between updates, that of update n acts from the middle of the update
     before it to the middle of its own. `momentum_before`, that of the update before, makes up for
@@ -64,10 +70,13 @@ class Oscillator:
         require_forcing(degree)
         undamped = 1 - self.sgd.dampening
         h = lr * undamped
-        conserved, velocity, _, _, update_sq, _ = unit_rows(2, momentum=True)
+        conserved, velocity, _, _, source, update_sq, _ = unit_rows(2, momentum=True)
         if h == 0:  # no time passes
             return torch.stack([conserved, velocity])
         force = 2 * update_sq / undamped**2
+        drive = -2 * degree / (h * (1 + self.sgd.momentum)) * source
+        if first and self.corrected:
+            drive = drive / undamped
         if self.momentum_before is not None:
             spring, friction = self._pull(degree, h, self.sgd.momentum)
             spring_before, friction_before = self._pull(degree, h, self.momentum_before)
@@ -75,21 +84,25 @@ class Oscillator:
                 friction - friction_before
             ) * velocity
             velocity = velocity - late / 2
-        scaled = torch.stack([conserved, h * velocity, h**2 * force])
+        scaled = torch.stack([conserved, h * velocity, h**2 * force, h**2 * drive])
         conserved, velocity = self._propagator(degree, h) @ scaled
         return torch.stack([conserved, velocity / h])
 
     def _propagator(self, degree: int, h: float) -> Tensor:
-        """(Q, h Q') one step of length h later from (Q, h Q', h^2 F), F the constant forcing."""
+        """(Q, h Q') one step of length h later from (Q, h Q', h^2 F, h^2 G), the constant F being
+        what B(theta', theta') forces and G what the source does."""
         spring, friction = self._pull(degree, h, self.sgd.momentum)
         rows = [[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]]
         generator = torch.tensor(rows, dtype=torch.float64)
         propagator = torch.matrix_exp(generator)[:2]
+        forced = propagator[:, 2:].expand(2, 2)
         if self.corrected:
-            # Forced earlier, by friction / 4 of h, and moved on without force since then
-            earlier = torch.matrix_exp(friction / 4 * generator)[:2, :2]
-            propagator[:, 2:] = earlier @ propagator[:, 2:]
-        return propagator
+            # Forced earlier, by these shares of h, and moved on without force since then
+            forced = torch.cat([
+                torch.matrix_exp(share * generator)[:2, :2] @ propagator[:, 2:]
+                for share in (friction / 4, 0.5)
+            ], 1)  # fmt: skip
+        return torch.cat([propagator[:, :2], forced], 1)
 
     def _pull(self, degree: int, h: float, momentum: float) -> tuple[float, float]:
         """(omega h)^2 and 2 gamma h."""

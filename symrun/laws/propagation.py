@@ -36,7 +36,7 @@ class Propagation:
         conserved, degree = torch.ones(3).double(), torch.tensor([1.0, 2.0, 2.0])
         propagation = Propagation([laws], conserved, degree, momentum=False)
         propagation.prepare([Rule(laws, lr=0.1, first=True)])
-        propagation.advance(torch.zeros(2, 3).double())
+        propagation.advance(torch.zeros(3, 3).double())
         propagation.predicted["exact"]
     """
 
@@ -140,7 +140,7 @@ class Propagation:
     def advance(self, inputs: Tensor) -> None:
         """Advance all laws by one update, in place and on the device alone.
 
-        inputs: float64 [2 or 4, units], in the order of `Input`.
+        inputs: float64 [3 or 5, units], in the order of `Input`.
         """
         by_kind = self._matrices @ torch.cat([self._state, inputs])
         torch.index_select(by_kind.flatten(), 0, self._chosen, out=self._state.view(-1))

@@ -31,7 +31,9 @@ BASELINE = ("baseline", "steady")
 gradients of a constant norm would cause, up to a factor."""
 DYNAMICS = ("effective_lr", "angle")
 """Of units of scale: eta / |A|^2, and the angle in radians by which the next update turns A."""
-OPTIONAL = (*UPDATE, *BASELINE, *DYNAMICS)
+SOURCE = ("source",)
+"""Of homogeneity: h times the sum of z dl/dz over the outputs z; 0 in all other families."""
+OPTIONAL = (*UPDATE, *BASELINE, *DYNAMICS, *SOURCE)
 """Columns that a run has only where its run.json names them."""
 
 _NAME = pa.dictionary(pa.int16(), pa.string())

@@ -156,6 +156,8 @@ class Group:
         assert alike or self.symmetry.degree == 2, f"a sum with weights: {self.name}"
         mixing = self.symmetry is Symmetry.general_linear
         assert mixing == bool(self.pairs), f"pairs of units: {self.name}"
+        balanced = self.symmetry is Symmetry.homogeneity
+        assert balanced == (self.outputs > 0), f"an exponent of the outputs: {self.name}"
 
     @property
     def rows(self) -> int:

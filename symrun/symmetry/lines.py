@@ -3,6 +3,8 @@
 This file imports torch, which `groups.py` must not.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,33 @@ def lines_of(members: Members, values: Tensor) -> Tensor:
         return values.reshape(len(members.units), -1)
     parts = values.reshape(members.parts, members.length, -1)
     return parts.mT.flatten(0, 1)
+
+
+def entries_of_units(members: Members, values: Tensor, units: Sequence[int]) -> Tensor:
+    """The entries of each of `units`, line after line: [units, entries].
+
+    Assumes: these units have as many lines as each other.
+    """
+    return lines_of(members, values)[_lines(members, units).T.to(values.device)].flatten(1)
+
+
+def with_entries(members: Members, values: Tensor, units: Sequence[int], entries: Tensor) -> Tensor:
+    """`values`, of the shape of the parameter, with `entries` in place of those of `units`.
+
+    entries: [units, entries], as in `entries_of_units`.
+    """
+    lines = lines_of(members, values).clone()
+    lines[_lines(members, units).T.flatten().to(values.device)] = entries.view(-1, members.length)
+    if members.axis == 1:
+        lines = lines.unflatten(0, (members.parts, -1)).mT
+    return lines.reshape(values.shape)
+
+
+def _lines(members: Members, units: Sequence[int]) -> Tensor:
+    """[lines of each, units]"""
+    count = max(members.count, 1 + max(units))
+    found = lines_by_unit(torch.tensor(members.units), count)[:, list(units)]
+    return found[found[:, 0] < len(members.units)]
 
 
 def lines_by_unit(units: Tensor, count: int) -> Tensor:

@@ -1,27 +1,31 @@
 """Every symmetry that the search reports is proven on the module itself, in float64.
 
 A finite transformation of random size must leave the loss as it is, and the gradient that backward
-gives must obey its constraint. The first shows what the search misread in the network, the second
-what no forward pass shows: a part without gradients, or a hook that changes one.
+gives must obey its constraint. Of homogeneity the outputs must scale as the group says, and the
+constraint has their source on its other side. The first shows what the search misread in the
+network, the second what no forward pass shows: a part without gradients, or a hook that changes
+one.
+
+Units of a matrix are mixed by a random matrix, and by its negative: if a ReLU between two layers
+cuts nothing off under one, it cuts all off under the other.
 
 The constants that keep divisions safe, such as BatchNorm's eps, are made negligible meanwhile: they
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.errors import UsageError
+from symrun.symmetry.exactly import exactly, nearby
 from symrun.symmetry.generator import moved, per_unit, weighted
-from symrun.symmetry.groups import Group
-from symrun.symmetry.guards import guard_of, leads_to_division
+from symrun.symmetry.groups import Group, Symmetry
+from symrun.symmetry.lines import entries_of_units, with_entries
 from symrun.symmetry.search import passes_differ
 from symrun.symmetry.stand_ins import (
     Criterion,
@@ -34,7 +38,6 @@ from symrun.symmetry.stand_ins import (
     standing_in,
     untouched,
 )
-from symrun.symmetry.trace import tensors_in
 
 LOSS_TOLERANCE = 1e-10
 """Of the loss, relative: a thousand times what rounding does to deep networks, and far below what
@@ -43,17 +46,16 @@ GRADIENT_TOLERANCE = 1e-6
 """Of |B(theta, g)| / (|theta| |g|) in each unit."""
 DRAWS = 8
 """Passes where one makes other operations than the next; else one shows what all do."""
-_NEGLIGIBLE = 1e-24
-_COARSER = (torch.float32, torch.float16, torch.bfloat16)
-_SMALL_GRADIENT = 1e-8
+SMALL_GRADIENT = 1e-8
 """Of the largest gradient of a unit, what counts as none: its direction is rounding."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """loss_change: the relative change of the loss under the transformations. defect: the largest
-    violation of the gradient's constraint over the units. reason: why it is no symmetry; None: it
-    is one. passes: how many were made; more than one where a pass differs from the next."""
+    """loss_change: the relative change of the loss under the transformations; of homogeneity, that
+    of the outputs beside what the group says. defect: the largest violation of the gradient's
+    constraint over the units. reason: why it is no symmetry; None: it is one. passes: how many were
+    made; more than one where a pass differs from the next."""
 
     group: Group
     loss_change: float
@@ -69,6 +71,7 @@ def prove(
     criterion: Criterion,
     varies: bool | None = None,
     seed: int = 0,
+    output: Callable[[Any], Tensor] = lambda returned: returned,
 ) -> list[Proof]:
     """Hold `groups` against `model`, in the mode in which its modules are; nothing of it changes.
 
@@ -76,7 +79,7 @@ def prove(
     it. The parameters are moved at random first, by a tenth, so that no weight is zero or one.
 
     inputs: a batch, of at least two, as in `find_structure`. criterion: from what the model returns
-    to the loss. varies: as in `Structure`; None finds it out.
+    to the loss. varies: as in `Structure`; None finds it out. output: as in `find_homogeneity`.
     Error: UsageError if the model fails in float64.
     Example:
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
@@ -84,7 +87,7 @@ def prove(
     """
     try:
         with untouched(model):
-            return _Prover(model, groups, inputs, criterion, varies, seed).proofs()
+            return Prover(model, groups, inputs, criterion, varies, seed, output).proofs()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
@@ -93,7 +96,23 @@ def prove(
         raise UsageError(f"{failed}, {reason}") from error
 
 
-class _Prover:
+class Pass(NamedTuple):
+    """One pass. outputs, source: the outputs and the sum of z dL/dz over them, where a group of
+    homogeneity needs them."""
+
+    loss: float
+    gradient: dict[str, Tensor]
+    outputs: Tensor
+    source: float
+
+
+class Prover:
+    """Passes of a network in float64, at a point near its weights.
+
+    start: that point, parameters and buffers. flipped: whether about half of the entries have the
+    other sign there, which makes other units of a ReLU active.
+    """
+
     def __init__(
         self,
         model: nn.Module,
@@ -102,84 +121,118 @@ class _Prover:
         criterion: Criterion,
         varies: bool | None,
         seed: int,
+        output: Callable[[Any], Tensor] = lambda returned: returned,
+        flipped: bool = False,
     ) -> None:
         self._model, self._groups, self._criterion, self._seed = model, groups, criterion, seed
+        balanced = [group.symmetry is Symmetry.homogeneity for group in groups]
+        self._conserved = [number for number, one in enumerate(balanced) if not one]
+        self._output = output if any(balanced) else None
         self._inputs = each_tensor(
             inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
         )
         seed_all(seed)
-        self._start = {name: tensor.detach() for name, tensor in stand_ins(model, _nearby).items()}
+        self.start = {name: tensor.detach() for name, tensor in stand_ins(model, nearby).items()}
+        if flipped:
+            for name, _ in model.named_parameters():
+                self._flip(self.start[name])
         self._guards, self._felt = True, False
         if varies is None:
-            with _exactly(self._guards):
+            with exactly(self._guards):
                 varies = passes_differ(model, self._inputs, criterion, torch.float64)
         self._draws = DRAWS if varies else 1
         self._factors = [self._drawn(group) for group in groups]
+        self._matrices = [
+            [_matrix(factors[list(block)]) for block in group.blocks] if group.pairs else []
+            for group, factors in zip(groups, self._factors, strict=True)
+        ]
 
     def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """In place of the model's own, with `values`."""
         given = iter(values.values())
         return stand_ins(self._model, lambda _: next(given).clone())
 
+    def _flip(self, values: Tensor) -> None:
+        """Change the signs of random rows, and of random columns: as good as of random entries,
+        for which large layers need seconds."""
+        for axis, size in enumerate(values.shape):
+            signs = 2 * torch.randint(2, (size,)) - 1
+            shape = [size if one == axis else 1 for one in range(values.dim())]
+            values.mul_(signs.view(shape).to(values))
+
     def _drawn(self, group: Group) -> Tensor:
         """The size of the transformation of each unit: 0.2 to 0.5, of either sign."""
-        sizes = 0.2 + 0.3 * torch.rand(group.units, dtype=torch.float64)
-        return sizes * (2 * torch.randint(2, (group.units,)) - 1)
+        sizes = 0.2 + 0.3 * torch.rand(group.rows, dtype=torch.float64)
+        return sizes * (2 * torch.randint(2, (group.rows,)) - 1)
+
+    def at_start(self) -> list[Pass]:
+        """The passes at `start`, with gradients."""
+        found = self._passes(self.start, with_gradients=True)
+        if self._felt and self._guards:
+            self._guards = False
+            found = self._passes(self.start, with_gradients=True)
+        return found
 
     def proofs(self) -> list[Proof]:
         if not self._groups:
             return []
-        losses, gradients = self._pass(self._start, with_gradients=True)
-        if self._felt and self._guards:
-            self._guards = False
-            losses, gradients = self._pass(self._start, with_gradients=True)
-        defects = self._defects(gradients)
-        change = self._change(losses, range(len(self._groups)))
-        changes = dict.fromkeys(range(len(self._groups)), change)
+        before = self.at_start()
+        defects = self._defects(before)
+        change = self._change(before, self._conserved)
+        changes = dict.fromkeys(self._conserved, change)
         if not change <= LOSS_TOLERANCE:
-            self._divide(losses, list(range(len(self._groups))), changes)
-        return [
-            Proof(group, changes[number], defect, _reason(changes[number], defect), len(losses))
-            for number, (group, defect) in enumerate(zip(self._groups, defects, strict=True))
-        ]
+            self._divide(before, self._conserved, changes)
+        found = []
+        for number, (group, defect) in enumerate(zip(self._groups, defects, strict=True)):
+            balanced = number not in changes
+            change = self._change(before, [number], group.outputs) if balanced else changes[number]
+            what = _OUTPUTS if balanced else _LOSS
+            found.append(Proof(group, change, defect, _reason(what, change, defect), len(before)))
+        return found
 
-    def _divide(self, losses: list[float], some: list[int], changes: dict[int, float]) -> None:
+    def _divide(self, before: list[Pass], some: list[int], changes: dict[int, float]) -> None:
         """Find by halves which of `some` change the loss."""
         half = len(some) // 2
         for part in (some[:half], some[half:]) if half else ():
-            change = self._change(losses, part)
+            change = self._change(before, part)
             changes |= dict.fromkeys(part, change)
             if not change <= LOSS_TOLERANCE:
-                self._divide(losses, part, changes)
+                self._divide(before, part, changes)
 
-    def _pass(
-        self, values: dict[str, Tensor], with_gradients: bool = False
-    ) -> tuple[list[float], list[dict[str, Tensor]]]:
-        """The loss of each pass with `values` as parameters and buffers, and the gradients."""
+    def _passes(self, values: dict[str, Tensor], with_gradients: bool = False) -> list[Pass]:
+        """Each with `values` as parameters and buffers."""
         tensors = self._tensors(values)
         trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
-        losses: list[float] = []
-        gradients: list[dict[str, Tensor]] = []
+        found = []
         with untouched(self._model):
             for draw in range(self._draws):
                 seed_all(self._seed + draw)
-                with standing_in(self._model, tensors), _exactly(self._guards) as mode:
-                    loss = self._criterion(passed(self._model, self._inputs))
+                gradient, source = {}, 0.0
+                with standing_in(self._model, tensors), exactly(self._guards) as mode:
+                    returned = passed(self._model, self._inputs)
+                    outputs = [] if self._output is None else [self._output(returned)]
+                    loss = self._criterion(returned)
                     self._felt |= mode.felt
                     if with_gradients:
-                        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-                        gradients.append({
-                            name: torch.zeros_like(tensor) if gradient is None else _dense(gradient)
-                            for (name, tensor), gradient in zip(trained.items(), found, strict=True)
-                        })  # fmt: skip
-                losses.append(float(loss.detach()))
-        return losses, gradients
+                        wanted = [*trained.values(), *outputs]
+                        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+                        gradient = {
+                            name: torch.zeros_like(tensor) if one is None else _dense(one)
+                            for (name, tensor), one in zip(trained.items(), gradients, strict=False)
+                        }
+                        for z, steepness in zip(outputs, gradients[len(trained) :], strict=True):
+                            source = 0.0 if steepness is None else float((z * steepness).sum())
+                z = outputs[0].detach() if outputs else loss.detach()
+                found.append(Pass(float(loss.detach()), gradient, z, source))
+        return found
 
-    def _change(self, losses: list[float], some: Sequence[int]) -> float:
-        """Of the loss, relative, the largest over the passes."""
-        values = dict(self._start)
+    def _change(self, before: list[Pass], some: Sequence[int], outputs: int = 0) -> float:
+        """Of the loss, relative, the largest over the passes. outputs: the exponent of the outputs,
+        whose change beside it counts in place of the loss; 0: the loss does."""
+        values = dict(self.start)
         exponents: dict[str, Tensor] = {}
-        for number in some:
+        mixing = [number for number in some if self._groups[number].pairs]
+        for number in (number for number in some if number not in mixing):
             group, factors = self._groups[number], self._factors[number]
             ones = {one.parameter: torch.ones_like(values[one.parameter]) for one in group.members}
             for name, added in weighted(group, ones, factors, signs=True).items():
@@ -189,92 +242,78 @@ class _Prover:
                     exponents[name] = exponents[name] + added if name in exponents else added
         for name, exponent in exponents.items():
             values[name] = values[name] * exponent.exp()
-        found, _ = self._pass(values)
-        if not np.isfinite([*found, *losses]).all():
-            return float("inf")
-        return max(abs(a - b) / max(abs(b), 1e-300) for a, b in zip(found, losses, strict=True))
+        if outputs:
+            scale = float((outputs * factors[0]).exp())
+            after = self._passes(values)
+            pairs = [(a.outputs, scale * b.outputs) for a, b in zip(after, before, strict=True)]
+            changes = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+        else:
+            losses = [(a.loss, b.loss) for a, b in self._transformed(values, mixing, before)]
+            changes = [abs(a - b) / max(abs(b), 1e-300) for a, b in losses]
+        return float("inf") if not np.isfinite(changes).all() else max(changes)
 
-    def _defects(self, gradients: list[dict[str, Tensor]]) -> list[float]:
+    def _transformed(
+        self, values: dict[str, Tensor], mixing: Sequence[int], before: list[Pass]
+    ) -> Iterator[tuple[Pass, Pass]]:
+        """Each pass with `values`, beside that of `before`; with the units of the groups `mixing`
+        mixed by their matrices, and by the negatives of these."""
+        for sign in (1, -1) if mixing else (1,):
+            mixed = dict(values)
+            for number in mixing:
+                self._mix(mixed, number, sign)
+            yield from zip(self._passes(mixed), before, strict=True)
+
+    def _mix(self, values: dict[str, Tensor], number: int, sign: int) -> None:
+        """Each block by its matrix M times `sign`, or by M^-T where it enters."""
+        group = self._groups[number]
+        for block, matrix in zip(group.blocks, self._matrices[number], strict=True):
+            for members in group.members:
+                old = values[members.parameter]
+                by = sign * (matrix if members.sign > 0 else matrix.inverse().T).to(old.device)
+                mixed = by @ entries_of_units(members, old, block)
+                values[members.parameter] = with_entries(members, old, block, mixed)
+
+    def _defects(self, passes: list[Pass]) -> list[float]:
         found = [0.0] * len(self._groups)
-        for gradient in gradients:
-            floor = _SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
+        for one in passes:
+            floor = SMALL_GRADIENT * max(float(g.abs().max()) for g in one.gradient.values())
             for number, group in enumerate(self._groups):
-                found[number] = max(found[number], self._defect(group, gradient, floor))
+                found[number] = max(found[number], self._defect(group, one, floor))
         return found
 
-    def _defect(self, group: Group, gradient: dict[str, Tensor], floor: float) -> float:
-        along = moved(group, {one.parameter: self._start[one.parameter] for one in group.members})
-        inner = per_unit(group, along, gradient, signs=True).abs()
+    def _defect(self, group: Group, one: Pass, floor: float) -> float:
+        along = moved(group, {one.parameter: self.start[one.parameter] for one in group.members})
+        inner = per_unit(group, along, one.gradient, signs=True) - group.outputs * one.source
         size = per_unit(group, along, along).sqrt()
-        steepness = per_unit(group, gradient, gradient).sqrt()
-        worst = float((inner / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
+        steepness = per_unit(group, one.gradient, one.gradient).sqrt()
+        worst = float((inner.abs() / (size * steepness.clamp(min=floor)).clamp(min=1e-300)).max())
         return worst if np.isfinite(worst) else float("inf")
 
 
-def _reason(change: float, defect: float) -> str | None:
+def _matrix(factors: Tensor) -> Tensor:
+    """Random, with e^factors as its singular values."""
+    shape = (len(factors), len(factors))
+    one, _ = torch.linalg.qr(torch.randn(shape, dtype=torch.float64))
+    other, _ = torch.linalg.qr(torch.randn(shape, dtype=torch.float64))
+    mixing: Tensor = (one * factors.exp()) @ other
+    return mixing
+
+
+_LOSS = "the loss changes by {:.1e} of itself under its transformation", "though the loss keeps it"
+_OUTPUTS = (
+    "the outputs scale otherwise than by its exponent, by {:.1e} of their size",
+    "so that the loss depends on more than the outputs",
+)
+
+
+def _reason(what: tuple[str, str], change: float, defect: float) -> str | None:
+    changed, beside = what
     if not change <= LOSS_TOLERANCE:
-        return f"the loss changes by {change:.1e} of itself under its transformation"
+        return changed.format(change)
     if not defect <= GRADIENT_TOLERANCE:
-        return f"the gradient breaks its constraint by {defect:.1e}, though the loss keeps it"
+        return f"the gradient breaks its constraint by {defect:.1e}, {beside}"
     return None
 
 
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def _nearby(tensor: Tensor) -> Tensor:
-    """In float64; a parameter is moved by a tenth, so that nothing of it is zero or one."""
-    if not tensor.is_floating_point():
-        return tensor.clone()
-    exact = tensor.detach().to(torch.float64, copy=True)
-    if isinstance(tensor, nn.Parameter) and tensor.numel():
-        size = max(float(tensor.detach().norm()) / tensor.numel() ** 0.5, 0.1)
-        exact.add_(torch.randn(tensor.shape).to(exact.device), alpha=0.1 * size)
-    return exact
-
-
-@contextlib.contextmanager
-def _exactly(guards: bool) -> Iterator["_Exact"]:
-    """Within it, what a network makes of its own is in float64, and constants that keep divisions
-    safe are too small to be felt. guards: also those that it adds or bounds by itself."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Exact(guards) as mode:
-            yield mode
-    finally:
-        torch.set_default_dtype(default)
-
-
-class _Exact(TorchDispatchMode):
-    """felt: whether something other than a division followed such a constant."""
-
-    def __init__(self, guards: bool) -> None:
-        TorchDispatchMode.__init__(self)
-        self.felt = False
-        self._guards = guards
-        self._guarded: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        schema = function._schema
-        names = [argument.name for argument in schema.arguments]
-        values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-        name = schema.name.split("::")[-1].rstrip("_")
-        for argument, value in values.items() if self._guarded else ():
-            for tensor in tensors_in(value):
-                if tensor.layout is torch.strided:
-                    guarded = tensor.untyped_storage()._cdata in self._guarded
-                    self.felt |= guarded and not leads_to_division(name, argument)
-        guard = guard_of(name, values) if self._guards else None
-        small = [one for one in ("eps", "epsilon", guard) if one in names]
-        values |= dict.fromkeys(small, _NEGLIGIBLE)
-        if values.get("dtype") in _COARSER:  # what the network casts to a coarser type
-            values["dtype"] = torch.float64
-        given = [values.pop(one.name) for one in schema.arguments[: len(args)]]
-        output = function(*given, **values)
-        if guard is not None:
-            self._guarded[output.untyped_storage()._cdata] = output
-        return output

@@ -3,9 +3,9 @@
 Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive homogeneity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ import symrun.symmetry.rules_normalisation  # noqa: F401  they fill RULES
 from symrun.errors import UsageError
 from symrun.symmetry.exponents import Exponents, State
 from symrun.symmetry.grouping import groups_of
-from symrun.symmetry.groups import Group
+from symrun.symmetry.groups import Group, Symmetry
 from symrun.symmetry.linear_system import LinearSystem
 from symrun.symmetry.parameters import Transformed, overlapping
 from symrun.symmetry.stand_ins import (
@@ -37,6 +37,10 @@ from symrun.symmetry.trace import Trace, tensors_in
 
 PASSES = 3
 """Forward passes that show whether all make the same operations."""
+Made = Callable[[str, Tensor, int, LinearSystem], Transformed]
+"""From the name of a parameter, its tensor and its number to what may be done to it."""
+Found = TypeVar("Found")
+
 FOLLOWED = 4
 """Of a model whose passes do not, such as one that skips layers at random or counts its calls."""
 
@@ -60,6 +64,11 @@ class Structure:
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
     varies: bool = False
+
+    @property
+    def balanced(self) -> Group | None:
+        """The first group of homogeneity; None if nobody asked for one."""
+        return next((one for one in self.groups if one.symmetry is Symmetry.homogeneity), None)
 
 
 def cross_entropy(outputs: Any) -> Tensor:
@@ -90,29 +99,73 @@ def find_structure(
         structure = find_structure(model, torch.zeros(2, 3, 32, 32))
         sum(group.units for group in structure.groups)
     """
+    return without_data(
+        model, example_input, lambda example, device: _found(model, example, criterion, device)
+    )
+
+
+def without_data(
+    model: nn.Module, example: Any, search: Callable[[Any, torch.device | str], Found]
+) -> Found:
+    """What `search(example, device)` finds on the device "meta", or else on the model's.
+
+    Error: UsageError if it fails on both.
+    """
+    devices: list[torch.device | str] = ["meta"]
+    devices.append(next((p.device for p in model.parameters()), torch.device("cpu")))
     try:
-        return _found(model, example_input, criterion, "meta")
+        return search(_on(example, devices[0]), devices[0])
     except Exception:  # a forward that reads values, or tensors that are no parameters
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        pass
     try:
-        return _found(model, example_input, criterion, device)
+        return search(_on(example, devices[1]), devices[1])
     except Exception as error:  # a user's forward can raise anything
         raise UsageError(
-            f"{type(model).__name__} fails on inputs of shape {shapes_of(example_input)}, so its "
+            f"{type(model).__name__} fails on inputs of shape {shapes_of(example)}, so its "
             f"symmetries cannot be found: {first_line(error)}"
         ) from error
+
+
+def _on(example: Any, device: torch.device | str) -> Any:
+    return each_tensor(example, lambda tensor: tensor.to(device))
 
 
 def _found(
     model: nn.Module, example: Any, criterion: Criterion, device: torch.device | str
 ) -> Structure:
-    example = each_tensor(example, lambda tensor: tensor.to(device))
+    exponents = Exponents(LinearSystem())
+
+    def end(trace: Trace, returned: Any) -> Tensor:
+        loss = criterion(returned)
+        exponents.pin(trace.state_of(loss))
+        return loss
+
+    varies = _differ(model, example, criterion)
+    passes = FOLLOWED if varies else 1
+    parameters, uses = follow(model, example, exponents, Transformed.of, end, device, passes)
+    _fix_what_is_left(parameters, exponents)
+    groups = groups_of(list(parameters.values()), exponents.system.solution())
+    return Structure(_layers(uses), groups, varies)
+
+
+def follow(
+    model: nn.Module,
+    example: Any,
+    exponents: Exponents,
+    made: Made,
+    end: Callable[[Trace, Any], Tensor],
+    device: torch.device | str,
+    passes: int,
+) -> tuple[dict[str, Transformed], list[tuple[str, str, tuple[int, ...]]]]:
+    """The parameters that may be transformed, once the equations of forward passes are in
+    `exponents`; and the uses of weights, as in `Trace`.
+
+    end: from what the model returned to what all is trained for, whose equations it adds.
+    """
     tensors = stand_ins(model, lambda tensor: tensor.to(device, copy=True))
-    system = LinearSystem()
-    exponents = Exponents(system)
     excluded = overlapping(model)
     parameters = {
-        name: Transformed.of(name, tensor, order, system)
+        name: made(name, tensor, order, exponents.system)
         for order, (name, tensor) in enumerate(tensors.items())
         if tensor.requires_grad
         and name not in excluded
@@ -121,9 +174,8 @@ def _found(
     }
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
-    varies = _differ(model, example, criterion)
     with untouched(model):
-        for number in range(FOLLOWED if varies else 1):
+        for number in range(passes):
             seed_all(number)
             trace = Trace(exponents, parameters)
             for name, _ in model.named_parameters():
@@ -131,23 +183,20 @@ def _found(
                 trace.set_state(tensors[name], known.state() if known else State(parameter=name))
             with standing_in(model, tensors):
                 with trace:
-                    loss = criterion(passed(model, example))
-                    trace.exponents.pin(trace.state_of(loss))
-                trained |= _with_gradient(tensors, loss)
+                    result = end(trace, passed(model, example))
+                trained |= _with_gradient(tensors, result)
             uses += trace.uses
     for name in parameters.keys() - trained:
         parameters[name].first_use = None
-    _fix_what_is_left(parameters, exponents)
-    groups = groups_of(list(parameters.values()), system.solution())
-    return Structure(_layers(uses), groups, varies)
+    return parameters, uses
 
 
-def _with_gradient(tensors: Mapping[str, Tensor], loss: Tensor) -> set[str]:
-    """The names of those on which the loss depends."""
+def _with_gradient(tensors: Mapping[str, Tensor], result: Tensor) -> set[str]:
+    """The names of those on which the result depends."""
     wanted = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
-    if not loss.requires_grad:
+    if not result.requires_grad:
         return set()
-    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    gradients = torch.autograd.grad(result.sum(), list(wanted.values()), allow_unused=True)
     return {name for name, one in zip(wanted, gradients, strict=True) if one is not None}
 
 

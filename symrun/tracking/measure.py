@@ -33,7 +33,8 @@ class WeightReductions:
 class GradientReductions:
     """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
-    inputs: the inputs of the laws for the next update, [2 or 4, units], in the order of `Input`.
+    inputs: the inputs of the laws for the next update, [3 or 5, units], in the order of `Input`;
+    the defect is all of D, and the source 0, as `with_source` mends.
     """
 
     grad_norm_sq: Tensor
@@ -86,7 +87,8 @@ class Measure:
     def gradients(self, norms: bool = True) -> GradientReductions:
         """norms: as in `TorchSums.gradients`. Error: RunError if a parameter has no gradient."""
         found = self._joined([one.gradients(norms) for one in self._kinds])
-        return GradientReductions(found[-1], found[:-1])
+        source = torch.zeros_like(found[:1])
+        return GradientReductions(found[-1], torch.cat([found[:2], source, found[2:-1]]))
 
     def nothing(self) -> GradientReductions:
         """What `gradients` gives, all 0."""
@@ -110,8 +112,9 @@ class Measure:
     @torch.no_grad()
     def step(self) -> Tensor:
         """Of w_n = theta_n - theta_{n+1} since `keep`, as inputs of `ObservedUpdate`: B(w, w), 0
-        for a linear quantity, and B(theta, w), or the sum of w; float64 [2, units]."""
-        return self._joined([one.steps() for one in self._kinds])
+        for a linear quantity, B(theta, w), or the sum of w, and no source; float64 [3, units]."""
+        found = self._joined([one.steps() for one in self._kinds])
+        return torch.cat([found, torch.zeros_like(found[:1])])
 
     def _joined(self, values: Sequence[Tensor]) -> Tensor:
         return values[0] if len(values) == 1 else torch.cat(list(values), -1)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symrun.config import Sums
-from symrun.laws import Law
+from symrun.laws import Input, Law
 from symrun.symmetry import Group, Symmetry
 from symrun.tracking.measure import GradientReductions, Measure, WeightReductions
 from symrun.tracking.momentum import Momentum
@@ -122,10 +123,9 @@ class PartMeasures:
         return found
 
     def _padded(self, inputs: Tensor) -> Tensor:
-        """Two inputs as four, where another part needs them."""
-        if not self.momentum or len(inputs) == 4:
-            return inputs
-        return torch.cat([inputs, torch.zeros_like(inputs)])
+        """Inputs with 0 for those of momentum, where another part needs them."""
+        more = Input.count(self.momentum) - len(inputs)
+        return F.pad(inputs, (0, 0, 0, more)) if more else inputs
 
     def _joined(self, values: Sequence[Tensor]) -> Tensor:
         """[..., units of a part] of each part as [..., units], in the order of the groups."""

@@ -19,6 +19,7 @@ from symrun.runs.tables import DYNAMICS, MEASUREMENTS, UPDATE, parameters_schema
 from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
 from symrun.tracking.movement import Movement, OneRule
+from symrun.tracking.output_source import OutputSource, with_source
 from symrun.tracking.parts import PartMeasures
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.shares import Shares
@@ -60,6 +61,7 @@ class Tracker:
     ranks: processes that hold the same model, or each a part of it (DTensors, for which None means
     the default process group). Each sums its share; all call the same methods at the same time and
     have the same `state`, and only the first writes.
+    source: what drives homogeneity, if `structure` has a group of it.
     Error: UsageError for an SGD that the laws do not describe, as in `momentum_of`.
     Example:
         with TableWriter(run) as writer:
@@ -87,6 +89,7 @@ class Tracker:
         watchers: Sequence[Watcher] = (),
         more: Sequence[str] = (),
         ranks: "dist.ProcessGroup | None" = None,
+        source: OutputSource | None = None,
     ) -> None:
         groups = structure.groups
         self._model, self._groups, self._sums = model, groups, sums
@@ -101,6 +104,11 @@ class Tracker:
         self._value_type = pa.float64() if self._dtype is torch.float64 else pa.float32()
         self._units_schema = units_schema(self._value_type, self._more)
         self._parameters_schema = parameters_schema(self._value_type)
+        self._source = source
+        exponents = [float(group.outputs) for group in groups for _ in range(group.units)]
+        device = next(model.parameters()).device
+        self._exponents = torch.tensor(exponents, dtype=torch.float64, device=device)
+        """h of each unit, 0 but for homogeneity."""
         self.scale: Tensor | None = None
         """What gradients are multiplied by until within the update, where that is so."""
         self._recorded = self._undone = -1
@@ -168,6 +176,11 @@ class Tracker:
         """Whether `step` is recorded."""
         return step % self.every == 0
 
+    def watch(self, outputs: Tensor) -> None:
+        """Measure at `outputs`, in the backward pass to come, what the source of homogeneity is."""
+        if self._source is not None:
+            self._source.watch(outputs)
+
     def prepare(self, lr: float | None = None) -> None:
         """Copy the next update's settings to the device; call it at any time before `observe`."""
         rules = self._movement.rules(lr)
@@ -181,17 +194,24 @@ class Tracker:
 
         All of it runs on the device, so that a CUDA graph can capture it.
         """
-        gradients = self._measures.gradients(due)
-        observation = None
+        gradients, observation = self._measures.gradients(due), None
+        inputs = gradients.inputs
+        if self._source is not None:
+            source = torch.where(self._exponents > 0, self._exponents * self._source.taken(), 0.0)
+            inputs = with_source(inputs, source)
         if due:
-            norm_sq, defect = gradients.grad_norm_sq, gradients.inputs[Input.defect]
+            norm_sq = gradients.grad_norm_sq
+            columns = {"grad_norm_sq": norm_sq, "defect": inputs[Input.defect]}
+            if self._source is not None:
+                columns["source"] = inputs[Input.source]
             if self.scale is not None:
-                norm_sq, defect = norm_sq / self.scale**2, defect / self.scale
-            observation = self._observation({"grad_norm_sq": norm_sq, "defect": defect})
+                columns = {name: one / self.scale for name, one in columns.items()}
+                columns["grad_norm_sq"] = norm_sq / self.scale**2
+            observation = self._observation(columns)
         if not self._measures.observed:
-            return self._advanced(gradients.inputs, observation)
+            return self._advanced(inputs, observation)
         self._measures.keep()
-        self._inputs = gradients.inputs
+        self._inputs = inputs
         return observation
 
     def complete(self, observation: Observation | None) -> Observation | None:

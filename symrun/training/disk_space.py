@@ -19,7 +19,7 @@ def table_bytes(training: Training) -> int:
     ]
     sample = sum(min(config.track.parameters, weight.numel()) for weight in weights)
     value_bytes = weights[0].dtype.itemsize
-    return unpacked_bytes(records, units, sample, value_bytes, training.plan.columns)
+    return unpacked_bytes(records, units, sample, value_bytes, training.columns)
 
 
 def checkpoint_bytes(training: Training) -> int:

@@ -85,6 +85,8 @@ class Update:
         if parallel is not None:
             parallel.begin(self._step)
         outputs, loss = training.outputs_and_loss(images, labels)
+        if self._tracker is not None:
+            self._tracker.watch(outputs)
         own = loss if parallel is None else parallel.weighted(loss, len(labels), self._step)
         own.backward()
         observation = self._tracker.observe(due) if self._tracker is not None else None

@@ -52,7 +52,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
         layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
         groups=tuple(map(GroupInfo.of, structure.groups)),
         unpredicted=plan.unpredicted,
-        columns=plan.columns,
+        columns=training.columns,
         ranks=ranks.count(),
     )
 

@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from symrun import ranks
-from symrun.config import BatchNorm, Precision
+from symrun.config import BatchNorm, Matrices, Precision
 from symrun.data import Batches, Dataset
 from symrun.errors import UsageError
 from symrun.optimizers import make_optimizer
+from symrun.runs.tables import SOURCE
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
+from symrun.symmetry.matrices import with_entries
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker, Watcher
+from symrun.tracking.output_source import OutputSource
 from symrun.training.batch_norm import synchronised
 from symrun.training.compiled import compiled
 from symrun.training.data_parallel import DataParallel, least_batch
@@ -59,6 +62,12 @@ class Training:
     @property
     def steps(self) -> int:
         return len(self.learning_rates)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that not every run records."""
+        source = SOURCE if self.structure.balanced is not None else ()
+        return (*self.plan.columns, *source)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return autocast(self.plan.config.precision, self.device)
@@ -181,10 +190,16 @@ def make_tracker(
         sample=config.track.parameters,
         seed=config.seed,
         sums=config.track.sums,
-        more=training.plan.columns,
+        more=training.columns,
         watchers=watchers,
         ranks=ranks.group(),
+        source=_source(training),
     )
+
+
+def _source(training: Training) -> OutputSource | None:
+    group = training.structure.balanced
+    return None if group is None else OutputSource(training.model, group, ranks.group())
 
 
 def proven_structure(
@@ -194,13 +209,22 @@ def proven_structure(
     criterion: Callable[[Any, Tensor], Tensor],
 ) -> Structure:
     """The layers of `model`, and its symmetry groups that are proven with the loss that it is
-    trained with.
+    trained with; those of `track.matrices` come last.
 
     Error: as in `Subject`.
     """
     subject = Subject.of(model, dataset, plan, criterion)
     structure = subject.structure()
-    return proven(structure, subject.proofs(structure))
+    structure = proven(structure, subject.proofs(structure))
+    wanted = plan.config.track.matrices
+    if wanted is Matrices.diagonal:
+        return structure
+    structure = subject.with_matrices(structure)
+    whole = with_entries(structure, wanted is Matrices.sample, plan.config.seed)
+    if whole == structure:
+        network = f"model={plan.config.model.name}"
+        _LOG.warning("track.matrices=%s has no effect: %s has no matrix", wanted.value, network)
+    return whole
 
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:

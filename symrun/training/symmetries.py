@@ -15,12 +15,15 @@ from symrun.errors import UsageError
 from symrun.models import build_model
 from symrun.models.named import failed, importable, imported
 from symrun.symmetry import Family, Group, Structure
+from symrun.symmetry.homogeneity import find_homogeneity
+from symrun.symmetry.matrices import find_matrices
 from symrun.symmetry.proof import Proof, prove
 from symrun.symmetry.search import find_structure
 from symrun.tasks import make_criterion, output_of
 from symrun.training.plan import Plan
 from symrun.training.trial import shape_of_labels
 
+_UNSCALED = "no exponents of the parameters scale all outputs of"
 _PROVEN_ON = 4
 """Inputs in the batch on which symmetries are proven."""
 
@@ -82,11 +85,18 @@ class Subject:
         """The layers, the groups that the search finds, and those of `track.families`; nothing is
         proven.
 
-        Error: UsageError for a class that cannot be used, or names a group that there is.
+        Error: UsageError for a class that cannot be used, or names a group that there is; or for
+        track.homogeneity=true where nothing scales the outputs.
         """
         labels = torch.zeros(self.labels, dtype=torch.int64)
         found = find_structure(self.model, self.example, self._loss(labels, self.plan.dtype))
         groups = {(group.symmetry, group.name): group for group in found.groups}
+        if self.plan.config.track.homogeneity:
+            balanced = find_homogeneity(self.model, self.example, self._scored)
+            if balanced is None:
+                network = f"model={self.plan.config.model.name}"
+                raise UsageError(f"track.homogeneity must be false, since {_UNSCALED} {network}")
+            groups[balanced.symmetry, balanced.name] = balanced
         for name, group in _by_hand(self.plan.config.track.families, self.model):
             if (group.symmetry, group.name) in groups:
                 there = f"there is a group {group.symmetry.value} {group.name} already"
@@ -96,15 +106,34 @@ class Subject:
 
     def proofs(self, structure: Structure) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
+        inputs, criterion = self._batch()
+        return prove(
+            self.model,
+            structure.groups,
+            inputs,
+            criterion,
+            structure.varies,
+            output=self._scored,
+        )
+
+    def with_matrices(self, structure: Structure) -> Structure:
+        """`structure` with the matrices that its groups are the diagonals of, which are proven."""
+        varies, seed = structure.varies, self.plan.config.seed
+        groups = find_matrices(self.model, structure.groups, *self._batch(), varies, seed)
+        return replace(structure, groups=tuple(groups))
+
+    def _batch(self) -> tuple[Tensor, Callable[[Any], Tensor]]:
+        """Random inputs, and the loss with random labels."""
         draws = torch.Generator().manual_seed(0)
         labels = torch.randint(self.classes, self.labels, generator=draws)
         if self.example.is_floating_point():
             inputs = torch.randn(self.example.shape, generator=draws, dtype=torch.float64)
         else:
             inputs = torch.randint(self.classes, self.example.shape, generator=draws)
-        criterion = self._loss(labels, torch.float64)
-        inputs = inputs.to(self.plan.device)
-        return prove(self.model, structure.groups, inputs, criterion, structure.varies)
+        return inputs.to(self.plan.device), self._loss(labels, torch.float64)
+
+    def _scored(self, returned: Any) -> Tensor:
+        return output_of(returned, self.plan.config.task.output)
 
     def _loss(self, labels: Tensor, dtype: torch.dtype) -> Callable[[Any], Tensor]:
         """The task's loss of what the network returns, on whatever device: "meta" in a search."""

@@ -24,15 +24,16 @@ FLOAT = torch.float64
 
 
 def advance(law, state, inputs, lr, degree=2):
-    """state [rows, 1], inputs [2, 1] -> [rows, 1]"""
+    """state [rows, 1], inputs [3, 1] -> [rows, 1]"""
     return law.matrix(degree, lr, first=False) @ torch.cat([state, inputs])
 
 
 def inputs_of(theta, gradient, degree):
-    """B(g, g) and D of one unit, theta and gradient [entries] -> [2, 1]"""
+    """B(g, g), D and no source of one unit, theta and gradient [entries] -> [3, 1]"""
+    zero = torch.zeros((), dtype=FLOAT)
     if degree == 1:
-        return torch.stack([torch.zeros((), dtype=FLOAT), gradient.sum()])[:, None]
-    return torch.stack([gradient @ gradient, theta @ gradient])[:, None]
+        return torch.stack([zero, gradient.sum(), zero])[:, None]
+    return torch.stack([gradient @ gradient, theta @ gradient, zero])[:, None]
 
 
 def conserved(theta, degree):
@@ -201,7 +202,7 @@ def test_modified_flow_meets_its_differential_equation():
             k2 = slope(q + h * k1 / 2)
             k3 = slope(q + h * k2 / 2)
             q += h * (k1 + 2 * k2 + 2 * k3 + slope(q + h * k3)) / 6
-        start, inputs = torch.tensor([[1.5], [force], [0.0]], dtype=FLOAT).split([1, 2])
+        start, inputs = torch.tensor([[1.5], [force], [0.0], [0.0]], dtype=FLOAT).split([1, 3])
         predicted = advance(ModifiedFlow(decay), start, inputs, lr, degree)
         assert predicted.item() == pytest.approx(q, rel=1e-12)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from symrun.laws import SGD, DiscreteLaw, Oscillator, laws_of_sgd
+from symrun.laws import SGD, DiscreteLaw, Input, Oscillator, laws_of_sgd
 
 FLOAT = torch.float64
 ROUNDING = 2.0**-53
@@ -50,10 +50,10 @@ def run(sgd, lrs, gradient_of, laws, start, linear=False):
         new = (1 - sgd.dampening) * decayed
         buffer = decayed if buffer is None else sgd.momentum * buffer + new
         update = decayed + sgd.momentum * buffer if sgd.nesterov else buffer
-        inputs = [zero, gradient.sum(), zero, zero]
+        inputs = [zero, gradient.sum(), zero, zero, zero]
         if not linear:
-            inputs = [gradient @ gradient, now @ gradient, update @ update, update @ buffer]
-        inputs = torch.stack(inputs if sgd.momentum else inputs[:2])[:, None]
+            inputs = [gradient @ gradient, now @ gradient, zero, update @ update, update @ buffer]
+        inputs = torch.stack(inputs if sgd.momentum else inputs[:3])[:, None]
         for name, law in laws.items():
             following = matrix(law, degree, lr, step == 0)
             states[name] = following @ torch.cat([states[name], inputs])
@@ -178,7 +178,8 @@ def test_oscillator_meets_its_differential_equation(regime, dampening, corrected
     expected = moved(state[:, 0].numpy(), -earlier)  # where the forcing begins
     for step in range(60):
         norm_sq = 1 + math.sin(step)
-        inputs = torch.full((4, 1), norm_sq, dtype=FLOAT)
+        inputs = torch.full((5, 1), norm_sq, dtype=FLOAT)
+        inputs[Input.source] = 0
         state = law.matrix(2, lr, step == 0) @ torch.cat([state, inputs])
         expected = moved(expected, h, 2 * norm_sq / (1 - dampening) ** 2)
         now = moved(expected, earlier)

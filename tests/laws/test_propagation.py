@@ -23,11 +23,12 @@ class Decay:
 
     def matrix(self, degree, lr, first):
         decay = torch.exp(torch.tensor(-degree * lr, dtype=torch.float64))
-        return torch.stack([decay, torch.zeros_like(decay), lr * decay])[None]
+        none = torch.zeros_like(decay)
+        return torch.stack([decay, none, lr * decay, none])[None]
 
 
 def inputs(momentum):
-    return torch.rand(4 if momentum else 2, UNITS, dtype=torch.float64) + 0.1
+    return torch.rand(5 if momentum else 3, UNITS, dtype=torch.float64) + 0.1
 
 
 def propagate(laws, degrees, momentum):

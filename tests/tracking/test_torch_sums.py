@@ -38,15 +38,15 @@ def expected(model, groups):
     parameters = dict(model.named_parameters())
     columns = [[], [], [], [], []]
     for group in groups:
-        sums = [0, 0, 0, 0, 0]
+        sums = [0, 0, 0, 0, 0, 0]
         for members in group.members:
             theta = parameters[members.parameter].detach().double()
             g = parameters[members.parameter].grad.double()
             if group.symmetry is Symmetry.translation:
-                terms = [theta, theta.abs(), g * g, 0 * g, g]
+                terms = [theta, theta.abs(), g * g, 0 * g, g, 0 * g]
             else:
-                terms = [theta * theta, theta * theta, g * g, g * g, theta * g]
-            signs = [members.sign, 1, 1, members.sign, members.sign]
+                terms = [theta * theta, theta * theta, g * g, g * g, theta * g, 0 * g]
+            signs = [members.sign, 1, 1, members.sign, members.sign, 1]
             for i, (sign, term) in enumerate(zip(signs, terms, strict=True)):
                 sums[i] = sums[i] + sign * over_units(members, term, group.units)
         for column, values in zip(columns, sums, strict=True):

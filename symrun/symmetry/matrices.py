@@ -1,0 +1,291 @@
+"""Units that any invertible matrix M may mix: X -> M X on what has sign 1, X -> M^-T X on what has
+sign -1, the units' entries being the rows of X.
+
+Between queries and keys of a head, values and output, or two linear layers in a row, a whole
+matrix is conserved, of which the search for exponents finds the diagonal. The derivative of the
+loss g along the entry (a, b) of M is
+
+    E_ab = sum over members of sign 1 of g_a . x_b  -  sum over members of sign -1 of g_b . x_a
+
+and is 0 everywhere if a and b may be mixed. This finds where it is, and a finite M proves it.
+
+Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from symrun.errors import UsageError
+from symrun.symmetry.generator import Vector, per_unit
+from symrun.symmetry.groups import Group, Symmetry, off_diagonal
+from symrun.symmetry.lines import entries_of_units
+from symrun.symmetry.proof import SMALL_GRADIENT, Prover, prove
+from symrun.symmetry.search import Structure
+from symrun.symmetry.stand_ins import Criterion, first_line, shapes_of, untouched
+
+_LOG = logging.getLogger(__name__)
+
+_VANISHES = 1e-9
+"""Of sum |g_a| |x_b|. Rounding leaves 1e-13. Of two units that may not be mixed E_ab is a cosine of
+some thousandths, and by chance both E_ab and E_ba are below this in one pair of 1e11."""
+_POINTS = 6
+"""At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
+probability 1/16 at each."""
+_PROBED = 256
+"""Units of a large group that are compared before all are: half at random, and who is next to
+them."""
+_CHUNK = 2**22
+"""Entries of the lines that are compared at once: 32 MiB in float64."""
+
+
+def find_matrices(
+    model: nn.Module,
+    groups: Sequence[Group],
+    inputs: Any,
+    criterion: Criterion,
+    varies: bool | None = None,
+    seed: int = 0,
+) -> list[Group]:
+    """`groups`, those of rescale with the sets of units that any invertible matrix may mix.
+
+    Each is proven: the loss stays as it is if all of them are mixed at random. What may not be told
+    apart by this batch, such as two units of a ReLU that are active in the same examples, is left
+    out. Nothing of the model changes.
+
+    inputs, criterion, varies: as in `prove`. The batch must be one that the model feels: in
+    sequences of one token all heads attend alike.
+    Error: UsageError if the model fails in float64.
+    Example:
+        inputs = torch.randn(4, 16, 64)
+        groups = find_matrices(model, find_structure(model, inputs).groups, inputs, loss)
+        [len(block) for group in groups for block in group.blocks]
+    """
+    if not any(map(_alike, groups)):
+        return list(groups)
+    try:
+        with untouched(model):
+            finder = _Finder(model, groups, inputs, criterion, varies, seed)
+            blocks = finder.blocks()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a user's forward can raise anything
+        failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
+        reason = f"so its matrices cannot be found: {first_line(error)}"
+        raise UsageError(f"{failed}, {reason}") from error
+    candidates = [
+        (number, candidate)
+        for number, found in blocks.items()
+        for block in found
+        if (candidate := off_diagonal(replace(groups[number], blocks=(block,)), sampled=True))
+    ]
+    with _DroppingHalf():
+        proofs = prove(
+            model,
+            [candidate for _, candidate in candidates],
+            inputs,
+            criterion,
+            varies or finder.dropped,
+            seed + _POINTS,
+        )
+    proven: dict[int, tuple[tuple[int, ...], ...]] = {}
+    for (number, candidate), proof in zip(candidates, proofs, strict=True):
+        if proof.reason is None:
+            proven[number] = (*proven.get(number, ()), *candidate.blocks)
+    return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
+
+
+def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
+    """`structure` with the entries off the diagonal of all its matrices, as groups at the end.
+
+    sampled: as in `off_diagonal`. A structure that has such groups stays as it is.
+    """
+    if any(group.pairs for group in structure.groups):
+        return structure
+    entries = [off_diagonal(group, sampled, seed) for group in structure.groups]
+    return replace(structure, groups=(*structure.groups, *(one for one in entries if one)))
+
+
+def _alike(group: Group) -> list[tuple[int, ...]]:
+    """The units of a group of rescale whose lines can be paired, by how many each has of each
+    member. None of a group that has other signs than 1 and -1."""
+    if group.symmetry is not Symmetry.rescale or any(abs(one.sign) > 1 for one in group.members):
+        return []
+    counts = [Counter(members.units) for members in group.members]
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for unit in range(group.rows):
+        kinds.setdefault(tuple(count[unit] for count in counts), []).append(unit)
+    return [tuple(units) for units in kinds.values() if len(units) > 1]
+
+
+_Alike = tuple[int, tuple[int, ...]]
+"""The number of a group, and units of it that are alike."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point, the gradient of each pass there, and what counts as none of it."""
+
+    start: Vector
+    gradients: list[Vector]
+    floors: list[float]
+
+    def alive(self, group: Group) -> list[Tensor]:
+        """Whether each unit has a gradient, in each pass: bool [rows]."""
+        pairs = zip(self.gradients, self.floors, strict=True)
+        return [per_unit(group, one, one).sqrt().cpu() > floor for one, floor in pairs]
+
+
+class _Finder:
+    """Compares the units of each group at random points, until what vanishes stays the same.
+
+    dropped: whether each pass drops others, once `blocks` was called.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        inputs: Any,
+        criterion: Criterion,
+        varies: bool | None,
+        seed: int,
+    ) -> None:
+        self._network = model, (), inputs, criterion, varies
+        self._groups, self._seed, self.dropped = groups, seed, False
+
+    def blocks(self) -> dict[int, list[tuple[int, ...]]]:
+        """The candidates, by the number of their group."""
+        probed = self._probed()
+        partners: dict[_Alike, Tensor] = {}
+        for number in range(_POINTS):
+            point = self._point(number)
+            alive = [point.alive(group) for group in self._groups]
+            for group, lives in zip(self._groups, alive, strict=True):
+                if group.symmetry.degree == 2 and not any(one.any() for one in lives):
+                    _LOG.warning(
+                        "no matrix is looked for: the loss does not feel %s in these inputs, as "
+                        "in sequences of one token: give others", group.name
+                    )  # fmt: skip
+                    return {}
+            before, partners = partners, {}
+            for one, units in probed.items():
+                found = self._partners(one[0], units, point, alive[one[0]])
+                partners[one] = found & before[one] if before else found
+            probed = {one: units for one, units in probed.items() if partners[one].any()}
+            same = bool(before) and all(partners[one].equal(before[one]) for one in probed)
+            if not probed or (same and not self.dropped):
+                break
+        blocks: dict[int, list[tuple[int, ...]]] = {}
+        for group_number, units in probed:
+            found = partners[group_number, units]
+            if len(found) < len(units):
+                found = self._partners(group_number, units, point, alive[group_number])
+            blocks.setdefault(group_number, []).extend(_sets(units, found))
+        return blocks
+
+    def _probed(self) -> dict[_Alike, tuple[int, ...]]:
+        draws = torch.Generator().manual_seed(self._seed)
+        found: dict[_Alike, tuple[int, ...]] = {}
+        for number, group in enumerate(self._groups):
+            for units in _alike(group):
+                some = torch.randperm(len(units), generator=draws)[: _PROBED // 2]
+                places = torch.cat([some, (some + 1) % len(units)]).unique().tolist()
+                few = len(units) <= _PROBED
+                found[number, units] = units if few else tuple(units[one] for one in places)
+        return found
+
+    def _point(self, number: int) -> _Point:
+        with _DroppingHalf() as mode:
+            prover = Prover(*self._network, self._seed + number, flipped=True)
+            gradients: list[Vector] = [one.gradient for one in prover.at_start()]
+        self.dropped |= mode.dropped
+        largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
+        return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
+
+    def _partners(
+        self, number: int, units: Sequence[int], point: _Point, alive: Sequence[Tensor]
+    ) -> Tensor:
+        """Which of `units` may be mixed with which other: bool [units, units]."""
+        group = self._groups[number]
+        lines = max(members.units.count(units[0]) * members.length for members in group.members)
+        chunks = _cut(len(units), max(_CHUNK // lines, 1))
+        found = ~torch.eye(len(units), dtype=torch.bool)
+        for gradient, every in zip(point.gradients, alive, strict=True):
+            lives = every[list(units)]
+            found &= lives & lives[:, None]
+            for first, some in enumerate(chunks):
+                for others in chunks[first:]:
+                    if found[some, others].any():
+                        vanish = _vanish(group, point.start, gradient, units[some], units[others])
+                        found[some, others] &= vanish.cpu()
+                        found[others, some] &= vanish.T.cpu()
+        return found
+
+
+def _cut(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def _vanish(
+    group: Group, start: Vector, gradient: Vector, units: Sequence[int], others: Sequence[int]
+) -> Tensor:
+    """Whether both E_ab and E_ba are 0, a of `units` and b of `others`: bool [units, others]."""
+    of_both = (2, len(units), len(others))
+    like = start[group.members[0].parameter]
+    sums, sizes = like.new_zeros(of_both), like.new_zeros(of_both)
+    for members in group.members:
+        (x_a, x_b), (g_a, g_b) = (
+            [entries_of_units(members, of[members.parameter], some) for some in (units, others)]
+            for of in (start, gradient)
+        )
+        terms = g_a @ x_b.T, x_a @ g_b.T
+        norms = [a.norm(dim=1)[:, None] * b.norm(dim=1) for a, b in ((g_a, x_b), (x_a, g_b))]
+        for which in (0, 1):  # E_ab, E_ba
+            of = which if members.sign > 0 else 1 - which
+            sums[which] += members.sign * terms[of]
+            sizes[which] += norms[of]
+    return (sums.abs() <= _VANISHES * sizes).all(0)
+
+
+def _sets(units: Sequence[int], partners: Tensor) -> list[tuple[int, ...]]:
+    """The sets of units that are partners of each other and of none else."""
+    partners = partners | torch.eye(len(units), dtype=torch.bool)
+    alike: dict[bytes, list[int]] = {}
+    for place, row in enumerate(partners.numpy()):
+        alike.setdefault(row.tobytes(), []).append(place)
+    return [
+        tuple(units[place] for place in places)
+        for places in alike.values()
+        if len(places) > 1 and partners[places[0]].nonzero().flatten().tolist() == places
+    ]
+
+
+class _DroppingHalf(TorchDispatchMode):
+    """Within it dropout keeps one half of what it sees, so that any two units are told apart.
+
+    dropped: whether there was dropout.
+    """
+
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.dropped = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        names = [argument.name for argument in function._schema.arguments]
+        values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        name = function._schema.name
+        if name.startswith(("aten::bernoulli", "aten::native_dropout")):
+            p = values.get("p")
+            if isinstance(p, float) and 0 < p < 1:
+                self.dropped = True
+                args = [0.5 if one == "p" else values[one] for one in names[: len(args)]]
+        return function(*args, **(kwargs or {}))
