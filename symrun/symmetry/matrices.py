@@ -15,7 +15,7 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ some thousandths, and by chance both E_ab and E_ba are below this in one pair of
 _POINTS = 6
 """At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
 probability 1/16 at each."""
-_PROBED = 64
-"""Units that are compared with all others of a large group, before all are."""
+_PROBED = 256
+"""Units of a large group that are compared before all are: half at random, and who is next to
+them."""
 _CHUNK = 2**22
 """Entries of the lines that are compared at once: 32 MiB in float64."""
 
@@ -69,8 +70,8 @@ def find_matrices(
     if not any(map(_alike, groups)):
         return list(groups)
     try:
-        with untouched(model), _DroppingHalf() as dropping:
-            finder = _Finder(model, groups, inputs, criterion, varies, seed, dropping)
+        with untouched(model):
+            finder = _Finder(model, groups, inputs, criterion, varies, seed)
             blocks = finder.blocks()
     except torch.OutOfMemoryError:
         raise
@@ -90,7 +91,7 @@ def find_matrices(
             [candidate for _, candidate in candidates],
             inputs,
             criterion,
-            finder.varies,
+            varies or finder.dropped,
             seed + _POINTS,
         )
     proven: dict[int, tuple[tuple[int, ...], ...]] = {}
@@ -123,8 +124,29 @@ def _alike(group: Group) -> list[tuple[int, ...]]:
     return [tuple(units) for units in kinds.values() if len(units) > 1]
 
 
+_Alike = tuple[int, tuple[int, ...]]
+"""The number of a group, and units of it that are alike."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point, the gradient of each pass there, and what counts as none of it."""
+
+    start: Vector
+    gradients: list[Vector]
+    floors: list[float]
+
+    def alive(self, group: Group) -> list[Tensor]:
+        """Whether each unit has a gradient, in each pass: bool [rows]."""
+        pairs = zip(self.gradients, self.floors, strict=True)
+        return [per_unit(group, one, one).sqrt().cpu() > floor for one, floor in pairs]
+
+
 class _Finder:
-    """Compares the units of each group at random points, until what vanishes stays the same."""
+    """Compares the units of each group at random points, until what vanishes stays the same.
+
+    dropped: whether each pass drops others, once `blocks` was called.
+    """
 
     def __init__(
         self,
@@ -134,99 +156,81 @@ class _Finder:
         criterion: Criterion,
         varies: bool | None,
         seed: int,
-        dropping: "_DroppingHalf",
     ) -> None:
-        self._network = model, (), inputs, criterion
-        self._groups, self._seed, self._dropping = groups, seed, dropping
-        self.varies = varies
+        self._network = model, (), inputs, criterion, varies
+        self._groups, self._seed, self.dropped = groups, seed, False
 
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
-        alike = [(n, units) for n, group in enumerate(self._groups) for units in _alike(group)]
-        draws = torch.Generator().manual_seed(self._seed)
-        probed = {
-            one: torch.randperm(len(one[1]), generator=draws)[:_PROBED].sort().values.tolist()
-            for one in alike
-        }
-        partners: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        for point in range(_POINTS):
-            start, gradients = self._gradients(point)
-            if dead := self._without_gradient(gradients):
-                _LOG.warning(
-                    "no matrix is looked for: the loss does not feel %s in these inputs, as in "
-                    "sequences of one token: give others", dead.name
-                )  # fmt: skip
-                return {}
+        probed = self._probed()
+        partners: dict[_Alike, Tensor] = {}
+        for number in range(_POINTS):
+            point = self._point(number)
+            alive = [point.alive(group) for group in self._groups]
+            for group, lives in zip(self._groups, alive, strict=True):
+                if group.symmetry.degree == 2 and not any(one.any() for one in lives):
+                    _LOG.warning(
+                        "no matrix is looked for: the loss does not feel %s in these inputs, as "
+                        "in sequences of one token: give others", group.name
+                    )  # fmt: skip
+                    return {}
             before, partners = partners, {}
-            for one in alike:
-                found = self._partners(*one, start, gradients, probed[one])
+            for one, units in probed.items():
+                found = self._partners(one[0], units, point, alive[one[0]])
                 partners[one] = found & before[one] if before else found
-            alike = [one for one in alike if partners[one].any()]
-            if before and all(partners[one].equal(before[one]) for one in alike):
-                break
-            if not alike:
+            probed = {one: units for one, units in probed.items() if partners[one].any()}
+            same = bool(before) and all(partners[one].equal(before[one]) for one in probed)
+            if not probed or (same and not self.dropped):
                 break
         blocks: dict[int, list[tuple[int, ...]]] = {}
-        for number, units in alike:
-            found = partners[number, units]
+        for group_number, units in probed:
+            found = partners[group_number, units]
             if len(found) < len(units):
-                found = self._partners(number, units, start, gradients, range(len(units)))
-            blocks.setdefault(number, []).extend(_sets(units, found))
+                found = self._partners(group_number, units, point, alive[group_number])
+            blocks.setdefault(group_number, []).extend(_sets(units, found))
         return blocks
 
-    def _gradients(self, point: int) -> tuple[Vector, list[Vector]]:
-        """Parameters, and the gradient of each pass."""
-        prover = Prover(*self._network, self.varies, self._seed + point, flipped=True)
-        gradients: list[Vector] = [one.gradient for one in prover.at_start()]
-        if self._dropping.dropped and not self.varies:  # each pass drops others
-            self.varies = True
-            return self._gradients(point)
-        return prover.start, gradients
+    def _probed(self) -> dict[_Alike, tuple[int, ...]]:
+        draws = torch.Generator().manual_seed(self._seed)
+        found: dict[_Alike, tuple[int, ...]] = {}
+        for number, group in enumerate(self._groups):
+            for units in _alike(group):
+                some = torch.randperm(len(units), generator=draws)[: _PROBED // 2]
+                places = torch.cat([some, (some + 1) % len(units)]).unique().tolist()
+                few = len(units) <= _PROBED
+                found[number, units] = units if few else tuple(units[one] for one in places)
+        return found
 
-    def _without_gradient(self, gradients: Sequence[Vector]) -> Group | None:
-        """A group that these inputs do not show to the loss."""
-        for group in self._groups:
-            if group.symmetry.degree == 2 and not any(
-                _alive(group, gradient).any() for gradient in gradients
-            ):
-                return group
-        return None
+    def _point(self, number: int) -> _Point:
+        with _DroppingHalf() as mode:
+            prover = Prover(*self._network, self._seed + number, flipped=True)
+            gradients: list[Vector] = [one.gradient for one in prover.at_start()]
+        self.dropped |= mode.dropped
+        largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
+        return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
 
     def _partners(
-        self,
-        number: int,
-        units: Sequence[int],
-        start: Vector,
-        gradients: Sequence[Vector],
-        probed: Sequence[int],
+        self, number: int, units: Sequence[int], point: _Point, alive: Sequence[Tensor]
     ) -> Tensor:
-        """Which of `units` may be mixed with each of those at the places `probed`, itself left out:
-        bool [probed, units]."""
+        """Which of `units` may be mixed with which other: bool [units, units]."""
         group = self._groups[number]
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
-        chunk = max(_CHUNK // lines, 1)
-        found = torch.ones(len(probed), len(units), dtype=torch.bool)
-        found[range(len(probed)), list(probed)] = False
-        for gradient in gradients:
-            alive = _alive(group, gradient).cpu()[list(units)]
-            found &= alive & alive[list(probed), None]
-            for rows in _cut(len(probed), chunk):
-                these = [units[place] for place in probed[rows]]
-                for others in _cut(len(units), chunk):
-                    if found[rows, others].any():
-                        vanish = _vanish(group, start, gradient, these, units[others])
-                        found[rows, others] &= vanish.cpu()
+        chunks = _cut(len(units), max(_CHUNK // lines, 1))
+        found = ~torch.eye(len(units), dtype=torch.bool)
+        for gradient, every in zip(point.gradients, alive, strict=True):
+            lives = every[list(units)]
+            found &= lives & lives[:, None]
+            for first, some in enumerate(chunks):
+                for others in chunks[first:]:
+                    if found[some, others].any():
+                        vanish = _vanish(group, point.start, gradient, units[some], units[others])
+                        found[some, others] &= vanish.cpu()
+                        found[others, some] &= vanish.T.cpu()
         return found
 
 
 def _cut(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
-
-
-def _alive(group: Group, gradient: Vector) -> Tensor:
-    """Whether the gradient of each unit is more than rounding: bool [rows]."""
-    floor = SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
-    return per_unit(group, gradient, gradient).sqrt() > floor
 
 
 def _vanish(
