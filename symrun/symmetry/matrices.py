@@ -79,26 +79,30 @@ def find_matrices(
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its matrices cannot be found: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
-    candidates = [
-        (number, candidate)
-        for number, found in blocks.items()
-        for block in found
-        if (candidate := off_diagonal(replace(groups[number], blocks=(block,)), sampled=True))
+    proven: dict[int, list[tuple[int, ...]]] = {}
+    left = [(number, found) for number, found in blocks.items() if found]
+    while left:
+        claimed = [_claimed(groups[number], some) for number, some in left]
+        with _DroppingHalf():
+            passing = varies or finder.dropped
+            proofs = prove(model, claimed, inputs, criterion, passing, seed + _POINTS)
+        pairs, left = list(zip(left, proofs, strict=True)), []
+        for (number, some), proof in pairs:
+            if proof.reason is None:
+                proven.setdefault(number, []).extend(some)
+            elif len(some) > 1:  # which of them is none
+                left += [(number, [block]) for block in some]
+    return [
+        replace(group, blocks=tuple(sorted(proven.get(number, ()))))
+        for number, group in enumerate(groups)
     ]
-    with _DroppingHalf():
-        proofs = prove(
-            model,
-            [candidate for _, candidate in candidates],
-            inputs,
-            criterion,
-            varies or finder.dropped,
-            seed + _POINTS,
-        )
-    proven: dict[int, tuple[tuple[int, ...], ...]] = {}
-    for (number, candidate), proof in zip(candidates, proofs, strict=True):
-        if proof.reason is None:
-            proven[number] = (*proven.get(number, ()), *candidate.blocks)
-    return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
+
+
+def _claimed(group: Group, blocks: Sequence[tuple[int, ...]]) -> Group:
+    """What there is to prove of a group whose units `blocks` may be mixed."""
+    entries = off_diagonal(replace(group, blocks=tuple(blocks)), sampled=True)
+    assert entries is not None, "a block of one unit"
+    return entries
 
 
 def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
