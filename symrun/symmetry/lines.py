@@ -41,7 +41,10 @@ def with_entries(members: Members, values: Tensor, units: Sequence[int], entries
 
 
 def _lines(members: Members, units: Sequence[int]) -> Tensor:
-    return lines_by_unit(torch.tensor(members.units), members.count)[:, list(units)]
+    """[lines of each, units]"""
+    count = max(members.count, 1 + max(units))
+    found = lines_by_unit(torch.tensor(members.units), count)[:, list(units)]
+    return found[found[:, 0] < len(members.units)]
 
 
 def lines_by_unit(units: Tensor, count: int) -> Tensor:

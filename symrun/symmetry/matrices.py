@@ -14,7 +14,7 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +66,7 @@ def find_matrices(
         groups = find_matrices(model, find_structure(model, inputs).groups, inputs, loss)
         [len(block) for group in groups for block in group.blocks]
     """
-    if not any(map(_may_have_matrices, groups)):
+    if not any(map(_alike, groups)):
         return list(groups)
     try:
         with untouched(model), _DroppingHalf() as dropping:
@@ -111,19 +111,16 @@ def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structur
     return replace(structure, groups=(*structure.groups, *(one for one in entries if one)))
 
 
-def _may_have_matrices(group: Group) -> bool:
-    """Whether all units of a group of rescale are alike, so that their lines can be paired."""
-    return (
-        group.symmetry is Symmetry.rescale
-        and group.rows > 1
-        and all(abs(members.sign) == 1 for members in group.members)
-        and all(_alike(members.units, group.rows) for members in group.members)
-    )
-
-
-def _alike(units: Sequence[int], count: int) -> bool:
-    sizes = Counter(unit for unit in units if unit >= 0)
-    return len(sizes) == count and len(set(sizes.values())) == 1
+def _alike(group: Group) -> list[tuple[int, ...]]:
+    """The units of a group of rescale whose lines can be paired, by how many each has of each
+    member. None of a group that has other signs than 1 and -1."""
+    if group.symmetry is not Symmetry.rescale or any(abs(one.sign) > 1 for one in group.members):
+        return []
+    counts = [Counter(members.units) for members in group.members]
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for unit in range(group.rows):
+        kinds.setdefault(tuple(count[unit] for count in counts), []).append(unit)
+    return [tuple(units) for units in kinds.values() if len(units) > 1]
 
 
 class _Finder:
@@ -145,41 +142,37 @@ class _Finder:
 
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
+        alike = [(n, units) for n, group in enumerate(self._groups) for units in _alike(group)]
         draws = torch.Generator().manual_seed(self._seed)
-        probes: dict[int, Tensor] = {
-            number: torch.randperm(group.rows, generator=draws)[:_PROBED].sort().values
-            for number, group in enumerate(self._groups)
-            if _may_have_matrices(group)
+        probed = {
+            one: torch.randperm(len(one[1]), generator=draws)[:_PROBED].sort().values.tolist()
+            for one in alike
         }
-        partners: dict[int, Tensor] = {}
+        partners: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         for point in range(_POINTS):
             start, gradients = self._gradients(point)
             if dead := self._without_gradient(gradients):
                 _LOG.warning(
-                    "no matrix is looked for: the loss does not feel %s in these inputs, as if "
-                    "they were sequences of one token: give others", dead.name
+                    "no matrix is looked for: the loss does not feel %s in these inputs, as in "
+                    "sequences of one token: give others", dead.name
                 )  # fmt: skip
                 return {}
             before, partners = partners, {}
-            for number, units in probes.items():
-                found = self._partners(self._groups[number], start, gradients, units.tolist())
-                partners[number] = found & before[number] if before else found
-            kept = [number for number, found in partners.items() if found.any()]
-            if not kept or (before and all(partners[n].equal(before[n]) for n in kept)):
+            for one in alike:
+                found = self._partners(*one, start, gradients, probed[one])
+                partners[one] = found & before[one] if before else found
+            alike = [one for one in alike if partners[one].any()]
+            if before and all(partners[one].equal(before[one]) for one in alike):
                 break
-            probes = {number: probes[number] for number in kept}
-        return {
-            number: _sets(self._groups[number], partners[number])
-            if len(probes[number]) == self._groups[number].rows
-            else self._all(number, start, gradients)
-            for number in kept
-        }
-
-    def _all(
-        self, number: int, start: Vector, gradients: Sequence[Vector]
-    ) -> list[tuple[int, ...]]:
-        group = self._groups[number]
-        return _sets(group, self._partners(group, start, gradients, range(group.rows)))
+            if not alike:
+                break
+        blocks: dict[int, list[tuple[int, ...]]] = {}
+        for number, units in alike:
+            found = partners[number, units]
+            if len(found) < len(units):
+                found = self._partners(number, units, start, gradients, range(len(units)))
+            blocks.setdefault(number, []).extend(_sets(units, found))
+        return blocks
 
     def _gradients(self, point: int) -> tuple[Vector, list[Vector]]:
         """Parameters, and the gradient of each pass."""
@@ -200,27 +193,34 @@ class _Finder:
         return None
 
     def _partners(
-        self, group: Group, start: Vector, gradients: Sequence[Vector], units: Sequence[int]
+        self,
+        number: int,
+        units: Sequence[int],
+        start: Vector,
+        gradients: Sequence[Vector],
+        probed: Sequence[int],
     ) -> Tensor:
-        """Which units may be mixed with each of `units`, itself left out: bool [units, rows]."""
-        entries = max(len(one.units) // group.rows * one.length for one in group.members)
-        chunk = max(_CHUNK // entries, 1)
-        found = torch.ones(len(units), group.rows, dtype=torch.bool)
-        found[range(len(units)), list(units)] = False
+        """Which of `units` may be mixed with each of those at the places `probed`, itself left out:
+        bool [probed, units]."""
+        group = self._groups[number]
+        lines = max(members.units.count(units[0]) * members.length for members in group.members)
+        chunk = max(_CHUNK // lines, 1)
+        found = torch.ones(len(probed), len(units), dtype=torch.bool)
+        found[range(len(probed)), list(probed)] = False
         for gradient in gradients:
-            alive = _alive(group, gradient).cpu()
-            found &= alive & alive[list(units), None]
-            for rows in _cut(range(len(units)), chunk):
-                these = [units[row] for row in rows]
-                for others in _cut(range(group.rows), chunk):
-                    if found[rows.start : rows.stop, others.start : others.stop].any():
-                        vanish = _vanish(group, start, gradient, these, others)
-                        found[rows.start : rows.stop, others.start : others.stop] &= vanish.cpu()
+            alive = _alive(group, gradient).cpu()[list(units)]
+            found &= alive & alive[list(probed), None]
+            for rows in _cut(len(probed), chunk):
+                these = [units[place] for place in probed[rows]]
+                for others in _cut(len(units), chunk):
+                    if found[rows, others].any():
+                        vanish = _vanish(group, start, gradient, these, units[others])
+                        found[rows, others] &= vanish.cpu()
         return found
 
 
-def _cut(numbers: range, size: int) -> Iterator[range]:
-    return (numbers[first : first + size] for first in range(0, len(numbers), size))
+def _cut(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _alive(group: Group, gradient: Vector) -> Tensor:
@@ -250,16 +250,16 @@ def _vanish(
     return (sums.abs() <= _VANISHES * sizes).all(0)
 
 
-def _sets(group: Group, partners: Tensor) -> list[tuple[int, ...]]:
+def _sets(units: Sequence[int], partners: Tensor) -> list[tuple[int, ...]]:
     """The sets of units that are partners of each other and of none else."""
-    partners = partners | torch.eye(group.rows, dtype=torch.bool)
+    partners = partners | torch.eye(len(units), dtype=torch.bool)
     alike: dict[bytes, list[int]] = {}
-    for unit, row in enumerate(partners.numpy()):
-        alike.setdefault(row.tobytes(), []).append(unit)
+    for place, row in enumerate(partners.numpy()):
+        alike.setdefault(row.tobytes(), []).append(place)
     return [
-        tuple(units)
-        for units in alike.values()
-        if len(units) > 1 and partners[units[0]].nonzero().flatten().tolist() == units
+        tuple(units[place] for place in places)
+        for places in alike.values()
+        if len(places) > 1 and partners[places[0]].nonzero().flatten().tolist() == places
     ]
 
 

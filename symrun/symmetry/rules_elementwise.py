@@ -73,7 +73,7 @@ def _joined(op: Operation) -> State:
     else:
         axis = op["dim"] % max(tensor.dim() for tensor in tensors)
         shapes = [list(tensor.shape) for tensor in tensors]
-    kept = [(shape, state) for shape, state in zip(shapes, states, strict=True) if shape != [0]]
+    kept = [(shape, state) for shape, state in zip(shapes, states, strict=True) if 0 not in shape]
 
     def joined(parts: list[Tensor]) -> Term:
         """Parts of size 1 where nothing varies."""
