@@ -14,6 +14,7 @@ from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import RecordedConfig
+from symrun.runs.tables import parameters_schema
 from symrun.runs.writer import TableWriter
 from symrun.symmetry import Symmetry
 
@@ -28,7 +29,7 @@ _BLOCKED = "q -> k"
 GROUPS = {
     "rescale": GroupInfo(Symmetry.rescale, _BLOCKED, 8, ("q", "k"), 2 * WIDTH, blocks=BLOCKS),
     "plain": GroupInfo(Symmetry.rescale, "up -> down", 3, ("up", "down"), 20),
-    "homogeneity": GroupInfo(Symmetry.homogeneity, "q and 3 more", 1, ("q", "k"), 16 * WIDTH),
+    "homogeneity": GroupInfo(Symmetry.homogeneity, "outputs", 1, ("q", "k"), 16 * WIDTH),
     "full": GroupInfo(Symmetry.general_linear, _BLOCKED, 12, ("q", "k"), 4 * WIDTH, blocks=BLOCKS),
     "sample": GroupInfo(
         *(Symmetry.general_linear, _BLOCKED, 8, ("q", "k"), 4 * WIDTH),
@@ -79,7 +80,7 @@ def heads_run(path, entries="full", silent=None):
         ),
         device="cpu",
         precision=Precision.float64,
-        model=ModelInfo("heads", "Heads", "Heads", parameters=4 * HEADS * SIZE * WIDTH),
+        model=ModelInfo("heads", "Heads", "Heads", parameters=2 * HEADS * SIZE * WIDTH),
         layers=tuple(layers),
         groups=tuple(replace(group, unpredicted=silent) for group in groups),
         unpredicted={},
@@ -95,6 +96,7 @@ def heads_run(path, entries="full", silent=None):
             of_step = zip(info.groups, curves, strict=True)
             rows = pa.concat_tables(units_rows(info, one, step) for one in of_step)
             writer.put("units", lambda rows=rows: rows)
+            writer.put("parameters", parameters_schema(pa.float64()).empty_table)
     return run
 
 
