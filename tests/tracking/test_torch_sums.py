@@ -34,9 +34,9 @@ def over_units(members, values, units):
 
 
 def expected(model, groups):
-    """measured, magnitude, grad_norm_sq, force, defect; [units] over all groups."""
+    """measured, magnitude, grad_norm_sq, force, defect, no source; [units] over all groups."""
     parameters = dict(model.named_parameters())
-    columns = [[], [], [], [], []]
+    columns = [[], [], [], [], [], []]
     for group in groups:
         sums = [0, 0, 0, 0, 0, 0]
         for members in group.members:
