@@ -20,6 +20,7 @@ from symrun.places import as_typed, is_url
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
+from symrun.tasks import output_of
 from symrun.training.device import device_title, memory_in_one_line
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
@@ -177,7 +178,13 @@ class _Network:
         """The constraints at the model's present weights."""
         model, groups = self.training.model, self.training.structure.groups
         rows = hessian_constraints(
-            model, groups, self.images, self.labels, self._seed, self.training.criterion
+            model,
+            groups,
+            self.images,
+            self.labels,
+            self._seed,
+            self.training.criterion,
+            lambda returned: output_of(returned, self.training.plan.config.task.output),
         )
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"
