@@ -74,8 +74,8 @@ PROOFS = (
 )
 MISSING = {
     "Matrices between units that differ": (
-        "A matrix is found where any invertible one may mix its units, which are alike: each has as "
-        "many weights of each layer as the others. Where only some matrices may, as those that "
+        "A matrix is found where any invertible one may mix its units, which are alike: each has "
+        "as many weights of each layer as the others. Where only some matrices may, as those that "
         "commute with the turns of a rotary embedding, symrun has the diagonal, a number a unit."
     ),
     "Sums of standardised filters": (
