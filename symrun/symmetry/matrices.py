@@ -15,7 +15,7 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ some thousandths, and by chance both E_ab and E_ba are below this in one pair of
 _POINTS = 6
 """At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
 probability 1/16 at each."""
-_PROBED = 64
-"""Units that are compared with all others of a large group, before all are."""
+_PROBED = 256
+"""Units of a large group that are compared before all are: half at random, and who is next to
+them."""
 _CHUNK = 2**22
 """Entries of the lines that are compared at once: 32 MiB in float64."""
 
@@ -69,8 +70,8 @@ def find_matrices(
     if not any(map(_alike, groups)):
         return list(groups)
     try:
-        with untouched(model), _DroppingHalf() as dropping:
-            finder = _Finder(model, groups, inputs, criterion, varies, seed, dropping)
+        with untouched(model):
+            finder = _Finder(model, groups, inputs, criterion, varies, seed)
             blocks = finder.blocks()
     except torch.OutOfMemoryError:
         raise
@@ -78,26 +79,30 @@ def find_matrices(
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its matrices cannot be found: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
-    candidates = [
-        (number, candidate)
-        for number, found in blocks.items()
-        for block in found
-        if (candidate := off_diagonal(replace(groups[number], blocks=(block,)), sampled=True))
+    proven: dict[int, list[tuple[int, ...]]] = {}
+    left = [(number, found) for number, found in blocks.items() if found]
+    while left:
+        claimed = [_claimed(groups[number], some) for number, some in left]
+        with _DroppingHalf():
+            passing = varies or finder.dropped
+            proofs = prove(model, claimed, inputs, criterion, passing, seed + _POINTS)
+        pairs, left = list(zip(left, proofs, strict=True)), []
+        for (number, some), proof in pairs:
+            if proof.reason is None:
+                proven.setdefault(number, []).extend(some)
+            elif len(some) > 1:  # which of them is none
+                left += [(number, [block]) for block in some]
+    return [
+        replace(group, blocks=tuple(sorted(proven.get(number, ()))))
+        for number, group in enumerate(groups)
     ]
-    with _DroppingHalf():
-        proofs = prove(
-            model,
-            [candidate for _, candidate in candidates],
-            inputs,
-            criterion,
-            finder.varies,
-            seed + _POINTS,
-        )
-    proven: dict[int, tuple[tuple[int, ...], ...]] = {}
-    for (number, candidate), proof in zip(candidates, proofs, strict=True):
-        if proof.reason is None:
-            proven[number] = (*proven.get(number, ()), *candidate.blocks)
-    return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
+
+
+def _claimed(group: Group, blocks: Sequence[tuple[int, ...]]) -> Group:
+    """What there is to prove of a group whose units `blocks` may be mixed."""
+    entries = off_diagonal(replace(group, blocks=tuple(blocks)), sampled=True)
+    assert entries is not None, "a block of one unit"
+    return entries
 
 
 def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
@@ -123,8 +128,57 @@ def _alike(group: Group) -> list[tuple[int, ...]]:
     return [tuple(units) for units in kinds.values() if len(units) > 1]
 
 
+_Alike = tuple[int, tuple[int, ...]]
+"""The number of a group, and units of it that are alike."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point, the gradient of each pass there, and what counts as none of it."""
+
+    start: Vector
+    gradients: list[Vector]
+    floors: list[float]
+
+    def alive(self, group: Group) -> list[Tensor]:
+        """Whether each unit has a gradient, in each pass: bool [rows]."""
+        pairs = zip(self.gradients, self.floors, strict=True)
+        return [per_unit(group, one, one).sqrt().cpu() > floor for one, floor in pairs]
+
+
+@dataclass(frozen=True)
+class _Partners:
+    """Pairs of units, bool [units, units]. kept: those that nothing says may not be mixed.
+    compared: those of which both had a gradient in some pass."""
+
+    kept: Tensor
+    compared: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        return self.kept & self.compared
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether there are such pairs, or none was compared yet."""
+        return bool(self.found.any() or not self.compared.any())
+
+    @classmethod
+    def among(cls, units: int) -> "_Partners":
+        """Nothing was compared yet."""
+        others = ~torch.eye(units, dtype=torch.bool)
+        return cls(others, torch.zeros_like(others))
+
+    def and_those(self, of: "_Partners") -> "_Partners":
+        """At two points."""
+        return _Partners(self.kept & of.kept, self.compared | of.compared)
+
+
 class _Finder:
-    """Compares the units of each group at random points, until what vanishes stays the same."""
+    """Compares the units of each group at random points, until what vanishes stays the same.
+
+    dropped: whether each pass drops others, once `blocks` was called.
+    """
 
     def __init__(
         self,
@@ -134,99 +188,85 @@ class _Finder:
         criterion: Criterion,
         varies: bool | None,
         seed: int,
-        dropping: "_DroppingHalf",
     ) -> None:
-        self._network = model, (), inputs, criterion
-        self._groups, self._seed, self._dropping = groups, seed, dropping
-        self.varies = varies
+        self._network = model, (), inputs, criterion, varies
+        self._groups, self._seed, self.dropped = groups, seed, False
 
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
-        alike = [(n, units) for n, group in enumerate(self._groups) for units in _alike(group)]
-        draws = torch.Generator().manual_seed(self._seed)
-        probed = {
-            one: torch.randperm(len(one[1]), generator=draws)[:_PROBED].sort().values.tolist()
-            for one in alike
-        }
-        partners: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        for point in range(_POINTS):
-            start, gradients = self._gradients(point)
-            if dead := self._without_gradient(gradients):
-                _LOG.warning(
-                    "no matrix is looked for: the loss does not feel %s in these inputs, as in "
-                    "sequences of one token: give others", dead.name
-                )  # fmt: skip
-                return {}
+        probed = self._probed()
+        partners: dict[_Alike, _Partners] = {}
+        latest: dict[_Alike, _Point] = {}
+        unfelt = {n for n, group in enumerate(self._groups) if group.symmetry.degree == 2}
+        for number in range(_POINTS):
+            point = self._point(number)
+            unfelt -= {n for n in unfelt if torch.stack(point.alive(self._groups[n])).any()}
             before, partners = partners, {}
-            for one in alike:
-                found = self._partners(*one, start, gradients, probed[one])
-                partners[one] = found & before[one] if before else found
-            alike = [one for one in alike if partners[one].any()]
-            if before and all(partners[one].equal(before[one]) for one in alike):
+            for one, units in probed.items():
+                found = self._partners(one, units, point)
+                partners[one] = found.and_those(before[one]) if before else found
+                if found.compared.any():
+                    latest[one] = point
+            probed = {one: units for one, units in probed.items() if partners[one].may_exist}
+            same = bool(before) and all(
+                partners[one].found.equal(before[one].found) for one in probed
+            )
+            if not probed or (same and not self.dropped):
                 break
-            if not alike:
-                break
+        if probed and unfelt:
+            _LOG.warning(
+                "no matrix is looked for: the loss does not feel %s in these inputs, as in "
+                "sequences of one token: give others", self._groups[min(unfelt)].name
+            )  # fmt: skip
+            return {}
         blocks: dict[int, list[tuple[int, ...]]] = {}
-        for number, units in alike:
-            found = partners[number, units]
-            if len(found) < len(units):
-                found = self._partners(number, units, start, gradients, range(len(units)))
-            blocks.setdefault(number, []).extend(_sets(units, found))
+        for one, some in probed.items():
+            found, (group_number, units) = partners[one], one
+            if len(some) < len(units) and one in latest:
+                found = self._partners(one, units, latest[one])
+            blocks.setdefault(group_number, []).extend(_sets(units, found.found))
         return blocks
 
-    def _gradients(self, point: int) -> tuple[Vector, list[Vector]]:
-        """Parameters, and the gradient of each pass."""
-        prover = Prover(*self._network, self.varies, self._seed + point, flipped=True)
-        gradients: list[Vector] = [one.gradient for one in prover.at_start()]
-        if self._dropping.dropped and not self.varies:  # each pass drops others
-            self.varies = True
-            return self._gradients(point)
-        return prover.start, gradients
+    def _probed(self) -> dict[_Alike, tuple[int, ...]]:
+        draws = torch.Generator().manual_seed(self._seed)
+        found: dict[_Alike, tuple[int, ...]] = {}
+        for number, group in enumerate(self._groups):
+            for units in _alike(group):
+                some = torch.randperm(len(units), generator=draws)[: _PROBED // 2]
+                places = torch.cat([some, (some + 1) % len(units)]).unique().tolist()
+                few = len(units) <= _PROBED
+                found[number, units] = units if few else tuple(units[one] for one in places)
+        return found
 
-    def _without_gradient(self, gradients: Sequence[Vector]) -> Group | None:
-        """A group that these inputs do not show to the loss."""
-        for group in self._groups:
-            if group.symmetry.degree == 2 and not any(
-                _alive(group, gradient).any() for gradient in gradients
-            ):
-                return group
-        return None
+    def _point(self, number: int) -> _Point:
+        with _DroppingHalf() as mode:
+            prover = Prover(*self._network, self._seed + number, flipped=True)
+            gradients: list[Vector] = [one.gradient for one in prover.at_start()]
+        self.dropped |= mode.dropped
+        largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
+        return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
 
-    def _partners(
-        self,
-        number: int,
-        units: Sequence[int],
-        start: Vector,
-        gradients: Sequence[Vector],
-        probed: Sequence[int],
-    ) -> Tensor:
-        """Which of `units` may be mixed with each of those at the places `probed`, itself left out:
-        bool [probed, units]."""
-        group = self._groups[number]
+    def _partners(self, of: _Alike, units: Sequence[int], point: _Point) -> _Partners:
+        group = self._groups[of[0]]
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
-        chunk = max(_CHUNK // lines, 1)
-        found = torch.ones(len(probed), len(units), dtype=torch.bool)
-        found[range(len(probed)), list(probed)] = False
-        for gradient in gradients:
-            alive = _alive(group, gradient).cpu()[list(units)]
-            found &= alive & alive[list(probed), None]
-            for rows in _cut(len(probed), chunk):
-                these = [units[place] for place in probed[rows]]
-                for others in _cut(len(units), chunk):
-                    if found[rows, others].any():
-                        vanish = _vanish(group, start, gradient, these, units[others])
-                        found[rows, others] &= vanish.cpu()
+        chunks = _cut(len(units), max(_CHUNK // lines, 1))
+        found = _Partners.among(len(units))
+        for gradient, every in zip(point.gradients, point.alive(group), strict=True):
+            lives = every[list(units)]
+            both = lives & lives[:, None]
+            found.compared.logical_or_(both)
+            for first, some in enumerate(chunks):
+                for others in chunks[first:]:
+                    if (found.kept[some, others] & both[some, others]).any():
+                        vanish = _vanish(group, point.start, gradient, units[some], units[others])
+                        vanish = vanish.cpu() | ~both[some, others]
+                        found.kept[some, others] &= vanish
+                        found.kept[others, some] &= vanish.T
         return found
 
 
 def _cut(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
-
-
-def _alive(group: Group, gradient: Vector) -> Tensor:
-    """Whether the gradient of each unit is more than rounding: bool [rows]."""
-    floor = SMALL_GRADIENT * max(float(one.abs().max()) for one in gradient.values())
-    return per_unit(group, gradient, gradient).sqrt() > floor
 
 
 def _vanish(

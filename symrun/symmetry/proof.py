@@ -109,8 +109,8 @@ class Pass(NamedTuple):
 class Prover:
     """Passes of a network in float64, at a point near its weights.
 
-    start: that point, parameters and buffers. flipped: whether a random half of the parameters'
-    entries have the other sign there, which makes other units of a ReLU active.
+    start: that point, parameters and buffers. flipped: whether about half of the entries have the
+    other sign there, which makes other units of a ReLU active.
     """
 
     def __init__(
@@ -135,8 +135,7 @@ class Prover:
         self.start = {name: tensor.detach() for name, tensor in stand_ins(model, nearby).items()}
         if flipped:
             for name, _ in model.named_parameters():
-                signs = 2 * torch.randint(2, self.start[name].shape) - 1
-                self.start[name] = self.start[name] * signs.to(self.start[name])
+                self._flip(self.start[name])
         self._guards, self._felt = True, False
         if varies is None:
             with exactly(self._guards):
@@ -152,6 +151,14 @@ class Prover:
         """In place of the model's own, with `values`."""
         given = iter(values.values())
         return stand_ins(self._model, lambda _: next(given).clone())
+
+    def _flip(self, values: Tensor) -> None:
+        """Change the signs of random rows, and of random columns: as good as of random entries,
+        for which large layers need seconds."""
+        for axis, size in enumerate(values.shape):
+            signs = 2 * torch.randint(2, (size,)) - 1
+            shape = [size if one == axis else 1 for one in range(values.dim())]
+            values.mul_(signs.view(shape).to(values))
 
     def _drawn(self, group: Group) -> Tensor:
         """The size of the transformation of each unit: 0.2 to 0.5, of either sign."""
@@ -214,7 +221,9 @@ class Prover:
                             for (name, tensor), one in zip(trained.items(), gradients, strict=False)
                         }
                         for z, steepness in zip(outputs, gradients[len(trained) :], strict=True):
-                            source = 0.0 if steepness is None else float((z * steepness).sum())
+                            source = (
+                                0.0 if steepness is None else float((z.detach() * steepness).sum())
+                            )
                 z = outputs[0].detach() if outputs else loss.detach()
                 found.append(Pass(float(loss.detach()), gradient, z, source))
         return found

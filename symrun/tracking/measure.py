@@ -152,10 +152,14 @@ class GroupSums:
 
     def gradients(self, norms: bool) -> Tensor:
         """The inputs of the laws in the order of `Input`, then sums of |sign| g^2."""
-        sums = self._shares.added(self._sums.gradients(norms))
-        defect, force, *carried = self._reductions.signed(sums)
-        (grad_norm_sq,) = self._reductions.unsigned(sums[1:2])
-        return torch.stack([self._forced * force, defect, *carried, grad_norm_sq])
+        plain = self._sums if isinstance(self._sums, TorchSums) else None
+        found = self._sums.gradients(norms) if plain is None else plain.distinct(norms)
+        sums = self._shares.added(found)
+        units = self._reductions.signed(sums)
+        defect, force, *carried = units if plain is None else plain.completed(units, norms)
+        squares = sums[1:2] if plain is None else sums[:1]
+        scale = self._reductions.unsigned(squares)[0] if norms else torch.zeros_like(defect)
+        return torch.stack([self._forced * force, defect, *carried, scale])
 
     def carried(self, momentum: Momentum) -> Tensor:
         """Of theta_n and b_{n-1}, [units]."""
@@ -169,11 +173,11 @@ class GroupSums:
         return carried
 
     def keep(self) -> None:
-        weights = self._reductions.local(lambda weight: weight)
+        local = self._reductions.local(lambda weight: weight)
+        weights = dict(zip(self._reductions.parameters, local, strict=True))  # each once
         if not self._before:
-            kept = map(torch.empty_like, weights)
-            self._before = dict(zip(self._reductions.parameters, kept, strict=True))
-        torch._foreach_copy_(list(self._before.values()), weights)
+            self._before = {one: torch.empty_like(weight) for one, weight in weights.items()}
+        torch._foreach_copy_(list(self._before.values()), list(weights.values()))
 
     def steps(self) -> Tensor:
         """B(w, w), then B(theta, w), of the step w since `keep`."""

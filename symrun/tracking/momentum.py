@@ -1,5 +1,7 @@
 """Predicts the next update of SGD with momentum from its buffers, without changing them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -60,22 +62,24 @@ class Momentum:
         weight: Tensor,
         gradient: Tensor,
         last: Tensor | None = None,
-        memory: Tensor | None = None,
+        memory: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """b_n and u_n, float64 and shaped as the weight is; theta will move by -lr u_n.
 
-        weight, gradient: float64. last: b_{n-1}; None in the first update. memory: for both,
-        float64 [2, *shape of the weight]; to allocate it for every block would cost.
+        weight, gradient: float64. last: b_{n-1}; None in the first update. memory: for both, two
+        float64 tensors; to allocate them for every block would cost.
         """
         decay, momentum, undamped = self.factors
         if memory is None:
-            memory = gradient.new_empty(2, *gradient.shape)
-        decayed, buffer = memory.unbind()
+            memory = torch.empty_like(gradient), torch.empty_like(gradient)
+        decayed, buffer = memory
         torch.add(gradient, weight, alpha=decay, out=decayed)
         if last is None:
             buffer.copy_(decayed)
         else:
-            buffer.copy_(last).mul_(momentum).add_(decayed, alpha=undamped)
+            buffer.copy_(last)
+            fresh = decayed if undamped == 1 else undamped * decayed
+            torch.add(fresh, buffer, alpha=momentum, out=buffer)
         if not self.nesterov:
             return buffer, buffer
         return buffer, decayed.add_(buffer, alpha=momentum)

@@ -109,7 +109,9 @@ class PairSums:
 
         def factors(of: Tensor) -> Sequence[tuple[Tensor, Tensor] | None]:
             theta, g, _, before = of
-            buffer, update = momentum.buffer_and_update(theta, g, None if first else before, of[2:])
+            buffer, update = momentum.buffer_and_update(
+                theta, g, None if first else before, (of[2], of[3])
+            )
             squared = (g, g) if norms else None
             return squared, (theta, g), (update, update), (update, buffer) if nesterov else None
 

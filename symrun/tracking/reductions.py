@@ -170,8 +170,9 @@ class Source:
         if len(self._shape) < 2:
             matrix = torch.cat([tensor.view(-1) for tensor in tensors])[:, None]
         else:
-            (tensor,) = tensors
-            matrix = tensor.permute(self._order).reshape(len(tensor), self.columns)
+            (matrix,) = tensors
+            if matrix.dim() > 2:
+                matrix = matrix.permute(self._order).reshape(len(matrix), self.columns)
         if self.parts == 1:
             return matrix
         return matrix.view(self.parts, -1, self.columns).movedim(0, 1)
@@ -231,7 +232,13 @@ class Reductions:
             start += group.units
         self.count += 1
         self.degree = degree.to(self.device)
-        self._index, self._sign = index.to(self.device), sign.to(self.device)
+        parts = _by_width(sign != 0)
+        self._tables = [
+            (index[:width, place].to(self.device), sign[:width, place].to(self.device))
+            for place, width in parts
+        ]
+        order = torch.cat([place for place, _ in parts])
+        self._order = order.argsort().to(self.device) if len(parts) > 1 else None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -252,17 +259,23 @@ class Reductions:
         It needs no other sum for a sign of -2 than for one of -1, because B is linear in the signs:
         Q = B(theta, theta), the defect is B(theta, g), the force B(g, g).
         """
-        return (self._gathered(slots) * self._sign).sum(1)
+        return self._reduced(slots, [sign for _, sign in self._tables])
 
     def unsigned(self, slots: Tensor) -> Tensor:
         """[planes, slots] -> [planes, units], with the size of the members' signs.
 
         The scale of a quantity that `signed` gives: what its terms add up to without cancelling.
         """
-        return (self._gathered(slots) * self._sign.abs()).sum(1)
+        return self._reduced(slots, [sign.abs() for _, sign in self._tables])
 
-    def _gathered(self, slots: Tensor) -> Tensor:
-        return slots.index_select(1, self._index.flatten()).view(-1, *self._index.shape)
+    def _reduced(self, slots: Tensor, signs: Sequence[Tensor]) -> Tensor:
+        found = []
+        for (index, _), sign in zip(self._tables, signs, strict=True):
+            gathered = slots.index_select(1, index.flatten()).view(-1, *index.shape)
+            found.append(gathered.mul_(sign).sum(1))
+        if self._order is None:
+            return found[0]
+        return torch.cat(found, 1).index_select(1, self._order)
 
     def _add_sources(
         self, parameters: dict[str, nn.Parameter], groups: Sequence[Group]
@@ -299,6 +312,27 @@ class Reductions:
         self.sources.append(source)
         self.count += source.slots
         return source
+
+
+def _by_width(used: Tensor) -> list[tuple[Tensor, int]]:
+    """Divides the columns of a table in two if that halves it: a residual stream has dozens of
+    members, and other groups a few.
+
+    used: the entries that count, bool [most, columns].
+    Returns: the places of some columns, int64, and the row at which the last of them ends.
+    """
+    most, columns = used.shape
+    rows = torch.arange(1, most + 1)
+    ends = torch.cat([used * rows[:, None], torch.zeros(1, columns)]).amax(0)
+    sizes = [
+        end * int((ends <= end).sum()) + most * int((ends > end).sum()) for end in rows.tolist()
+    ]
+    least = min(sizes, default=0)
+    if 2 * least >= most * columns:
+        return [(torch.arange(columns), most)]
+    narrow = 1 + sizes.index(least)
+    few, many = (ends <= narrow).nonzero(), (ends > narrow).nonzero()
+    return [(few.flatten(), narrow), (many.flatten(), most)]
 
 
 def _lines(group: Group, members: Members) -> Lines:

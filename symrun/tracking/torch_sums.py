@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symrun.tracking.momentum import Momentum
@@ -20,20 +20,6 @@ _GPU_BLOCK = 2**19
 def entries_at_once(device: torch.device) -> int:
     """How many entries are best summed together on a device."""
     return _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
-
-
-class _Views(NamedTuple):
-    """Views of the scratch memory for blocks of one shape; indexing at every block would cost."""
-
-    theta: Tensor
-    gradient: Tensor
-    both: Tensor
-    products: Tensor
-    """theta g and g^2; with momentum also u^2; with Nesterov also u b, which is else u^2."""
-    of_both: Tensor
-    """The first two planes of `products`."""
-    updates: Tensor
-    """For buffer and update; without planes if there is no momentum."""
 
 
 class TorchSums:
@@ -56,10 +42,9 @@ class TorchSums:
         )
         # Without Nesterov's look-ahead u is b
         self._planes = 2 if momentum is None else 4 if momentum.nesterov else 3
-        self._all_planes = 2 + self._planes + (0 if momentum is None else 2)
-        size = self._all_planes * largest
+        size = (2 if momentum is None else 4) * largest
         self._scratch = torch.empty(size, dtype=torch.float64, device=reductions.device)
-        self._views: dict[torch.Size, _Views] = {}
+        self._views: dict[torch.Size, tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def weights(self) -> Tensor:
         """theta^2 twice, for degree 1 theta and |theta|: [2, slots]."""
@@ -73,12 +58,20 @@ class TorchSums:
 
         Error: RunError if a parameter has no gradient.
         """
+        return self.completed(self.distinct(norms), norms)
+
+    def distinct(self, norms: bool) -> Tensor:
+        """g^2 if asked for or no momentum, and theta g; with momentum also u^2, with Nesterov also
+        u b: [1 to 4, slots]."""
         norms = norms or self._momentum is None
         products = partial(self._gradient_products, norms)
-        sums = self.sums(self._planes - (not norms), self._gradient_matrices, products)
-        if not norms:
-            sums = torch.cat([sums[:1], torch.zeros_like(sums[:1]), sums[1:]])
-        return torch.cat([sums, sums[2:]]) if self._planes == 3 else sums
+        return self.sums(self._planes - (not norms), self._gradient_matrices, products)
+
+    def completed(self, distinct: Tensor, norms: bool) -> Tensor:
+        """The rows of `gradients`, from those of `distinct` or sums of them."""
+        force = distinct[0] if norms or self._momentum is None else torch.zeros_like(distinct[0])
+        along, *updates = distinct[1 - self._planes :]
+        return torch.stack([along, force, *(2 * updates if self._planes == 3 else updates)])
 
     def _gradient_matrices(self, source: Source) -> list[Tensor]:
         found = [source.weights(), source.gradients()]
@@ -90,27 +83,26 @@ class TorchSums:
     def _gradient_products(
         self, norms: bool, degree: int, theta: Tensor, gradient: Tensor, *last: Tensor
     ) -> Tensor:
-        """Reuses one buffer, which stays in the cache and needs no allocation."""
+        """Each product takes the place of a factor, so that all stay in the cache."""
         if degree == 1:
+            if not norms:
+                return gradient[None]
             g = gradient.double()
-            found = [g, g.square()] if norms else [g]
-            return torch.stack([*found, *[torch.zeros_like(g)] * (self._planes - 2)])
-        views = self._views_of(theta.shape)
-        views.theta.copy_(theta)
-        views.gradient.copy_(gradient)
-        if norms:
-            torch.mul(views.both, views.gradient, out=views.of_both)
-        else:
-            torch.mul(views.theta, views.gradient, out=views.of_both[1])
+            return torch.stack([g.square(), g])
+        planes, (g, along, *spare) = self._views_of(theta.shape)
+        g.copy_(gradient)
+        along.copy_(theta)
         if self._momentum is not None:
+            decayed, buffer = spare if self._planes == 4 else reversed(spare)
             before = last[0] if last else None
-            buffer, update = self._momentum.buffer_and_update(
-                views.theta, views.gradient, before, views.updates
-            )
-            torch.mul(update, update, out=views.products[2])
-            if self._planes == 4:
-                torch.mul(update, buffer, out=views.products[3])
-        return views.products if norms else views.products[1:]
+            _, update = self._momentum.buffer_and_update(along, g, before, (decayed, buffer))
+            if update is not buffer:
+                buffer.mul_(update)
+            update.mul_(update)
+        along.mul_(g)
+        if norms:
+            g.mul_(g)
+        return planes[: self._planes] if norms else planes[1 : self._planes]
 
     def steps(self, before: Mapping[nn.Parameter, Tensor]) -> Tensor:
         """theta w and w^2 of the step w from `before` to the weights as they are: [2, slots].
@@ -126,21 +118,21 @@ class TorchSums:
 
     def _step_products(self, degree: int, before: Tensor, after: Tensor) -> Tensor:
         if degree == 1:
-            step = before.double() - after
-            return torch.stack([step, torch.zeros_like(step)])
-        views = self._views_of(before.shape)
-        views.theta.copy_(before)
-        torch.sub(views.theta, after, out=views.gradient)
-        return torch.mul(views.both, views.gradient, out=views.of_both)
+            return (before.double() - after)[None]
+        planes, (along, step, *_) = self._views_of(before.shape)
+        along.copy_(before)
+        torch.sub(along, after, out=step)
+        along.mul_(step)
+        step.mul_(step)
+        return planes[:2]
 
-    def _views_of(self, shape: torch.Size) -> _Views:
+    def _views_of(self, shape: torch.Size) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The scratch memory for blocks of one shape, whole and plane by plane; to index it at
+        every block would cost."""
         if shape not in self._views:
-            size = self._all_planes * math.prod(shape)
-            planes = self._scratch[:size].view(-1, *shape)
-            end = 2 + self._planes
-            self._views[shape] = _Views(
-                planes[0], planes[1], planes[:2], planes[2:end], planes[2:4], planes[end:]
-            )
+            count = 2 if self._momentum is None else 4
+            planes = self._scratch[: count * math.prod(shape)].view(count, *shape)
+            self._views[shape] = planes, planes.unbind()
         return self._views[shape]
 
     def sums(
@@ -151,7 +143,8 @@ class TorchSums:
     ) -> Tensor:
         """[planes, slots], of any products of matrices that have the shapes of the sources.
 
-        products(degree, *blocks of the matrices): float64 [planes, *shape of a block].
+        products(degree, *blocks of the matrices): [planes or fewer, *shape of a block]; the last
+        planes are 0 where there are fewer.
         """
         nothing = torch.zeros(planes, 1, dtype=torch.float64, device=self._reductions.device)
         found: list[Tensor] = []
@@ -161,20 +154,26 @@ class TorchSums:
                 continue
             whole = matrices(source)
             height = max(1, self._block // whole[0][0].numel())
-            blocks = [torch.split(matrix, height) for matrix in whole]
+            one = len(whole[0]) <= height
+            blocks = [(matrix,) if one else torch.split(matrix, height) for matrix in whole]
             for degree, rows, columns in source.passes:
-                row_sums = nothing.new_empty(planes, *whole[0].shape[:-1])
+                row_sums: list[Tensor] = []
                 column_sums: Tensor | None = None
-                for row_sum, *block in zip(torch.split(row_sums, height, 1), *blocks, strict=True):
+                for block in zip(*blocks, strict=True):
                     terms = products(degree, *block)
                     if rows:
-                        torch.sum(terms, -1, out=row_sum)
+                        row_sums.append(terms.sum(-1, dtype=torch.float64))
                     if columns:
-                        more = terms.sum(1)
+                        more = terms.sum(1, dtype=torch.float64)
                         column_sums = more if column_sums is None else column_sums.add_(more)
-                found += [layout.by_unit(row_sums.flatten(1)) for layout in rows]
+                made: list[Tensor] = []
+                if rows:
+                    of_rows = torch.cat(row_sums, 1) if len(row_sums) > 1 else row_sums[0]
+                    made += [layout.by_unit(of_rows.flatten(1)) for layout in rows]
                 if column_sums is not None:
-                    found += [layout.by_unit(column_sums.flatten(1)) for layout in columns]
+                    made += [layout.by_unit(column_sums.flatten(1)) for layout in columns]
+                missing = planes - len(made[0])
+                found += [F.pad(one, (0, 0, 0, missing)) for one in made] if missing else made
         return torch.cat([*found, nothing], 1)
 
 

@@ -207,7 +207,7 @@ def trained(name, optimiser, wrap=None, ranks=None, tracked=True):
         tracker.finish(STEPS)
         (measure,) = tracker._measures._measures
         slots, pairs = measure._kinds[0]._reductions.count, sum(k.units for k in measure._kinds[1:])
-        exchanged.sizes = {2 * slots, 4 * slots, 2 * pairs, 3 * pairs, 5 * pairs}
+        exchanged.sizes = {n * slots for n in range(1, 5)} | {n * pairs for n in (2, 3, 5)}
         exchanged.state = tracker.state
     return rows, exchanged, dict(model.named_parameters())
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.models.vgg import vgg
-from symrun.symmetry import Symmetry, find_structure
+from symrun.symmetry import Group, Members, Symmetry, find_structure, rows
 from symrun.tracking.measure import Measure
 from symrun.tracking.momentum import momentum_of
 from symrun.tracking.reductions import Reductions
@@ -33,9 +34,9 @@ def over_units(members, values, units):
 
 
 def expected(model, groups):
-    """measured, magnitude, grad_norm_sq, force, defect; [units] over all groups."""
+    """measured, magnitude, grad_norm_sq, force, defect, no source; [units] over all groups."""
     parameters = dict(model.named_parameters())
-    columns = [[], [], [], [], []]
+    columns = [[], [], [], [], [], []]
     for group in groups:
         sums = [0, 0, 0, 0, 0, 0]
         for members in group.members:
@@ -102,3 +103,20 @@ def test_the_last_slot_is_nothing():
     sums = TorchSums(Reductions(model, groups), None)
     assert (sums.weights()[:, -1] == 0).all() and (sums.gradients()[:, -1] == 0).all()
     assert (sums.gradients()[1, :-1] > 0).all()
+
+
+@torch.no_grad()
+def test_a_stream_of_many_members_beside_units_of_few():
+    """12 members of one unit, and 40 units of which the first member has 3: each unit sums 1s."""
+    names = [f"writes_{number}" for number in range(12)]
+    model = nn.ParameterDict({name: torch.ones(5, 2) for name in names})
+    model["few"], model["many"] = torch.ones(3, 2), torch.ones(40, 4)
+    stream = tuple(Members(name, 0, (0,) * 5, length=2) for name in names)
+    units = rows("few", (3, 2)), rows("many", (40, 4), sign=-2)
+    groups = [Group(Symmetry.rescale, "stream", (), stream)]
+    groups += [Group(Symmetry.rescale, "units", (), units), *groups]
+    reductions = Reductions(model, groups)
+    assert len(reductions._tables) == 2  # else this test proves nothing
+    found = Measure(model, groups).weights()
+    assert found.measured.tolist() == [120, *[2 - 8] * 3, *[-8] * 37, 120]
+    assert found.magnitude.tolist() == [120, *[2 + 8] * 3, *[8] * 37, 120]
