@@ -35,7 +35,7 @@ reproduce_cpu: venv  ## The same on a CPU at an eighth of the width, 20 epochs; 
 figures: venv  ## Every figure at quickstart scale, in outputs/figures; about 10 minutes on 2 cores
 	PATH="$(abspath $(BIN)):$$PATH" scripts/figures.sh $(OUT)
 
-study: venv  ## The tables of docs/laws.md, the figures of BatchNorm's eps and the equilibrium; 25 minutes
+study: venv  ## The tables of docs/accuracy.md, the figures of BatchNorm's eps and the equilibrium; 25 minutes
 	$(BIN)/python scripts/laws_study.py
 	$(BIN)/python scripts/constraints_against_eps.py --out $(OUT)
 	sgd=$$($(BIN)/symrun train experiment=equilibrium) && \

@@ -1,4 +1,4 @@
-"""How far each law is off, optimiser by optimiser: the tables of docs/laws.md.
+"""How far each law is off, optimiser by optimiser: the tables of docs/accuracy.md.
 
 Small VGG11s in float64 on synthetic textures, 400 updates each; about ten minutes on two cores.
 Usage: python scripts/laws_study.py [--steps N] [optimisers | oscillator | modified_flow ...]

@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import symrun
 from symrun.cli import exit_code
-from symrun.commands.symmetries import findings, subject_of
+from symrun.commands.symmetries import findings, subject_of, with_matrices
 from symrun.errors import UsageError
 from symrun.files import complete_or_absent
 from symrun.report.document import Block, Heading, Paragraph, Table, as_markdown
@@ -51,27 +52,31 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "symrun's mlp": ("mlp", "data=mnist"),
     "symrun's resnet18_64": ("resnet18_64",),
 }
+KINDS = (Symmetry.translation, Symmetry.scale, Symmetry.rescale)
+"""What the search finds."""
 INTRODUCTION = (
     "Written by `scripts/networks.py` from `networks.json`. The search follows exponents through "
     "the operations of each network as it trains, with softmax cross-entropy and 1000 classes (10 "
     "for symrun's own networks of images, 64 for its `gpt`). `symrun symmetries NAME --verify` "
     "shows the groups themselves. Each is proven in float64, on a batch of four random inputs of "
     "the size in the table, so that what is missing here was not found, or is listed as left out. "
-    "GoogLeNet and Inception v3 are without their auxiliary heads."
+    "GoogLeNet and Inception v3 are without their auxiliary heads. Where any invertible matrix may "
+    "mix the units of a group of rescale, as between queries and keys of a head, a whole symmetric "
+    "matrix is conserved, W₁W₁ᵀ − W₂ᵀW₂ of two linear layers in a row: the table counts them."
 )
 PROOFS = (
     "A finite transformation of random size must leave the loss alone, and the gradient must obey "
     "the constraint of every unit. The largest relative change of the loss and the largest defect "
     "of the gradient are rounding, which is felt most in units whose gradient is small. One pass "
     "shows all, unless a pass makes other operations than the next: then there are eight. "
+    "A matrix is found by the gradient at a few random points, and proven by mixing its units. "
     "Times are of one core of a machine that did other work too."
 )
 MISSING = {
-    "Matrix-valued laws": (
-        "Between two linear layers without an activation every invertible matrix is a symmetry, "
-        "not only a diagonal one, and W₁W₁ᵀ − W₂ᵀW₂ is conserved as a matrix. In attention this "
-        "holds between query and key, and between value and output, in each head. symrun has at "
-        "most the diagonal, a number a unit."
+    "Matrices between units that differ": (
+        "A matrix is found where any invertible one may mix its units, which are alike: each has "
+        "as many weights of each layer as the others. Where only some matrices may, as those that "
+        "commute with the turns of a rotary embedding, symrun has the diagonal, a number a unit."
     ),
     "Sums of standardised filters": (
         "A weight that is standardised, (w − mean) / std, does not feel what is added to a whole "
@@ -113,17 +118,22 @@ def measured(words: Sequence[str]) -> dict[str, Any]:
         searched = time.perf_counter()
         proofs = subject.proofs(structure)
         proven = time.perf_counter()
-        found = findings(subject, structure.groups, proofs)
+        groups = with_matrices(subject, structure, proofs)
+        compared = time.perf_counter()
+        found = findings(subject, groups, proofs)
     good = [row for row in found.rows if row.proven]
     kinds = {kind.value: [row.units for row in good if row.symmetry == kind.value]
-             for kind in Symmetry}  # fmt: skip
+             for kind in KINDS}  # fmt: skip
+    matrices = Counter(size for row in good for size in row.matrices)
     return {
         "inputs": list(subject.example.shape[1:]),
         "groups": {kind: [len(units), sum(units)] for kind, units in kinds.items()},
+        "matrices": [[count, size] for size, count in sorted(matrices.items())],
         "parameters": found.parameters,
         "covered": found.covered,
         "search_seconds": round(searched - start, 2),
         "proof_seconds": round(proven - searched, 2),
+        "matrices_seconds": round(compared - proven, 2),
         "passes": found.passes,
         "loss_change": max((row.loss_change or 0.0 for row in good), default=0.0),
         "defect": max((row.defect or 0.0 for row in good), default=0.0),
@@ -144,12 +154,15 @@ def page(networks: dict[str, Any]) -> str:
 
 
 def _counts(networks: dict[str, Any]) -> Table:
-    kinds = [kind.value for kind in Symmetry]
-    head = ["network", "input", *(f"{kind}: groups, units" for kind in kinds)]
+    kinds = [kind.value for kind in KINDS]
+    head = ["network", "input", *(f"{kind}: groups, units" for kind in kinds), "matrices"]
     rows = []
     for name, one in networks.items():
         pairs = (one["groups"][kind] for kind in kinds)
         cells = [f"{groups}, {units:,}" if groups else "–" for groups, units in pairs]
+        cells.append(
+            ", ".join(f"{count} of {size}×{size}" for count, size in one["matrices"]) or "–"
+        )
         share = f"{one['covered'] / one['parameters']:.2%}"
         size = "×".join(map(str, one["inputs"]))
         size += " tokens" if len(one["inputs"]) == 1 else ""
@@ -158,9 +171,11 @@ def _counts(networks: dict[str, Any]) -> Table:
 
 
 def _proofs(networks: dict[str, Any]) -> Table:
-    head = ["network", "search, s", "proof, s", "passes", "change of the loss", "defect"]
+    head = ["network", "search, s", "proof, s", "matrices, s", "passes", "change of the loss",
+            "defect"]  # fmt: skip
     rows = [
-        [name, f"{one['search_seconds']:.1f}", f"{one['proof_seconds']:.1f}", str(one["passes"]),
+        [name, f"{one['search_seconds']:.1f}", f"{one['proof_seconds']:.1f}",
+         f"{one['matrices_seconds']:.1f}", str(one["passes"]),
          f"{one['loss_change']:.1e}", f"{one['defect']:.1e}"]
         for name, one in networks.items()
     ]  # fmt: skip

@@ -52,6 +52,25 @@ LIMITS = (
     "since the start is what there was to predict."
 )
 
+NETWORKS = (
+    "`python scripts/networks_study.py --tiny-imagenet DIR` trains networks of reduced size by "
+    "SGD, by SGD with momentum and by AdamW, all with weight decay, in three precisions. A row "
+    "of the tables is a family of symmetry in one run. `general_linear` has the entries off "
+    "the diagonal of conserved matrices, all of them, and `rescale` has the diagonals among "
+    "its units ([the laws](../laws.md)). *Change* is the largest since the start: the error of "
+    "saying that the quantity is conserved, and what a law has to predict. `flow`, `discrete` "
+    "and `exact` are residuals, the largest over units and records. All four are relative to "
+    "the unit's magnitude. 1 − R² is that of the median unit that moved. `exact` is an "
+    "identity: it audits the measurement."
+)
+NETWORKS_ADAMW = (
+    "AdamW breaks the symmetries, and no law predicts it. What one of its updates adds to a "
+    "quantity is measured, and is no prediction: *projection* is kη\\|B(θ, u)\\|, which a perfect "
+    "symmetry makes 0 under SGD, and *discretisation* is η²\\|B(u, u)\\|. Both are the median over "
+    "units and records, relative to the magnitude. What is 0 of `exact` is less than the rounding "
+    "of the tables."
+)
+
 
 def publish(folder: Path, runs: dict[str, RunDirectory], add: bool = False) -> None:
     """Evidence and figures of `runs` into `folder`, in place of earlier ones of the same runs.
@@ -97,6 +116,8 @@ def page(results: Path) -> str:
             blocks += reproduction(folder, told)
         elif (folder / "limits.json").exists():
             blocks += limits(folder)
+        elif (folder / "overview.png").exists():
+            blocks += networks(folder)
     if (results / "literature.csv").exists():
         blocks += literature(results / "literature.csv")
     return as_markdown(blocks)
@@ -142,6 +163,21 @@ def limits(folder: Path) -> Iterator[Block]:
     yield Paragraph(circumstances(base))
     yield Picture("What limits the agreement", f"{folder.name}/limits.png")
     yield Table(**found["table"])
+
+
+def networks(folder: Path) -> Iterator[Block]:
+    """Of scripts/networks_study.py."""
+    paths = sorted(folder.glob("*.json"))
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    yield Heading(f"{folder.name}: the laws in {len(told)} networks of reduced size")
+    yield from (Paragraph(NETWORKS), Paragraph(NETWORKS_ADAMW))
+    yield Picture("Residuals of the laws, by network", f"{folder.name}/overview.png")
+    for content, path in zip(told, paths, strict=True):
+        yield Heading(content["title"], 3)
+        yield Paragraph(f"The first run: {circumstances(info_from(content['base']))}")
+        if path.with_suffix(".png").exists():
+            yield Picture(f"{content['network']}", f"{folder.name}/{path.stem}.png")
+        yield from (Table(**table) for table in content["tables"])
 
 
 def literature(path: Path) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from symrun.config import Precision
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
@@ -64,7 +65,7 @@ def own_loop_run(path, kind):
             }
         ),
         device="cpu",
-        precision="float32",
+        precision=Precision.float32,
         model=ModelInfo("my_network", "MyNetwork", "MyNetwork", parameters=1234),
         layers=LAYERS,
         groups=tuple(
@@ -83,7 +84,7 @@ def own_loop_run(path, kind):
         walk = random.normal(size=(STEPS + 1, len(LAYERS) * 10)).cumsum(axis=0)
         for step in range(0, STEPS + 1, EVERY):
             rows = pa.concat_tables(
-                _units(info, one, step) for one in zip(info.groups, curves, strict=True)
+                units_rows(info, one, step) for one in zip(info.groups, curves, strict=True)
             )
             writer.put("units", lambda rows=rows: rows)
             parameters = _parameters(step, walk[step])
@@ -127,9 +128,11 @@ def _curves(random, info, group):
     return curves
 
 
-def _units(info, of_group, step):
+def units_rows(info, of_group, step):
     group, curves = of_group
-    schema = units_schema(pa.float32(), info.columns)
+    """Records of a group at one step, from the curves of its columns, [STEPS + 1, units] each."""
+    value = pa.float64() if info.precision is Precision.float64 else pa.float32()
+    schema = units_schema(value, info.columns)
     columns = {
         "step": np.full(group.units, step, np.int32),
         "symmetry": _repeated(group.symmetry.value, group.units),
@@ -139,8 +142,9 @@ def _units(info, of_group, step):
     last = ("grad_norm_sq", "defect", "projection", "discretisation", "angle")
     for name in (*MEASUREMENTS, *info.columns):
         known = name in curves and not (step == STEPS and name in last)
-        values = curves[name][step].astype(np.float32) if known else None
-        columns[name] = pa.nulls(group.units, pa.float32()) if values is None else values
+        columns[name] = pa.nulls(group.units, value)
+        if known:
+            columns[name] = pa.array(curves[name][step], pa.float64()).cast(value, safe=False)
     return pa.table(columns, schema=schema)
 
 

@@ -51,7 +51,7 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "train.step=3": "did you mean train.steps?",
     "train.bs=3": "did you mean train.batch_size?",
     "wd=1": "did you mean optim.weight_decay?",
-    "track.evry=3": "parameters, sums, families, dynamics; did you mean track.every?",
+    "track.evry=3": "families, dynamics, matrices, homogeneity; did you mean track.every?",
     "modle.width=1": "did you mean model.width?",
     "model.widht=1": "model has width, dropout, eps; did you mean model.width?",
     "optim=adam optim.momentum=0.9": "with optim=adam; optim has lr, weight_decay, schedule,",

@@ -3,12 +3,13 @@ symmetry as a whole."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from symrun.analysis.comparison import Comparison, comparisons
+from symrun.analysis.comparison import Comparison, comparisons, name_of
 from symrun.laws import kinds_of_sgd
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
@@ -120,6 +121,7 @@ class _Part:
     unexplained: dict[str, Array]
     residual: dict[str, float]
     diverged: bool
+    pairs: Sequence[tuple[int, int]]
 
     def has(self, law: str) -> bool:
         """Whether `law` predicts this group; null laws do where another prediction is there."""
@@ -138,6 +140,7 @@ def _part(group: Comparison) -> _Part:
         {law: group.unexplained_by_unit(curve) for law, curve in curves.items()},
         {law: float(group.residual(law).max()) for law in group.predicted},
         group.diverged,
+        group.pairs,
     )
 
 
@@ -173,6 +176,6 @@ def _row(law: str, group: str, parts: list[_Part]) -> Agreement:
         rms=math.sqrt(median),
         unexplained_99=float(np.quantile(pooled, 0.99, method="inverted_cdf")),
         unexplained_worst=float(pooled[worst]),
-        worst_unit=f"{judged[place].group} [{unit}]",
+        worst_unit=f"{judged[place].group} [{name_of(int(unit), judged[place].pairs)}]",
         worst_group=float(np.max([np.median(share) for share in shares])),
     )

@@ -19,7 +19,7 @@ held against null laws, which are wrong on purpose (`null_laws`).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +50,7 @@ class Comparison:
     predicted: the laws that make a prediction of this group. steady: the motion that gradients of
     a constant norm would cause, up to a factor, [records, units], or one for all units [records,
     1]. diverged: the group stops being finite, and is compared up to its last finite record.
+    pairs: of general_linear, the row and the column of the entry that each unit is.
     """
 
     symmetry: str
@@ -61,6 +62,7 @@ class Comparison:
     predicted: dict[str, Array]
     steady: Array
     diverged: bool
+    pairs: Sequence[tuple[int, int]] = ()
 
     @cached_property
     def motion(self) -> Array:
@@ -114,15 +116,16 @@ class Comparison:
                                     the norm of its gradient never changed
             another unit's          a unit moves as the law predicts for its neighbour in the group
 
-        None without a prediction. The second needs a quadratic quantity, since gradients do not
-        drive a linear one; the third a second unit.
+        None without a prediction. The second needs a quantity that gradient norms drive, which is
+        neither linear nor driven at the outputs; the third a second unit.
         """
         law = next((law for law in self.predicted if not _KINDS[law].identity), None)
         if law is None:
             return
         motion = self.predicted[law] - self.baseline
         yield "null: 1 % too large", self.baseline + 1.01 * motion
-        if Symmetry(self.symmetry).degree == 2:
+        symmetry = Symmetry(self.symmetry)
+        if symmetry.degree == 2 and symmetry is not Symmetry.homogeneity:
             end, share = self.steady[-1], np.zeros_like(self.steady)
             np.divide(self.steady, end, out=share, where=end != 0)  # 0: nothing was ever trained
             yield "null: constant gradient norm", self.baseline + share * motion[-1]
@@ -137,6 +140,14 @@ class Comparison:
 
 
 _KINDS = kinds_of_sgd(momentum=False)
+
+
+def name_of(unit: int, pairs: Sequence[tuple[int, int]]) -> str:
+    """What tables call a unit: its number, or row and column of the entry of a matrix.
+
+    pairs: as in Comparison. Example: name_of(1, [(0, 1), (0, 2)]) == "0,2"
+    """
+    return ",".join(map(str, pairs[unit])) if pairs else str(unit)
 
 
 def comparisons(run: RunDirectory) -> Iterator[Comparison]:
@@ -177,6 +188,7 @@ def comparisons(run: RunDirectory) -> Iterator[Comparison]:
             {law: values[law] for law in laws},
             steady,
             diverged,
+            group.matrix_entries if group.is_of_pairs else (),
         )
         del curves, values, measured, baseline, steady  # the next group's would lie beside them
 

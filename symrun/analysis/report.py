@@ -55,12 +55,13 @@ def silent_groups(info: RunInfo) -> list[str]:
 
     Example: silent_groups(run.info())   # ["no law but an identity predicts fc: its rates differ"]
     """
-    lines, groups_of = [], dict[str, list[str]]()
+    lines, groups_of = [], dict[str, dict[str, None]]()
     everywhere = all(law in info.unpredicted for law in LAWS if not is_identity(law))
     for group in info.groups:
         if group.unpredicted is not None and not everywhere:
-            groups_of.setdefault(group.unpredicted, []).append(group.group)
-    for why, groups in groups_of.items():
+            # A matrix has two groups of one name, its diagonal and its other entries
+            groups_of.setdefault(group.unpredicted, {})[group.group] = None
+    for why, groups in ((why, list(names)) for why, names in groups_of.items()):
         more = f" and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""
         names = ", ".join(groups[:_NAMED]) + more
         lines.append(f"no law but an identity predicts {names}: {why}")

@@ -149,9 +149,12 @@ def _source(model: nn.Module, inner: nn.Module, group: Group | None) -> OutputSo
     if group is None:
         return None
     source = OutputSource(inner, group)
-    source.handles.append(
-        model.register_forward_hook(lambda _, inputs, returned: source.watch(scored(returned)))
-    )
+
+    def watched(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
+        source.watch(scored(returned))
+
+    uncompiled = torch.compiler.disable(watched)
+    source.handles.append(model.register_forward_hook(uncompiled))
     return source
 
 

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
         "--min-moved",
         metavar="SHARE",
         type=float,
-        help="exit 1 if less than this share of a scale or rescale group moved",
+        help="exit 1 if less than this share of a group other than translation moved",
     )
     check.add_argument(
         "--max-residual",

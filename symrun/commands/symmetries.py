@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -13,7 +14,7 @@ from symrun.commands.parser import Commands, add_overrides
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from symrun.symmetry import Group
+    from symrun.symmetry import Group, Structure
     from symrun.symmetry.proof import Proof
     from symrun.training.symmetries import Subject
 
@@ -46,12 +47,14 @@ def add(commands: Commands) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One group. parameters: the entries that lie in it. proven: None if nobody tried."""
+    """One group. parameters: the entries that lie in it. matrices: the rows of each conserved
+    matrix that it has the diagonal of. proven: None if nobody tried."""
 
     symmetry: str
     group: str
     units: int
     parameters: int
+    matrices: tuple[int, ...] = ()
     loss_change: float | None = None
     defect: float | None = None
     proven: bool | None = None
@@ -87,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         subject = subject_of(options.target, options.overrides)
         structure = subject.structure()
         proofs = subject.proofs(structure) if options.verify else []
-        found = findings(subject, structure.groups, proofs)
+        found = findings(subject, with_matrices(subject, structure, proofs), proofs)
     print(as_json(found) if options.json else as_table(found))
     for row in found.failed:
         print(
@@ -139,6 +142,17 @@ def _usual_data(target: str, overrides: list[str]) -> list[str]:
     return ["data=synthetic", f"data.image_size={side}", *text]
 
 
+def with_matrices(
+    subject: "Subject", structure: "Structure", proofs: "Sequence[Proof]"
+) -> tuple["Group", ...]:
+    """The groups of `structure`, and those that did not fail with the matrices they are the
+    diagonals of."""
+    failed = [proof.group for proof in proofs if proof.reason is not None]
+    good = tuple(group for group in structure.groups if group not in failed)
+    found = iter(subject.with_matrices(replace(structure, groups=good)).groups)
+    return tuple(group if group in failed else next(found) for group in structure.groups)
+
+
 def findings(subject: "Subject", groups: Sequence["Group"], proofs: Sequence["Proof"]) -> Findings:
     """What there is to tell of `groups`. proofs: one of each, or none at all."""
     from symrun.symmetry.generator import entries_of
@@ -166,7 +180,8 @@ def findings(subject: "Subject", groups: Sequence["Group"], proofs: Sequence["Pr
 
 
 def _row(group: "Group", parameters: int, proof: "Proof | None") -> Row:
-    found = (group.symmetry.value, group.name, group.units, parameters)
+    sizes = tuple(map(len, group.blocks))
+    found = (group.symmetry.value, group.name, group.units, parameters, sizes)
     if proof is None:
         return Row(*found)
     return Row(*found, proof.loss_change, proof.defect, proof.reason is None, proof.reason)
@@ -196,13 +211,24 @@ def as_table(found: Findings) -> str:
     from symrun.analysis.report import aligned, scientific
 
     proof = ["loss change", "defect", ""] if found.passes else []
-    lines = [["symmetry", "group", "units", "parameters", *proof]]
+    matrices = ["matrices"] if any(row.matrices for row in found.rows) else []
+    lines = [["symmetry", "group", "units", "parameters", *matrices, *proof]]
     for row in found.rows:
         numbers = [scientific(row.loss_change), scientific(row.defect), row.reason or "proven"]
-        counts = [f"{row.units:,}", f"{row.parameters:,}"]
+        counts = [
+            f"{row.units:,}",
+            f"{row.parameters:,}",
+            *[_sizes(row.matrices) for _ in matrices],
+        ]
         lines.append([row.symmetry, row.group, *counts, *(numbers if found.passes else [])])
     table = [aligned(lines)] if found.rows else ["no symmetry group"]
     return "\n".join([found.network, *table, "", *_summary(found)])
+
+
+def _sizes(matrices: Sequence[int]) -> str:
+    """Such as "12 of 64×64"."""
+    counts = Counter(matrices).items()
+    return ", ".join(f"{count} of {size}×{size}" for size, count in counts) or "-"
 
 
 def _summary(found: Findings) -> list[str]:
@@ -216,8 +242,16 @@ def _summary(found: Findings) -> list[str]:
     if left:
         more = f" and {len(left) - _LISTED:,} more" if len(left) > _LISTED else ""
         lines.append(f"in no group: {', '.join(left[:_LISTED])}{more}")
+    sizes = [size for row in found.rows for size in row.matrices]
+    if sizes:
+        entries = sum(size * (size - 1) // 2 for size in sizes)
+        lines.append(
+            f"{len(sizes):,} conserved matrices, which are proven; track.matrices=full records "
+            f"their {entries:,} entries off the diagonal"
+        )
     if found.rows and not found.passes:
-        return [*lines, "nothing of this is proven: --verify proves it"]
+        what = "else" if sizes else "of this"
+        return [*lines, f"nothing {what} is proven: --verify proves it"]
     if found.passes > 1:
         random = "a pass differs from the next, at random or by counting"
         lines.append(f"{random}: {found.passes} passes, in each of which a symmetry must hold")

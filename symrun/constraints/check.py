@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from symrun.config import Config, Device, Precision, Sums
+from symrun.config import Config, Device, Matrices, Precision, Sums
 from symrun.constraints.gradient import gradient_constraints
 from symrun.constraints.hessian import HessianConstraint, hessian_constraints
 from symrun.constraints.report import Report
@@ -20,6 +20,7 @@ from symrun.places import as_typed, is_url
 from symrun.runs.checkpoint import latest_weights
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
+from symrun.tasks import output_of
 from symrun.training.device import device_title, memory_in_one_line
 from symrun.training.isolation import isolated
 from symrun.training.plan import Plan
@@ -130,13 +131,16 @@ def _gradient(run: RunDirectory, info: RunInfo) -> Report:
 
 
 def check_model(config: Config, batch: int | None) -> Iterator[Report]:
-    """The Hessian's constraints, and the gradient's beside them, at initialisation.
+    """The Hessian's constraints, and the gradient's beside them, at initialisation; of conserved
+    matrices for all entries.
 
     batch: images, the first of epoch 1; None for DEFAULT_BATCH, or all where there are fewer.
 
     Error: UsageError if data, batch or device cannot be used; RunError if the memory is too small.
     Example: check_model(compose(["data=synthetic", "model=vgg16", "model.width=0.125"]), None)
     """
+    track = dataclasses.replace(config.track, matrices=Matrices.full)
+    config = dataclasses.replace(config, track=track)
     yield _Network(config, load(config.data), batch).report(0, "at initialisation")
 
 
@@ -174,7 +178,13 @@ class _Network:
         """The constraints at the model's present weights."""
         model, groups = self.training.model, self.training.structure.groups
         rows = hessian_constraints(
-            model, groups, self.images, self.labels, self._seed, self.training.criterion
+            model,
+            groups,
+            self.images,
+            self.labels,
+            self._seed,
+            self.training.criterion,
+            lambda returned: output_of(returned, self.training.plan.config.task.output),
         )
         device = device_title(self.training.device)
         title = f"Hessian constraint {where}: {self._what}"

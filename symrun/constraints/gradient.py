@@ -3,6 +3,7 @@
     translation   sum of g over A               = 0      beside |g| sqrt(entries)
     scale         <g, theta_A>                  = 0      beside |g| |theta_A|
     rescale       <g, theta_A2> - <g, theta_A1> = 0      beside |g| |theta_A|, A = A1 and A2
+    homogeneity   sum of a_p <g_p, theta_p> - h S = 0    beside |g| |theta|, both with weights a_p
 
 The quotient is the cosine between the gradient and the symmetry's generator: 0 for a perfect
 symmetry in exact arithmetic. In a run it comes from rounding and from BatchNorm's eps. Where signs

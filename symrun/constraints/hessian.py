@@ -3,11 +3,13 @@
     translation   H 1_A = 0
     scale         H theta_A = -g_A
     rescale       H (theta_A2 - theta_A1) = -(g_A2 - g_A1)
+    homogeneity   H v = -(a_p g_p for each parameter p) + h grad S,   v = (a_p theta_p)
 
 in short H v_u = -g_u for each unit u, v_u being its generator (generator.py) and g_u the gradient
 with the same signs on the unit's parameters, 0 elsewhere; for translation g_u stands for 0. Both
 sides are vectors over all parameters. The signs may be any integers: B(theta, g) = 0 everywhere,
-and this is its derivative.
+and this is its derivative. Of homogeneity B(theta, g) = h S, with S the sum of z dl/dz over the
+outputs z.
 
 A product for each unit would be thousands; one product for the sum of all units would let their
 violations cancel. So there is one product a group, for a random combination of its units,
@@ -24,6 +26,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -50,8 +53,8 @@ class HessianConstraint:
     that are dead. largest_cosine: of the gradient constraint at that very point, over the units;
     None if none has a gradient.
 
-    The scale is what an error should be small beside. For scale and rescale that is the right
-    side, |sum of eps_u g_u|, and nothing larger: beside |H v| of an arbitrary v, a gradient as
+    The scale is what an error should be small beside. But for translation that is the right side,
+    such as |sum of eps_u g_u|, and nothing larger: beside |H v| of an arbitrary v, a gradient as
     small as that of a plateau would vanish, and H v = 0 would pass. (The price: at a minimum
     nothing is left but rounding, 2^-53 |H v| / |g|.) For translation the right side is 0. There
     the scale is |H w|, what the Hessian makes of a direction w in the same parameters that is no
@@ -72,6 +75,7 @@ class Curvature:
     with the graph of its gradient. Memory: a few times that of a training step. It leaves torch's
     generator seeded, and BatchNorm's running statistics advance, as in every such pass.
 
+    output: the outputs whose S is needed, among what the model returns; None: it is not.
     Example:
         curvature = Curvature(model.double(), images.double(), labels, seed=0)
         curvature.times(curvature.gradient)["features.0.weight"]
@@ -83,7 +87,8 @@ class Curvature:
         images: Tensor,
         labels: Tensor,
         seed: int,
-        criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        criterion: Callable[[Any, Tensor], Tensor] = cross_entropy,
+        output: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self._parameters = {
             name: parameter
@@ -93,11 +98,17 @@ class Curvature:
         model.train()
         torch.manual_seed(seed)
         with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
-            loss = criterion(model(images), labels)
-        gradients = torch.autograd.grad(
-            loss, list(self._parameters.values()), create_graph=True, materialize_grads=True
-        )
-        self._graph = dict(zip(self._parameters, gradients, strict=True))
+            returned = model(images)
+            loss = criterion(returned, labels)
+        outputs = [] if output is None else [output(returned)]
+        wanted = [*self._parameters.values(), *outputs]
+        gradients = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
+        self._graph = dict(zip(self._parameters, gradients, strict=False))
+        slopes = gradients[len(self._parameters) :]
+        pairs = zip(outputs, slopes, strict=True)
+        self._source = sum(((z * slope).sum() for z, slope in pairs), loss.new_zeros(()))
+        self.source = float(self._source.detach())
+        """S; 0 without `output`."""
         self.weights: Vector = {name: p.detach() for name, p in self._parameters.items()}
         self.gradient: Vector = {name: g.detach() for name, g in self._graph.items()}
 
@@ -117,6 +128,17 @@ class Curvature:
                 materialize_grads=True,
             )
         return dict(zip(self._parameters, products, strict=True))
+
+    def source_gradient(self) -> Vector:
+        """grad S, over all parameters. Error: as in `times`."""
+        with _twice_differentiable():
+            found = torch.autograd.grad(
+                self._source,
+                list(self._parameters.values()),
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        return dict(zip(self._parameters, found, strict=True))
 
 
 @contextlib.contextmanager
@@ -138,18 +160,22 @@ def hessian_constraints(
     images: Tensor,
     labels: Tensor,
     seed: int,
-    criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    criterion: Callable[[Any, Tensor], Tensor] = cross_entropy,
+    output: Callable[[Any], Tensor] = lambda returned: returned,
 ) -> Iterator[HessianConstraint]:
     """Each group's constraints at the model's weights; eps_u is drawn from `seed` for each group.
 
-    The model decides on the arithmetic: float64, or rounding is all there is to see.
+    The model decides on the arithmetic: float64, or rounding is all there is to see. output: as in
+    `find_homogeneity`.
 
     Example:
         structure = find_structure(model, images)
         worst = max(row.relative_error for row in
                     hessian_constraints(model, structure.groups, images, labels, seed=0))
     """
-    curvature = Curvature(model, images, labels, seed, criterion)
+    balanced = any(group.outputs for group in groups)
+    chosen = output if balanced else None
+    curvature = Curvature(model, images, labels, seed, criterion, chosen)
     for group in groups:
         yield HessianConstraint(
             group.symmetry.value,
@@ -169,7 +195,11 @@ def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> flo
         error = _norm(product)
         scale = _norm(curvature.times(asymmetric(group, vector, draws)))
     else:
-        right_side = weighted(group, curvature.gradient, factors, signs=True)
+        right_side = dict(weighted(group, curvature.gradient, factors, signs=True))
+        if group.outputs:
+            factor = group.outputs * factors[0]
+            for name, along in curvature.source_gradient().items():
+                right_side[name] = right_side.get(name, 0) - factor * along
         error = _norm({name: product[name] + right_side.get(name, 0) for name in product})
         scale = _norm(right_side)
     if scale == 0:
@@ -184,7 +214,7 @@ def _largest_cosine(curvature: Curvature, group: Group) -> float | None:
     alive = norms_sq != 0  # True for NaN: weights that diverged shall show
     if not alive.any():
         return None
-    defect = per_unit(group, along, gradient, signs=True)
+    defect = per_unit(group, along, gradient, signs=True) - group.outputs * curvature.source
     return float((defect.abs()[alive] / norms_sq[alive].sqrt()).max())
 
 

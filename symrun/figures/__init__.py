@@ -15,6 +15,7 @@ from symrun.figures import (
     fig3,
     fig4,
     fig5,
+    heads,
     phase,
     progress,
     residual,
@@ -24,6 +25,7 @@ from symrun.figures import (
 )
 from symrun.figures.captions import NOT_THE_PAPERS
 from symrun.figures.grid import Grid
+from symrun.figures.layers import HIDDEN
 from symrun.figures.selection import Selection, holds_runs, named, runs_once
 from symrun.figures.style import FORMATS, describe, save, styled
 from symrun.runs.copied import local
@@ -54,13 +56,14 @@ FIGURES: dict[str, FigureModule] = {
     "grid": Grid(None),
     **{
         f"grid_{symmetry.value}": Grid(symmetry.value)
-        for symmetry in sorted(Symmetry, key=lambda symmetry: -symmetry.degree)
+        for symmetry in (*HIDDEN, Symmetry.translation)
     },
     "phase": phase,
     "seeds": seeds,
     "residual": residual,
     "units": units,
     "equilibrium": equilibrium,
+    "heads": heads,
     "progress": progress,
 }
 

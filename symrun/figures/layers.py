@@ -17,6 +17,10 @@ from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
+HIDDEN = (Symmetry.scale, Symmetry.rescale)
+"""The symmetries of hidden layers whose means say something: the entries off the diagonal of a
+matrix have either sign, and homogeneity has one unit for all layers."""
+
 _NAME = 28  # characters: two longer names do not fit side by side
 
 
@@ -26,9 +30,8 @@ def groups_of(info: RunInfo, symmetry: str) -> list[str]:
 
 
 def hidden_symmetries(info: RunInfo) -> list[str]:
-    """The symmetries that hidden layers of this run have: all but translation."""
-    hidden = (symmetry.value for symmetry in Symmetry if symmetry is not Symmetry.translation)
-    return [symmetry for symmetry in hidden if groups_of(info, symmetry)]
+    """The symmetries of HIDDEN that this run has."""
+    return [symmetry.value for symmetry in HIDDEN if groups_of(info, symmetry.value)]
 
 
 def layer_means(run: RunDirectory, symmetry: str) -> Curves:

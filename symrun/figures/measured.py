@@ -16,6 +16,7 @@ from symrun.figures.style import PREDICTED, add_lines, label_steps, unit_colours
 from symrun.runs.info import RunInfo
 from symrun.runs.network import GroupInfo
 from symrun.runs.tables import Curves
+from symrun.symmetry import Symmetry
 
 _WIDTH, _STRIP_WIDTH = 1.8, 0.8
 
@@ -68,9 +69,14 @@ def notes(infos: Collection[RunInfo]) -> list[str]:
     if not any(info.predicts("flow") for info in infos):
         return [f"{colours}."]
     lines = [
-        f"{colours}. Strips: measured − predicted, each on its own scale. Scale and rescale are "
-        "predicted from measured gradient norms: their laws explain a run, they do not forecast it."
+        f"{colours}. Strips: measured − predicted, each on its own scale. All but translation "
+        "are predicted from measured gradients: their laws explain a run, they do not forecast it."
     ]
+    if any(info.groups_of(Symmetry.homogeneity) for info in infos):
+        lines.append(
+            "Homogeneity is balanced rather than conserved: what the loss does at the outputs "
+            "drives it, and is measured there."
+        )
     if not any(_has_a_limit(info) for info in infos):
         lines.append(
             "At λ = 0 without momentum, the laws flow and discrete are the same: "

@@ -98,7 +98,8 @@ def _looks(groups: Sequence[Comparison]) -> list[dict[str, Any]]:
     for number, group in enumerate(groups):
         alike = [i for i, other in enumerate(groups) if other.symmetry == group.symmetry]
         depth = alike.index(number) / max(len(alike) - 1, 1)
-        colour = shaded(to_rgb(Symmetry(group.symmetry).colour), _shade(depth))
+        shade = _shade(depth) if len(alike) > 1 else 0.0
+        colour = shaded(to_rgb(Symmetry(group.symmetry).colour), shade)
         looks.append({"colors": [colour], "linestyles": [dashes[min(int(3 * depth), 2)]]})
     return looks
 

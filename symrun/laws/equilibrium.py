@@ -33,7 +33,7 @@ class Equilibrium:
     for longer than the relaxation; lr and weight decay > 0; for Adam also decoupled weight decay.
     Error: a / 12 of the angle, from finite steps. Momentum takes a beta / (1 - beta^2) off |A|^2,
     for Adam twice as much. On networks mostly 1 to 5 % of a layer's angle where L is steady;
-    docs/laws.md has what was measured, and the cases where L is not steady.
+    docs/accuracy.md has what was measured, and the cases where L is not steady.
     Source: Wan et al. 2020 (arXiv 2006.08419) for SGD with and without momentum; Kosson et al. 2023
     (arXiv 2305.17212) for AdamW; Li, Lyu and Arora 2020 (arXiv 2010.02916) for the intrinsic
     learning rate. Nesterov and dampening: symrun, by the same sums over w.

@@ -1,5 +1,6 @@
 """Law 2, the paper's with momentum: a driven, damped harmonic oscillator."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,9 @@ class Oscillator:
         for theta goes on with (1 - beta) h^2 / 6 times its third derivative, whose projection on
         the symmetry shifts B(theta', theta') by this much; without it the law lags behind.
 
-    -   The source of update n acts from half an update before it to half an update after it, which
-        is where SGD's own equation, in central differences, has it. Dampening makes that of the
-        first update 1 / (1 - alpha) times as strong.
+    -   A source acts log((1 + beta) / (2 beta)) / (2 gamma) earlier, which is about half an update,
+        so that under a steady one the law is where SGD is. Dampening makes that of the first update
+        1 / (1 - alpha) times as strong.
 
     Where momentum changes between updates, that of update n acts from the middle of the update
     before it to the middle of its own. `momentum_before`, that of the update before, makes up for
@@ -91,7 +92,8 @@ class Oscillator:
     def _propagator(self, degree: int, h: float) -> Tensor:
         """(Q, h Q') one step of length h later from (Q, h Q', h^2 F, h^2 G), the constant F being
         what B(theta', theta') forces and G what the source does."""
-        spring, friction = self._pull(degree, h, self.sgd.momentum)
+        beta = self.sgd.momentum
+        spring, friction = self._pull(degree, h, beta)
         rows = [[0, 1, 0], [-spring, -friction, 1], [0, 0, 0]]
         generator = torch.tensor(rows, dtype=torch.float64)
         propagator = torch.matrix_exp(generator)[:2]
@@ -100,7 +102,7 @@ class Oscillator:
             # Forced earlier, by these shares of h, and moved on without force since then
             forced = torch.cat([
                 torch.matrix_exp(share * generator)[:2, :2] @ propagator[:, 2:]
-                for share in (friction / 4, 0.5)
+                for share in (friction / 4, -math.log(2 * beta / (1 + beta)) / friction)
             ], 1)  # fmt: skip
         return torch.cat([propagator[:, :2], forced], 1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_STD = 0.02
+STD = 0.02
 
 
 class GPT(nn.Module):
@@ -39,18 +39,10 @@ class GPT(nn.Module):
         self.blocks = nn.Sequential(*[Block(heads, width, dropout, bias) for _ in range(layers)])
         self.norm = nn.LayerNorm(width, bias=bias)
         self.head = nn.Linear(width, vocabulary, bias=False)
-        self._initialise(layers)
+        nn.init.normal_(self.positions, std=STD)
+        draw_weights(self, layers)
         if tied:
             self.head.weight = self.embedding.weight
-
-    def _initialise(self, layers: int) -> None:
-        nn.init.normal_(self.positions, std=_STD)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                writes = name.endswith((".project", ".down"))
-                nn.init.normal_(module.weight, std=_STD / math.sqrt(2 * layers) if writes else _STD)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         stream = self.dropout(self.embedding(tokens) + self.positions)
@@ -58,13 +50,29 @@ class GPT(nn.Module):
         return logits
 
 
-class Block(nn.Module):
-    """What one layer adds to the residual stream [batch, tokens, width]."""
+def draw_weights(model: nn.Module, layers: int) -> None:
+    """Draw the weights of embeddings and linear layers as GPT does, in a network of `layers`
+    blocks."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            writes = name.endswith((".project", ".down"))
+            nn.init.normal_(module.weight, std=STD / math.sqrt(2 * layers) if writes else STD)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
-    def __init__(self, heads: int, width: int, dropout: float, bias: bool) -> None:
+
+class Block(nn.Module):
+    """What one layer adds to the residual stream [batch, tokens, width].
+
+    causal: whether a token sees those before it alone.
+    """
+
+    def __init__(
+        self, heads: int, width: int, dropout: float, bias: bool, causal: bool = True
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=bias)
-        self.attention = Attention(heads, width, dropout, bias)
+        self.attention = Attention(heads, width, dropout, bias, causal)
         self.mlp_norm = nn.LayerNorm(width, bias=bias)
         self.up = nn.Linear(width, 4 * width, bias)
         self.activation = nn.GELU()
@@ -79,11 +87,11 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention, [batch, tokens, width] to the same, by heads of width / heads."""
+    """Attention, [batch, tokens, width] to the same, by heads of width / heads."""
 
-    def __init__(self, heads: int, width: int, dropout: float, bias: bool) -> None:
+    def __init__(self, heads: int, width: int, dropout: float, bias: bool, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.dropout = dropout
         self.query, self.key, self.value, self.project = (
             nn.Linear(width, width, bias) for _ in range(4)
@@ -95,7 +103,7 @@ class Attention(nn.Module):
             self._by_head(self.key(stream)),
             self._by_head(self.value(stream)),
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            is_causal=self.causal,
         )
         result: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return result

@@ -167,13 +167,12 @@ def _mlp(config: MlpConfig, shape: Shape, classes: int) -> "nn.Module":
 
 
 @dataclass(frozen=True)
-class GptConfig(ModelConfig):
+class TransformerConfig(ModelConfig):
     layers: Annotated[int, Setting("blocks of attention and MLP", "in [1, 100000]")]
     heads: Annotated[int, Setting("attention heads in each block", "in [1, 100000]")]
     width: Annotated[int, Setting("width of the residual stream", "in [1, 100000]")]
     dropout: Annotated[float, Setting("share of activations that are left out", "in [0, 1)")]
     bias: Annotated[bool, Setting("a bias in every layer")]
-    tied: Annotated[bool, Setting("whether the last layer is the embedding of tokens")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,11 +180,32 @@ class GptConfig(ModelConfig):
         require("model.width", self.width % self.heads == 0, multiple, self.width)
 
 
+@dataclass(frozen=True)
+class GptConfig(TransformerConfig):
+    tied: Annotated[bool, Setting("whether the last layer is the embedding of tokens")]
+
+
 def _gpt(config: GptConfig, shape: tuple[int], classes: int) -> "nn.Module":
     from symrun.models.gpt import GPT
 
     sizes = (config.layers, config.heads, config.width)
     return GPT(classes, shape[0], *sizes, config.dropout, config.bias, config.tied)
+
+
+@dataclass(frozen=True)
+class VitConfig(TransformerConfig):
+    patch: Annotated[int, Setting("pixels along the side of a patch", "in [1, 100000]")]
+
+    def require_side(self, side: int | None, setting: str = "data.image_size") -> None:
+        multiple = f"a multiple of model.patch ({self.patch})"
+        require(setting, side is None or side % self.patch == 0, multiple, side)
+
+
+def _vit(config: VitConfig, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+    from symrun.models.vit import ViT
+
+    sizes = (config.patch, config.layers, config.heads, config.width)
+    return ViT(shape, classes, *sizes, config.dropout, config.bias)
 
 
 @dataclass(frozen=True)
@@ -221,6 +241,7 @@ MODELS: dict[str, Model] = {
     "gpt": Model(
         GptConfig, lambda config: (f"GPT {config.layers}×{config.width}", "GPT"), _gpt, axes=1
     ),
+    "vit": Model(VitConfig, lambda config: (f"ViT {config.layers}×{config.width}", "ViT"), _vit),
     "torchvision": Model(
         NamedConfig, lambda config: (config.name, config.name.partition("/")[2]), _torchvision
     ),

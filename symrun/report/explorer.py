@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symrun.analysis import is_identity
-from symrun.analysis.comparison import CONSERVED, Comparison, comparisons
+from symrun.analysis.comparison import CONSERVED, Comparison, comparisons, name_of
 from symrun.figures.measured import evenly_by_rank
 from symrun.report.document import formatted
 from symrun.runs.directory import RunDirectory
@@ -26,12 +26,12 @@ _CURVES = 2 + len(LAWS)
 def explorer(run: RunDirectory, most_bytes: float) -> list[dict[str, Any]]:
     """Each group of a run as JSON values, in the order of run.json; about `most_bytes` in all.
 
-    units: the numbers of those that are shown, the worst by 1 − R² first. of: how many there are.
-    steps: the records that are shown. curves: base64 of little-endian float32 [curves, units,
-    records]: `measured`, `magnitude`, and for each of `laws` measured − predicted, which is
-    computed before it is rounded. unexplained: law -> 1 − R² of each unit, None if it did not move.
-    motion: of the median unit. rounding: the least motion of the largest unit that counts as one.
-    words: what the curves show, with numbers.
+    units: the numbers of those that are shown, the worst by 1 − R² first; names: what the page
+    calls them. of: how many there are. steps: the records that are shown. curves: base64 of
+    little-endian float32 [curves, units, records]: `measured`, `magnitude`, and for each of `laws`
+    measured − predicted, which is computed before it is rounded. unexplained: law -> 1 − R² of each
+    unit, None if it did not move. motion: of the median unit. rounding: the least motion of the
+    largest unit that counts as one. words: what the curves show, with numbers.
 
     Error: UsageError as in `comparisons`.
     """
@@ -63,6 +63,7 @@ def _group(group: Comparison, units: int, records: int) -> dict[str, Any]:
         "moved": int(group.moved.sum()),
         "motion": float(np.median(group.motion)),
         "units": chosen.tolist(),
+        "names": [name_of(unit, group.pairs) for unit in chosen.tolist()],
         "laws": list(group.predicted),
         "unexplained": {name: _plain(share[chosen]) for name, share in shares.items()},
         "steps": group.steps[kept].tolist(),

@@ -41,6 +41,7 @@ from symrun.report.verdict import Verdict, bars_table, nothing_moved, verdict
 from symrun.runs.differences import command
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
+from symrun.symmetry import Symmetry
 
 _HERE = Path(__file__).parent
 _CURVES_BYTES = 2.4e6
@@ -165,7 +166,8 @@ class _RunView:
             return self.law in group["laws"], moved, group["of"]
 
         places = range(len(self.groups))
-        alike = {name: [p for p in places if self.groups[p]["symmetry"] == name] for name in _ORDER}
+        order = (kind.value for kind in sorted(Symmetry, key=lambda kind: -kind.degree))
+        alike = {name: [p for p in places if self.groups[p]["symmetry"] == name] for name in order}
         return {name: max(found, key=rank) for name, found in alike.items() if found}
 
     @property
@@ -218,9 +220,6 @@ class _RunView:
             for name, what, rows in tables
             if rows
         ]
-
-
-_ORDER = ("scale", "rescale", "translation")
 
 
 def _address(kind: str, content: bytes) -> str:

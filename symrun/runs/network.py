@@ -85,6 +85,21 @@ class GroupInfo:
         every = [pair for block in self.blocks for pair in combinations(block, 2)]
         return every if self.pairs is None else list(self.pairs)
 
+    @property
+    def parameters(self) -> int | None:
+        """In all units, each once: an entry of a matrix has those of two units of its diagonal."""
+        if self.entries is None:
+            return None
+        pairs = self.is_of_pairs
+        return (
+            sum(map(len, self.blocks)) * self.entries // 2 if pairs else self.units * self.entries
+        )
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether its units are entries off the diagonal of matrices."""
+        return self.symmetry is Symmetry.general_linear
+
     def __post_init__(self) -> None:
         require_lines(self, "group", "layers", "unpredicted")
         require("layers", bool(self.layers), "a list with an entry", [])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from symrun.errors import UsageError, in_one_line
 from symrun.runs.directory import RunDirectory
 from symrun.runs.info import RunInfo
+from symrun.runs.matrices import matrix_table
 from symrun.runs.reading import read_table
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ class Run:
     def progress(self) -> "pd.DataFrame":
         """Loss and accuracies of training and validation."""
         return self._table("progress")
+
+    def matrices(self) -> "pd.DataFrame":
+        """Each conserved matrix at each record: its trace, its norm, its change, and how far each
+        law is off, as `symrun.runs.matrices.matrix_table` says.
+
+        Error: UsageError also if the run has no matrix, or recorded the diagonal alone.
+        """
+        return matrix_table(RunDirectory(self.path))
 
     def _table(self, name: str, **equal: str) -> "pd.DataFrame":
         table = read_table(RunDirectory(self.path), name, **equal)

@@ -79,26 +79,30 @@ def find_matrices(
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its matrices cannot be found: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
-    candidates = [
-        (number, candidate)
-        for number, found in blocks.items()
-        for block in found
-        if (candidate := off_diagonal(replace(groups[number], blocks=(block,)), sampled=True))
+    proven: dict[int, list[tuple[int, ...]]] = {}
+    left = [(number, found) for number, found in blocks.items() if found]
+    while left:
+        claimed = [_claimed(groups[number], some) for number, some in left]
+        with _DroppingHalf():
+            passing = varies or finder.dropped
+            proofs = prove(model, claimed, inputs, criterion, passing, seed + _POINTS)
+        pairs, left = list(zip(left, proofs, strict=True)), []
+        for (number, some), proof in pairs:
+            if proof.reason is None:
+                proven.setdefault(number, []).extend(some)
+            elif len(some) > 1:  # which of them is none
+                left += [(number, [block]) for block in some]
+    return [
+        replace(group, blocks=tuple(sorted(proven.get(number, ()))))
+        for number, group in enumerate(groups)
     ]
-    with _DroppingHalf():
-        proofs = prove(
-            model,
-            [candidate for _, candidate in candidates],
-            inputs,
-            criterion,
-            varies or finder.dropped,
-            seed + _POINTS,
-        )
-    proven: dict[int, tuple[tuple[int, ...], ...]] = {}
-    for (number, candidate), proof in zip(candidates, proofs, strict=True):
-        if proof.reason is None:
-            proven[number] = (*proven.get(number, ()), *candidate.blocks)
-    return [replace(group, blocks=proven.get(n, ())) for n, group in enumerate(groups)]
+
+
+def _claimed(group: Group, blocks: Sequence[tuple[int, ...]]) -> Group:
+    """What there is to prove of a group whose units `blocks` may be mixed."""
+    entries = off_diagonal(replace(group, blocks=tuple(blocks)), sampled=True)
+    assert entries is not None, "a block of one unit"
+    return entries
 
 
 def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
@@ -142,6 +146,34 @@ class _Point:
         return [per_unit(group, one, one).sqrt().cpu() > floor for one, floor in pairs]
 
 
+@dataclass(frozen=True)
+class _Partners:
+    """Pairs of units, bool [units, units]. kept: those that nothing says may not be mixed.
+    compared: those of which both had a gradient in some pass."""
+
+    kept: Tensor
+    compared: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        return self.kept & self.compared
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether there are such pairs, or none was compared yet."""
+        return bool(self.found.any() or not self.compared.any())
+
+    @classmethod
+    def among(cls, units: int) -> "_Partners":
+        """Nothing was compared yet."""
+        others = ~torch.eye(units, dtype=torch.bool)
+        return cls(others, torch.zeros_like(others))
+
+    def and_those(self, of: "_Partners") -> "_Partners":
+        """At two points."""
+        return _Partners(self.kept & of.kept, self.compared | of.compared)
+
+
 class _Finder:
     """Compares the units of each group at random points, until what vanishes stays the same.
 
@@ -163,31 +195,36 @@ class _Finder:
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
         probed = self._probed()
-        partners: dict[_Alike, Tensor] = {}
+        partners: dict[_Alike, _Partners] = {}
+        latest: dict[_Alike, _Point] = {}
+        unfelt = {n for n, group in enumerate(self._groups) if group.symmetry.degree == 2}
         for number in range(_POINTS):
             point = self._point(number)
-            alive = [point.alive(group) for group in self._groups]
-            for group, lives in zip(self._groups, alive, strict=True):
-                if group.symmetry.degree == 2 and not any(one.any() for one in lives):
-                    _LOG.warning(
-                        "no matrix is looked for: the loss does not feel %s in these inputs, as "
-                        "in sequences of one token: give others", group.name
-                    )  # fmt: skip
-                    return {}
+            unfelt -= {n for n in unfelt if torch.stack(point.alive(self._groups[n])).any()}
             before, partners = partners, {}
             for one, units in probed.items():
-                found = self._partners(one[0], units, point, alive[one[0]])
-                partners[one] = found & before[one] if before else found
-            probed = {one: units for one, units in probed.items() if partners[one].any()}
-            same = bool(before) and all(partners[one].equal(before[one]) for one in probed)
+                found = self._partners(one, units, point)
+                partners[one] = found.and_those(before[one]) if before else found
+                if found.compared.any():
+                    latest[one] = point
+            probed = {one: units for one, units in probed.items() if partners[one].may_exist}
+            same = bool(before) and all(
+                partners[one].found.equal(before[one].found) for one in probed
+            )
             if not probed or (same and not self.dropped):
                 break
+        if probed and unfelt:
+            _LOG.warning(
+                "no matrix is looked for: the loss does not feel %s in these inputs, as in "
+                "sequences of one token: give others", self._groups[min(unfelt)].name
+            )  # fmt: skip
+            return {}
         blocks: dict[int, list[tuple[int, ...]]] = {}
-        for group_number, units in probed:
-            found = partners[group_number, units]
-            if len(found) < len(units):
-                found = self._partners(group_number, units, point, alive[group_number])
-            blocks.setdefault(group_number, []).extend(_sets(units, found))
+        for one, some in probed.items():
+            found, (group_number, units) = partners[one], one
+            if len(some) < len(units) and one in latest:
+                found = self._partners(one, units, latest[one])
+            blocks.setdefault(group_number, []).extend(_sets(units, found.found))
         return blocks
 
     def _probed(self) -> dict[_Alike, tuple[int, ...]]:
@@ -209,23 +246,22 @@ class _Finder:
         largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
         return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
 
-    def _partners(
-        self, number: int, units: Sequence[int], point: _Point, alive: Sequence[Tensor]
-    ) -> Tensor:
-        """Which of `units` may be mixed with which other: bool [units, units]."""
-        group = self._groups[number]
+    def _partners(self, of: _Alike, units: Sequence[int], point: _Point) -> _Partners:
+        group = self._groups[of[0]]
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
         chunks = _cut(len(units), max(_CHUNK // lines, 1))
-        found = ~torch.eye(len(units), dtype=torch.bool)
-        for gradient, every in zip(point.gradients, alive, strict=True):
+        found = _Partners.among(len(units))
+        for gradient, every in zip(point.gradients, point.alive(group), strict=True):
             lives = every[list(units)]
-            found &= lives & lives[:, None]
+            both = lives & lives[:, None]
+            found.compared.logical_or_(both)
             for first, some in enumerate(chunks):
                 for others in chunks[first:]:
-                    if found[some, others].any():
+                    if (found.kept[some, others] & both[some, others]).any():
                         vanish = _vanish(group, point.start, gradient, units[some], units[others])
-                        found[some, others] &= vanish.cpu()
-                        found[others, some] &= vanish.T.cpu()
+                        vanish = vanish.cpu() | ~both[some, others]
+                        found.kept[some, others] &= vanish
+                        found.kept[others, some] &= vanish.T
         return found
 
 

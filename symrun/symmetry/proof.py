@@ -221,7 +221,9 @@ class Prover:
                             for (name, tensor), one in zip(trained.items(), gradients, strict=False)
                         }
                         for z, steepness in zip(outputs, gradients[len(trained) :], strict=True):
-                            source = 0.0 if steepness is None else float((z * steepness).sum())
+                            source = (
+                                0.0 if steepness is None else float((z.detach() * steepness).sum())
+                            )
                 z = outputs[0].detach() if outputs else loss.detach()
                 found.append(Pass(float(loss.detach()), gradient, z, source))
         return found

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from symrun.symmetry import Group
+from symrun.symmetry import Group, Symmetry
 from symrun.tracking.tracker import recorded_as
 
 _ROUNDINGS = 16
@@ -18,6 +18,10 @@ gradient, doubled since Q is quadratic. The step counts as if it were as large a
 
 _BROKEN = 0.05
 """Of |B(theta, g)| / (|theta| |g|), in the median unit of a group: far above what bfloat16 does."""
+
+_UNBALANCED = 5e-4
+"""Of |B(theta, g) - h S| / (|theta| |g|), small even where clipping halves g: below, it may
+be what bfloat16 does."""
 
 _SMALL_GRADIENT = 1e-3
 """Of the largest gradient of a group so far, what is left out: it may be rounding."""
@@ -67,6 +71,8 @@ class Audit:
         self._ends = np.cumsum([0, *sizes])
         self._entries = np.repeat([group.entries for group in groups], sizes)
         self._linear = np.repeat([group.symmetry.degree == 1 for group in groups], sizes)
+        balanced = [group.symmetry is Symmetry.homogeneity for group in groups]
+        self._balanced = np.repeat(balanced, sizes)
         self._steepest = np.zeros(len(groups))
         """The largest squared gradient of a unit in each group so far."""
         self._last: tuple[int, NDArray[Any], NDArray[Any]] | None = None
@@ -95,6 +101,13 @@ class Audit:
         group = self._groups[violation.group]
         place = list(group.pairs[violation.unit]) if group.pairs else [violation.unit]
         unit = f"{group.symmetry.value} of {group.name} {place}"
+        if violation.of_gradient and group.symmetry is Symmetry.homogeneity:
+            return (
+                f"at step {violation.step} the gradient of {unit} is another than the outputs have "
+                f"as their source, by {violation.size:.1e}: it is changed between backward and "
+                "update, as by clipping or a GradScaler, the loss depends on more than the "
+                "outputs, or these are changed in place"
+            )
         if violation.of_gradient:
             return (
                 f"at step {violation.step} the gradient breaks the constraint of {unit} by "
@@ -129,6 +142,8 @@ class Audit:
         norm_sq = values["grad_norm_sq"].astype(np.float64)
         size = np.sqrt(norm_sq * np.where(self._linear, self._entries, magnitude))
         share = np.abs(values["defect"].astype(np.float64)) / size
+        if "source" in values:
+            share = np.where(self._balanced, self._imbalance(values, share), share)
         for group, (first, end) in enumerate(itertools.pairwise(self._ends)):
             if group in self._incomplete:
                 continue
@@ -141,6 +156,14 @@ class Audit:
                 found[first:end] = np.nan_to_num(share[first:end], nan=0, posinf=0)
                 self.broken = self._violation(step, step, found, _BROKEN, of_gradient=True)
                 return
+
+    def _imbalance(
+        self, values: Mapping[str, NDArray[Any]], share: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """How much of B(theta, g) or of h S, whichever is larger, the other lacks."""
+        defect, source = (values[name].astype(np.float64) for name in ("defect", "source"))
+        larger = np.maximum(np.abs(source), np.abs(source + defect))
+        return np.where(share > _UNBALANCED, np.abs(defect) / larger, 0.0)
 
     def _violation(
         self, before: int, step: int, sizes: NDArray[Any], bound: float, of_gradient: bool = False

@@ -173,11 +173,11 @@ class GroupSums:
         return carried
 
     def keep(self) -> None:
-        weights = self._reductions.local(lambda weight: weight)
+        local = self._reductions.local(lambda weight: weight)
+        weights = dict(zip(self._reductions.parameters, local, strict=True))  # each once
         if not self._before:
-            kept = map(torch.empty_like, weights)
-            self._before = dict(zip(self._reductions.parameters, kept, strict=True))
-        torch._foreach_copy_(list(self._before.values()), weights)
+            self._before = {one: torch.empty_like(weight) for one, weight in weights.items()}
+        torch._foreach_copy_(list(self._before.values()), list(weights.values()))
 
     def steps(self) -> Tensor:
         """B(w, w), then B(theta, w), of the step w since `keep`."""

@@ -180,6 +180,10 @@ def make_tracker(
         raise UsageError(
             f"{network} has no symmetry that symrun knows: there is nothing to measure"
         )
+    wanted = config.track.matrices
+    if wanted is not Matrices.diagonal and not any(one.pairs for one in training.structure.groups):
+        network = f"model={config.model.name}"
+        _LOG.warning("track.matrices=%s has no effect: %s has no matrix", wanted.value, network)
     return kind(
         training.model,
         training.optimizer,
@@ -220,11 +224,7 @@ def proven_structure(
     if wanted is Matrices.diagonal:
         return structure
     structure = subject.with_matrices(structure)
-    whole = with_entries(structure, wanted is Matrices.sample, plan.config.seed)
-    if whole == structure:
-        network = f"model={plan.config.model.name}"
-        _LOG.warning("track.matrices=%s has no effect: %s has no matrix", wanted.value, network)
-    return whole
+    return with_entries(structure, wanted is Matrices.sample, plan.config.seed)
 
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:

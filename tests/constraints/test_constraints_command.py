@@ -231,7 +231,7 @@ def test_a_full_memory_is_one_line(monkeypatch):
 def test_the_first_images_of_the_run_s_own_first_epoch(monkeypatch):
     seen = []
 
-    def see(model, groups, images, labels, seed, criterion):
+    def see(model, groups, images, labels, seed, criterion, *output):
         seen.append((images, labels, next(model.parameters()).dtype))
         return iter(())
 

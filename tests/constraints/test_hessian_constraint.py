@@ -4,6 +4,7 @@ Nothing here shares code with the package but what is checked: units are written
 whole Hessian is torch's own.
 """
 
+import dataclasses
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from symrun.constraints.hessian import Curvature
 from symrun.errors import UsageError
 from symrun.models.vgg import vgg
 from symrun.symmetry import Group, Symmetry, columns, find_structure
+from symrun.symmetry.homogeneity import find_homogeneity
 from symrun.symmetry.lines import lines_of
 
 SEED = 3
@@ -274,3 +276,46 @@ def test_an_operation_without_a_second_derivative_is_one_line():
     groups = find_structure(model, images).groups
     with pytest.raises(UsageError, match="Hessian .* torch has no derivative of .*hardsigmoid"):
         list(hessian_constraints(model, groups, images, labels, SEED))
+
+
+@pytest.mark.parametrize(
+    "loss", [F.cross_entropy, lambda z, y: F.mse_loss(z, F.one_hot(y).double())]
+)
+def test_homogeneity_has_the_gradient_of_its_source_on_the_right_side(loss):
+    """Beside torch's own Hessian, and the gradient of S by a difference of values."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    images, labels = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    group = find_homogeneity(model, images)
+    (row,) = hessian_constraints(model, [group], images, labels, SEED, loss)
+    assert row.relative_error <= ROUNDING and row.largest_cosine <= ROUNDING
+    exponents = [1, 1, 1, 2]
+    shapes = [parameter.shape for parameter in model.parameters()]
+    theta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    weights = torch.cat(
+        [torch.full(s, a).flatten() for s, a in zip(shapes, exponents, strict=True)]
+    )
+
+    def outputs(values):
+        parts = zip(values.split([s.numel() for s in shapes]), shapes, strict=True)
+        (w1, b1, w2, b2) = (part.view(shape) for part, shape in parts)
+        return (images @ w1.T + b1).relu() @ w2.T + b2
+
+    def source(values):
+        z = outputs(values).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(z, labels), z)
+        return (z * slope).sum().item()
+
+    whole = torch.autograd.functional.hessian(lambda values: loss(outputs(values), labels), theta)
+    gradient = torch.autograd.functional.jacobian(
+        lambda values: loss(outputs(values), labels), theta
+    )
+    step = 1e-5 * torch.eye(len(theta), dtype=torch.float64)
+    differences = [source(theta + e) - source(theta - e) for e in step]
+    steepness = torch.tensor(differences, dtype=torch.float64) / 2e-5
+    left, right = whole @ (weights * theta), 2 * steepness - weights * gradient
+    # The difference is off by 1e-10 times third derivatives of about 1, and by rounding over 1e-5
+    assert (left - right).abs().max() <= 1e-8 * left.abs().max()
+    wrong = dataclasses.replace(group, outputs=3)
+    (row,) = hessian_constraints(model, [wrong], images, labels, SEED, loss)
+    assert row.relative_error > 0.1 and row.largest_cosine > 1e-3

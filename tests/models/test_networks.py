@@ -109,6 +109,39 @@ def test_a_gpt_against_a_computation_without_its_modules():
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-12)
 
 
+def vit(*settings):
+    small = ["model=vit", "model.layers=2", "model.heads=2", "model.width=8", "model.patch=4"]
+    return network(*small, *settings, shape=(3, 8, 12), classes=5).double()
+
+
+def test_a_vit_sees_every_patch_and_tells_their_places_apart_by_their_positions_alone():
+    model, images = vit(), torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    assert model.positions.shape == (6, 8) and model(images).shape == (2, 5)
+    changed = images.clone()
+    changed[:, :, 4:, 8:] += 1  # the last patch
+    seen = []
+    model.blocks[0].register_forward_hook(lambda _, stream, out: seen.append(out))
+    assert (model(images) != model(changed)).all()
+    assert (seen[0][:, 0] != seen[1][:, 0]).all()  # which a causal first patch would not see
+    moved = torch.cat([images[..., 8:], images[..., :8]], dim=3)
+    assert (model(images) - model(moved)).abs().min() > 1e-6
+    nn.init.zeros_(model.positions)
+    assert (model(images) - model(moved)).abs().max() < 1e-13
+
+
+def test_what_a_vit_reads_and_classifies_against_a_computation_without_its_modules():
+    """Sums of at most 48 products of numbers below 4, exact to 2^-53."""
+    model, images = vit("model.bias=false"), torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    model.blocks, model.norm = nn.Identity(), nn.Identity()
+    cut = images.reshape(2, 3, 2, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(2, 6, 48)
+    read = cut @ model.patches.weight.reshape(8, 48).T + model.positions
+    expected = read.mean(dim=1) @ model.head.weight.T
+    assert not any(name.endswith("bias") for name, _ in model.named_parameters())
+    assert (model(images) - expected).abs().max() < 1e-13
+
+
 def test_the_curvature_of_a_gpt_vanishes_where_the_softmax_forgives_a_shift():
     """A constant added to a column of the head changes no loss, to any order: what is left is the
     rounding, 2^-53 each, of sums of some hundred terms below 1."""
@@ -149,6 +182,9 @@ def test_dropout_of_a_gpt_acts_in_training_alone():
         (["model=resnet18_64", "model.width=9"], "model.width must be in [1/64, 8], got 9"),
         (["model=gpt", "model.heads=3"], "model.width must be a multiple of model.heads (3), got"),
         (["model=gpt", "model.layers=0"], "model.layers must be in [1, 100000], got 0"),
+        (["model=vit", "model.heads=5"], "model.width must be a multiple of model.heads (5), got"),
+        (["model=vit", "data=cifar10", "model.patch=5"], "data.image_size must be a multiple of"),
+        (["model=vit", "model.patch=0"], "model.patch must be in [1, 100000], got 0"),
         (["model=gpt", "model.dropout=1"], "model.dropout must be in [0, 1), got 1.0"),
     ],
 )
@@ -162,6 +198,8 @@ def test_wrong_settings(settings, message):
     ("model", "shape", "message"),
     [
         ("gpt", (3, 32, 32), "data must be text for model=gpt, got images"),
+        ("vit", (3, 30, 30), r"data.size must be a multiple of model.patch \(8\), got 30"),
+        ("vit", (64,), "data must be images for model=vit, got text"),
         ("vgg11", (64,), "data must be images for model=vgg11, got text"),
         ("mlp", (64,), "data must be images for model=mlp, got text"),
     ],
@@ -177,6 +215,7 @@ def test_titles():
         "resnet34_64": ("ResNet-34", "ResNet-34"),
         "mlp": ("MLP 2×256 relu", "MLP"),
         "gpt": ("GPT 4×128", "GPT"),
+        "vit": ("ViT 6×192", "ViT"),
         "torchvision/vgg11": ("torchvision/vgg11", "vgg11"),
         "nets.mine:make": ("nets.mine:make", "make"),
     }

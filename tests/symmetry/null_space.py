@@ -5,6 +5,10 @@ and only if sum over i of a_i theta_i g_i = 0 at every theta, g being the gradie
 s w_i to it if sum over i of w_i g_i = 0. So the exponents a that exist are the null space of the
 matrix whose rows are theta * g at many random theta, batches and targets, and the weights w that
 of the rows g. Nothing here knows how a network computes what it computes.
+
+In the same way every quadratic form sum over p of <W_p, S_p W_p + W_p R_p> that is conserved is
+found, with symmetric matrices S_p and R_p that mix the rows and the columns of each parameter:
+those with <g_p, S_p W_p + W_p R_p> = 0, summed, everywhere.
 """
 
 from collections import Counter
@@ -83,12 +87,12 @@ def prove(model, example, groups, known=log_probabilities):
     )
 
 
-def _sampled(model, example, known):
+def _sampled(model, example, known, rows=None):
     """Parameters and gradients at random points, float64 [rows, entries]."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     entries = sum(parameter.numel() for parameter in parameters)
     thetas, gradients = [], []
-    while len(gradients) < 1.1 * entries + 10:
+    while len(gradients) < 1.1 * (rows or entries) + 10:
         _draw(parameters)
         outputs = known(model(_batch(example)))
         flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
@@ -156,3 +160,63 @@ def _directions(matrix, units, alive):
     rank = int(torch.linalg.matrix_rank(torch.stack([v for _, v in kept]))) if kept else 0
     empty = tuple(name for name, vector in units if not vector.any())
     return Directions(int(null.sum()), rank, len(kept), false + empty)
+
+
+def prove_forms(model, example, groups, known=numbers):
+    """Compare the units of degree 2 in `groups` with all conserved quadratic forms.
+
+    known: what the loss depends on. It must conserve no sum: a product of two would be a form too.
+    The parameters of `model` are drawn anew.
+    """
+    model.double()
+    shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+    sides = {name: (shape[0], shape[1:].numel()) for name, shape in shapes.items()}
+    unknown = sum(n * (n + 1) // 2 + m * (m + 1) // 2 - 1 for n, m in sides.values())
+    sizes = [n * m for n, m in sides.values()]
+    rows = []
+    for theta, gradient in zip(*_sampled(model, example, known, unknown), strict=True):
+        forms = []
+        for (n, m), w, g in zip(
+            sides.values(), theta.split(sizes), gradient.split(sizes), strict=True
+        ):
+            w, g = w.view(n, m), g.view(n, m)
+            # S_aa stands beside the diagonal of g w^T, and S_ab beside both entries
+            forms += [_upper(both + both.T - both.diag().diag()) for both in (g @ w.T, g.T @ w)]
+            forms[-1] = forms[-1][1:]
+        rows.append(torch.cat(forms))
+    matrix = torch.stack(rows)
+    columns = matrix.abs().amax(0)
+    alive = columns > DEAD * columns.max()
+    units = [
+        (f"{group.name}[{unit}]", _form(group, unit, sides))
+        for group in groups
+        if group.symmetry.degree == 2
+        for unit in range(group.units)
+    ]
+    return _directions(matrix[:, alive], units, alive)
+
+
+def _upper(matrix):
+    return matrix[torch.triu_indices(*matrix.shape).unbind()]
+
+
+def _form(group, unit, sides):
+    """The entries of S and R of each parameter, without R_00: the identity of rows is that of
+    columns."""
+    mixed = {name: [torch.zeros(size, size).double() for size in of] for name, of in sides.items()}
+    one, other = group.pairs[unit] if group.pairs else (unit, unit)
+    for members in group.members:
+        of = mixed[members.parameter][members.axis]
+        lines, others = (
+            [line for line, owner in enumerate(members.units) if owner == which]
+            for which in (one, other)
+        )
+        for first, second in zip(lines, others, strict=True):
+            of[first, second] += members.sign / 2
+            of[second, first] += members.sign / 2
+    found = []
+    for left, right in mixed.values():
+        corner = right[0, 0].clone()
+        found += [_upper(left + corner * torch.eye(len(left)).double())]
+        found += [_upper(right - corner * torch.eye(len(right)).double())[1:]]
+    return torch.cat(found)

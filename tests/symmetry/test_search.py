@@ -15,7 +15,7 @@ from symrun.symmetry import Members, Symmetry, columns, find_structure, rows
 
 
 def units_by_symmetry(structure):
-    counts = dict.fromkeys(Symmetry, 0)
+    counts = dict.fromkeys((Symmetry.translation, Symmetry.scale, Symmetry.rescale), 0)
     for group in structure.groups:
         counts[group.symmetry] += group.units
     return counts

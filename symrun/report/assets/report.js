@@ -22,7 +22,7 @@
         .map((_, place) => place)
         .filter((place) => place % 2 === 0 || group.units.length < 6);
       figure.querySelector("h3").textContent =
-        group.symmetry[0].toUpperCase() + group.symmetry.slice(1);
+        (group.symmetry[0].toUpperCase() + group.symmetry.slice(1)).replace("_", " ");
       figure.querySelector(".merit").textContent = run.numbers[group.symmetry];
       figure.querySelector("figcaption").textContent =
         `${group.group}, ${places.length} of ${grouped(group.of)} units${group.moved ? "" : ": none moved off its baseline by more than 100 roundings"}`;
@@ -97,13 +97,13 @@
       `(${group.units.length} of ${grouped(group.of)}, ${group.moved ? "the worst by 1 − R² first, evenly by rank to the best" : "none of which left its baseline"}; ${group.steps.length} records)`;
     const focused = document.activeElement?.dataset?.unit;
     get("units").replaceChildren(
-      ...group.units.map((unit, place) => {
+      ...group.names.map((unit, place) => {
         const [label, box] = [document.createElement("label"), document.createElement("input")];
         box.type = "checkbox";
         box.dataset.unit = place;
         box.checked = state.units.includes(place);
         label.style.setProperty("--unit", `var(--u${place % 12})`);
-        label.append(box, judged ? `${unit} · ${small(judged[place])}` : String(unit));
+        label.append(box, judged ? `${unit} · ${small(judged[place])}` : unit);
         return label;
       }),
     );
@@ -129,7 +129,7 @@
     get("off").parentElement.hidden = !state.law;
     if (state.law) {
       const lines = state.units.map((place) => ({
-        label: `unit ${group.units[place]}`,
+        label: `unit ${group.names[place]}`,
         values: off[state.law][place],
         colour: `--u${place % 12}`,
       }));
@@ -165,7 +165,7 @@
       const missed = off[state.law]?.[place][record] ?? null;
       const residual = missed === null ? null : missed === 0 ? 0 : Math.abs(missed) / size;
       return [
-        group.units[place],
+        group.names[place],
         exact(value),
         missed === null ? "–" : exact(value - missed),
         small(missed),

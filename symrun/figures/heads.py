@@ -1,0 +1,235 @@
+"""Conserved matrices, as of the heads of attention: how they look, how they drift, what is
+predicted."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from symrun.analysis.comparison import CONSERVED, Comparison, comparisons
+from symrun.analysis.report import scientific
+from symrun.figures.captions import captions, law_label, left_out, settings, step_label
+from symrun.figures.layers import shortened
+from symrun.figures.measured import evenly_by_rank
+from symrun.figures.selection import Roles
+from symrun.figures.style import (
+    PREDICTED,
+    add_lines,
+    drawable,
+    frame,
+    label_steps,
+    styled,
+    unit_colours,
+)
+from symrun.runs.directory import RunDirectory
+from symrun.runs.info import RunInfo
+from symrun.runs.matrices import Matrix, require_matrices
+from symrun.runs.tables import Curves
+from symrun.symmetry import Symmetry
+
+Array = NDArray[np.float64]
+
+_MOST = 4
+"""Matrices in a figure."""
+_MOST_ENTRIES = 16
+_NAME = 30  # characters: as many as stand beside a matrix
+_WIDTH = 1.2
+_DOTS = {"on the diagonal": Symmetry.rescale, "off the diagonal": Symmetry.general_linear}
+"""The families of the entries of a matrix, the diagonal first, as they come."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One matrix.
+
+    moved: how far it went from where gradient flow would have it, relative to its magnitude.
+    ends: its entries in the first and the last record [2, entries]. curves: of some entries, their
+    change since the start. motion: measured and predicted at the end, away from gradient flow, [2,
+    entries]; None if no law predicts it. unexplained: 1 - R^2 of the whole matrix over the run;
+    None as well if it did not move.
+    """
+
+    matrix: Matrix
+    moved: float
+    ends: Array
+    curves: Curves
+    motion: Array | None
+    unexplained: float | None
+
+
+RUNS = Roles(
+    {"that recorded its matrices (track.matrices=full)": "heads"},
+    lambda info, _: bool(info.groups_of(Symmetry.general_linear)),
+)
+
+
+@styled
+def draw(runs: Sequence[RunDirectory]) -> Figure:
+    """A row for each of at most _MOST matrices: the matrix at the start and at the end, its entries
+    over time with the prediction dashed over them, and the motion of all entries against the
+    predicted one.
+
+    The first matrix of each group and the one that moved most are candidates, of which as many as
+    there is room for are drawn, evenly from the input to the output. Of a sample of entries there
+    are no maps. Motion is what the optimiser adds to gradient flow, as in `symrun check`.
+
+    Error: UsageError if the run has fewer than two records, or no entry but the diagonals.
+    """
+    (run,) = runs
+    info = run.info()
+    matrices = require_matrices(run)
+    shown = _chosen(run, matrices)
+    maps = all(one.matrix.is_whole for one in shown)
+    heading = f"Conserved matrices, measured and predicted, on {settings([info])}"
+    lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
+    lines += [*left_out(info), _note(len(shown), len(matrices), maps)]
+    figure, panels = frame((7.2 if maps else 5.2, 1.55 * len(shown) + 1.3), heading, lines)
+    ratios = (1, 1, 1.5, 1.2) if maps else (1.5, 1.2)
+    grid = panels.add_gridspec(len(shown), len(ratios), width_ratios=ratios)
+    for row, one in enumerate(shown):
+        _draw_row(panels, grid, row, one, info)
+    handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
+    handles += [Line2D([], [], label=label, **PREDICTED) for label in [law_label([info])] if label]
+    dots = _DOTS if any(one.motion is not None for one in shown) else {}
+    handles += [
+        Line2D([], [], color=symmetry.colour, marker="o", markersize=3, linewidth=0, label=where)
+        for where, symmetry in dots.items()
+    ]
+    panels.legend(handles=handles, loc="outside upper center", ncols=4 if maps else 2)
+    return figure
+
+
+def _chosen(run: RunDirectory, matrices: Sequence[Matrix]) -> list[_Shown]:
+    """At most _MOST, in the order of the network."""
+    diagonals: dict[str, Comparison] = {}
+    candidates: list[_Shown] = []
+    for compared in comparisons(run):
+        own = [matrix for matrix in matrices if matrix.group == compared.group]
+        if compared.symmetry == Symmetry.rescale.value and own:
+            diagonals[compared.group] = compared
+        if compared.symmetry == Symmetry.general_linear.value:
+            diagonal = diagonals.pop(compared.group)
+            found = [_shown(run, matrix, diagonal, compared) for matrix in own]
+            most = max(range(len(found)), key=lambda place: found[place].moved)
+            candidates += [found[place] for place in sorted({0, most})]
+    places = np.linspace(0, len(candidates) - 1, min(len(candidates), _MOST)).round().astype(int)
+    return [candidates[place] for place in places]
+
+
+def _shown(run: RunDirectory, matrix: Matrix, diagonal: Comparison, others: Comparison) -> _Shown:
+    records = min(len(diagonal.steps), len(others.steps))
+
+    def entries(name: str) -> Array:
+        both = (getattr(one, name)[:records] for one in (diagonal, others))
+        return matrix.entries(*both)
+
+    measured, baseline = entries("measured"), entries("baseline")
+    values = {"measured": measured}
+    if "flow" in others.predicted:
+        both = (one.predicted["flow"][:records] for one in (diagonal, others))
+        values["flow"] = matrix.entries(*both)
+    broken = matrix.norm(measured - baseline)
+    size = float(matrix.norm(entries("magnitude")).max())
+    moved = float(broken.max()) / (size or 1.0)
+    drawn = evenly_by_rank(measured[-1] - measured[0], _MOST_ENTRIES)
+    changes = {name: (curve - measured[0])[:, drawn] for name, curve in values.items()}
+    curves = drawable(run, Curves(others.steps[:records], changes))
+    motion, unexplained = None, None
+    if "flow" in values:
+        motion = np.stack([measured[-1], values["flow"][-1]]) - baseline[-1]
+        missed = np.square(matrix.norm(measured - values["flow"])).sum()
+        unexplained = float(missed / np.square(broken).sum()) if moved > CONSERVED else None
+    return _Shown(matrix, moved, measured[[0, -1]], curves, motion, unexplained)
+
+
+def _note(shown: int, count: int, maps: bool) -> str:
+    """Which matrices are drawn, and what the panels mean."""
+    which = "These are all matrices."
+    if shown < count:
+        which = (
+            f"These are {shown} of {count} matrices, from the input to the output: of some groups "
+            "the first matrix, of others the one that moved most."
+        )
+    scale = " Both maps of a row have one scale." if maps else ""
+    return (
+        f"{which}{scale} Colours: rank of the final change. Motion is the distance at the end from "
+        "where gradient flow, with weight decay, would have the entry; 1 − R² is of the whole "
+        "matrix, over the run."
+    )
+
+
+def _draw_row(panels: SubFigure, grid: GridSpec, row: int, one: _Shown, info: RunInfo) -> None:
+    places = [panels.add_subplot(grid[row, column]) for column in range(grid.ncols)]
+    *maps, drift, motion = places
+    if maps:
+        _draw_maps(panels, maps, one)
+    _draw_drift(drift, one)
+    _draw_motion(motion, one, info)
+    places[0].set_ylabel(f"{_title(one.matrix)}\n{places[0].get_ylabel()}".strip())
+    if row == 0:
+        titles = ("At the start", "At the end")[: len(maps)]
+        for axes, title in zip(places, (*titles, "Entries", "All entries at the end"), strict=True):
+            axes.set_title(title)
+    if row == grid.nrows - 1:
+        label_steps(drift, step_label(info))
+        motion.set_xlabel("Predicted motion")
+
+
+def _title(matrix: Matrix) -> str:
+    name = textwrap.fill(shortened(matrix.group, 2 * _NAME), _NAME)
+    return f"{name}\nmatrix {matrix.place + 1}, {matrix.size}×{matrix.size}"
+
+
+def _draw_maps(panels: SubFigure, places: Sequence[Axes], one: _Shown) -> None:
+    largest = float(np.abs(one.ends).max()) or 1.0
+    for axes, entries in zip(places, one.ends, strict=True):
+        image = axes.imshow(
+            one.matrix.square(entries), cmap="RdBu_r", vmin=-largest, vmax=largest, rasterized=True
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+    panels.colorbar(image, ax=places, shrink=0.9, ticks=MaxNLocator(3, symmetric=True))
+
+
+def _draw_drift(axes: Axes, one: _Shown) -> None:
+    measured = one.curves.values["measured"]
+    colours = unit_colours(measured.shape[1])
+    add_lines(axes, one.curves.steps, measured, colors=colours, linewidths=_WIDTH)
+    if "flow" in one.curves.values:
+        add_lines(axes, one.curves.steps, one.curves.values["flow"], **PREDICTED)
+    axes.autoscale_view()
+    axes.set_ylabel("Change")
+    label_steps(axes, "")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _draw_motion(axes: Axes, one: _Shown, info: RunInfo) -> None:
+    """A point for each entry, those of the diagonal above the others; or why there is none."""
+    if one.motion is None:
+        (group,) = (g for g in info.groups_of(Symmetry.rescale) if g.group == one.matrix.group)
+        axes.set_axis_off()
+        reason = textwrap.fill(next(iter(info.silent(group).values())), 24)
+        axes.text(0, 1, f"not predicted:\n{reason}", va="top", fontsize=7)
+        return
+    measured, predicted = one.motion
+    parts = slice(one.matrix.size), slice(one.matrix.size, None)
+    look: dict[str, Any] = {"s": 4, "linewidths": 0, "rasterized": True}
+    for part, symmetry, order in zip(parts, _DOTS.values(), (3, 2), strict=True):
+        axes.scatter(predicted[part], measured[part], color=symmetry.colour, zorder=order, **look)
+    axes.axline((0, 0), slope=1, zorder=0, **PREDICTED)
+    largest = 1.1 * float(np.abs(one.motion).max()) or 1.0
+    axes.set(xlim=(-largest, largest), ylim=(-largest, largest))
+    axes.xaxis.get_offset_text().set_visible(False)  # it is that of the other axis
+    axes.set_ylabel("Measured motion")
+    share = "conserved" if one.unexplained is None else f"1 − R² = {scientific(one.unexplained)}"
+    axes.text(0.04, 0.96, share, transform=axes.transAxes, va="top", fontsize=7)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(3))
