@@ -190,3 +190,19 @@ def test_help_imports_no_torch():
     code += "except SystemExit: print([m for m in ('torch', 'hydra') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert "--verify" in shown and shown.splitlines()[-1] == "[]"
+
+
+def test_matrices_are_counted_and_proven_with_or_without_verify(capfd):
+    small = ["gpt", "model.layers=1", "model.width=16", "model.heads=2"]
+    rows = {row["group"]: row for row in found(capfd, *small)["rows"]}
+    sizes = {name: row["matrices"] for name, row in rows.items() if row["matrices"]}
+    assert sizes == {
+        "blocks.0.attention.query -> blocks.0.attention.key": [8, 8],
+        "blocks.0.attention.value -> blocks.0.attention.project": [8, 8],
+    }
+    out, _ = command(capfd, *small)
+    assert out.count("2 of 8×8") == 2
+    assert "4 conserved matrices, which are proven" in out and "their 112 entries" in out
+    assert out.splitlines()[-1] == "nothing else is proven: --verify proves it"
+    out, err = command(capfd, *small, "--verify")
+    assert not err and out.count("2 of 8×8") == 2 and "nothing" not in out
