@@ -14,7 +14,7 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +85,7 @@ def find_matrices(
         claimed = [_claimed(groups[number], some) for number, some in left]
         with _DroppingHalf():
             passing = varies or finder.dropped
-            proofs = prove(model, claimed, inputs, criterion, passing, seed + _POINTS)
+            proofs = prove(model, claimed, inputs, criterion, passing, seed + 2 * _POINTS)
         pairs, left = list(zip(left, proofs, strict=True)), []
         for (number, some), proof in pairs:
             if proof.reason is None:
@@ -148,30 +148,15 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Partners:
-    """Pairs of units, bool [units, units]. kept: those that nothing says may not be mixed.
-    compared: those of which both had a gradient in some pass."""
+    """Which units may be mixed with which other, as far as is known: bool [units, units]. felt:
+    whether any has had a gradient yet."""
 
-    kept: Tensor
-    compared: Tensor
-
-    @property
-    def found(self) -> Tensor:
-        return self.kept & self.compared
-
-    @property
-    def may_exist(self) -> bool:
-        """Whether there are such pairs, or none was compared yet."""
-        return bool(self.found.any() or not self.compared.any())
-
-    @classmethod
-    def among(cls, units: int) -> "_Partners":
-        """Nothing was compared yet."""
-        others = ~torch.eye(units, dtype=torch.bool)
-        return cls(others, torch.zeros_like(others))
+    found: Tensor
+    felt: bool
 
     def and_those(self, of: "_Partners") -> "_Partners":
         """At two points."""
-        return _Partners(self.kept & of.kept, self.compared | of.compared)
+        return _Partners(self.found & of.found, self.felt or of.felt)
 
 
 class _Finder:
@@ -194,24 +179,19 @@ class _Finder:
 
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
-        probed = self._probed()
-        partners: dict[_Alike, _Partners] = {}
-        latest: dict[_Alike, _Point] = {}
+        probed, partners = self._probed(), dict[_Alike, _Partners]()
         unfelt = {n for n, group in enumerate(self._groups) if group.symmetry.degree == 2}
         for number in range(_POINTS):
-            point = self._point(number)
-            unfelt -= {n for n in unfelt if torch.stack(point.alive(self._groups[n])).any()}
-            before, partners = partners, {}
-            for one, units in probed.items():
-                found = self._partners(one, units, point)
-                partners[one] = found.and_those(before[one]) if before else found
-                if found.compared.any():
-                    latest[one] = point
-            probed = {one: units for one, units in probed.items() if partners[one].may_exist}
-            same = bool(before) and all(
-                partners[one].found.equal(before[one].found) for one in probed
+            before, partners = partners, self._compared(probed, number, unfelt)
+            for one, earlier in before.items():
+                partners[one] = partners[one].and_those(earlier)
+            partners = {one: now for one, now in partners.items() if now.found.any()}
+            probed = {one: probed[one] for one in partners}
+            same = all(
+                one in before and now.found.equal(before[one].found)
+                for one, now in partners.items()
             )
-            if not probed or (same and not self.dropped):
+            if same and not self.dropped:
                 break
         if probed and unfelt:
             _LOG.warning(
@@ -220,12 +200,30 @@ class _Finder:
             )  # fmt: skip
             return {}
         blocks: dict[int, list[tuple[int, ...]]] = {}
-        for one, some in probed.items():
-            found, (group_number, units) = partners[one], one
-            if len(some) < len(units) and one in latest:
-                found = self._partners(one, units, latest[one])
-            blocks.setdefault(group_number, []).extend(_sets(units, found.found))
+        felt = {one: now for one, now in partners.items() if now.felt}
+        for (number, units), whole in self._completed(felt).items():
+            blocks.setdefault(number, []).extend(_sets(units, whole.found))
         return blocks
+
+    def _compared(
+        self, units: Mapping[_Alike, Sequence[int]], number: int, unfelt: set[int]
+    ) -> dict[_Alike, _Partners]:
+        """What one more point says of `units`. It takes the groups felt there out of `unfelt`."""
+        point = self._point(number)
+        unfelt -= {n for n in unfelt if torch.stack(point.alive(self._groups[n])).any()}
+        return {one: self._partners(one, some, point) for one, some in units.items()}
+
+    def _completed(self, partners: dict[_Alike, _Partners]) -> dict[_Alike, _Partners]:
+        """All units compared where a few were, at a point that feels their group."""
+        whole = {one: found for one, found in partners.items() if len(found.found) == len(one[1])}
+        left = {one: one[1] for one in partners if one not in whole}
+        for number in range(_POINTS, 2 * _POINTS):
+            if not left:
+                break
+            found = self._compared(left, number, set())
+            whole |= {one: of for one, of in found.items() if of.felt}
+            left = {one: units for one, units in left.items() if one not in whole}
+        return whole
 
     def _probed(self) -> dict[_Alike, tuple[int, ...]]:
         draws = torch.Generator().manual_seed(self._seed)
@@ -250,19 +248,20 @@ class _Finder:
         group = self._groups[of[0]]
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
         chunks = _cut(len(units), max(_CHUNK // lines, 1))
-        found = _Partners.among(len(units))
+        found, felt = ~torch.eye(len(units), dtype=torch.bool), False
         for gradient, every in zip(point.gradients, point.alive(group), strict=True):
             lives = every[list(units)]
-            both = lives & lives[:, None]
-            found.compared.logical_or_(both)
+            if not lives.any():  # as where a whole branch is dropped
+                continue
+            felt = True
+            found &= lives & lives[:, None]
             for first, some in enumerate(chunks):
                 for others in chunks[first:]:
-                    if (found.kept[some, others] & both[some, others]).any():
+                    if found[some, others].any():
                         vanish = _vanish(group, point.start, gradient, units[some], units[others])
-                        vanish = vanish.cpu() | ~both[some, others]
-                        found.kept[some, others] &= vanish
-                        found.kept[others, some] &= vanish.T
-        return found
+                        found[some, others] &= vanish.cpu()
+                        found[others, some] &= vanish.T.cpu()
+        return _Partners(found, felt)
 
 
 def _cut(count: int, size: int) -> list[slice]:
