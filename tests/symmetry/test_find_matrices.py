@@ -6,7 +6,7 @@ import torch
 from attentions import Attention, Cross, Fused, LowRank, Residual, Strided, Torch, chain, tokens
 from torch import nn
 
-from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
+from symrun.symmetry import Group, Symmetry, columns, find_structure, matrices, rows
 from symrun.symmetry.groups import off_diagonal
 from symrun.symmetry.matrices import find_matrices, with_entries
 from symrun.symmetry.proof import prove
@@ -148,6 +148,32 @@ def test_units_of_large_layers_are_compared_in_part_first():
         nn.Linear(3, 400), nn.Linear(400, 300), nn.ReLU(), nn.Linear(300, 300), nn.Tanh()
     )
     assert found(model, torch.randn(4, 3, dtype=torch.float64)) == {"0 -> 1": [tuple(range(400))]}
+
+
+class Half(nn.Module):
+    """Two layers; a ReLU cuts off the second half of the units between them."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.into, self.out = nn.Linear(6, units, bias=False), nn.Linear(units, 3)
+
+    def forward(self, x):
+        free, cut = self.into(x).chunk(2, dim=1)
+        return self.out(torch.cat([free, cut.relu()], 1))
+
+
+@pytest.mark.parametrize(("units", "seed"), [(64, 0), (64, 1), (300, 0), (300, 1)])
+def test_linear_units_beside_many_of_a_relu_are_all_found(units, seed):
+    few = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    blocks = found(Half(units), few, lambda out: out.log_softmax(1)[:, 0].sum(), seed)
+    assert blocks == {"into -> out": [tuple(range(units // 2))]}
+
+
+def test_a_block_that_fails_its_proof_is_divided_at_other_points(monkeypatch):
+    monkeypatch.setattr(matrices, "_POINTS", 1)  # one does not tell all apart
+    few = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    blocks = found(Half(60), few, lambda out: out.log_softmax(1)[:, 0].sum())
+    assert blocks == {"into -> out": [tuple(range(30))]}
 
 
 def test_a_block_that_is_none_fails_the_proof_and_leaves_the_others():
