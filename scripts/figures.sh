@@ -21,6 +21,8 @@ plain=$(symrun train experiment=quickstart_plain)
 draw fig1 "$bn"
 draw fig5 "$bn" "$plain"
 draw residual "$bn"
+heads=$(symrun train experiment=heads)
+draw heads "$heads"
 
 sweep experiment=momentum model=vgg11_bn optim.weight_decay=5e-3
 draw grid "${runs[@]}"

@@ -2,19 +2,20 @@
 
 A small network of CIFAR's size, batch 128, random images: `plain`, three convolutions and three
 linear layers, 0.57 million parameters, without BatchNorm, which Cockpit does not take; or `resnet`,
-a ResNet-18 for small images, at a quarter of its width unless --width says otherwise. Each way
-trains a copy of it. Their updates alternate, in an order that turns round, so that a drift of the
-machine affects all alike; on a GPU, which works through what is queued, rounds of 20 updates do. A
-ratio is a way's time for a round to that of the plain loop in the same round, the median over
-rounds.
+a ResNet-18 for small images, at a quarter of its width unless --width says otherwise; or `gpt`, the
+transformer of experiment=gpt_chars on random characters. Each way trains a copy of it. Their
+updates alternate, in an order that turns round, so that a drift of the machine affects all alike;
+on a GPU, which works through what is queued, rounds of 20 updates do. A ratio is a way's time for a
+round to that of the plain loop in the same round, the median over rounds.
 
 - symrun: every step measured, a record every 20
 - Cockpit's configuration "economy", every step (pip install cockpit-for-pytorch "setuptools<80")
 - TensorBoard: a histogram of each weight and gradient every 20 steps (pip install tensorboard)
 - no optimiser: the loop without its step, to show what torch's own takes
 
-    python scripts/loop_cost.py [--network plain|resnet] [--optimizer momentum|sgd|adamw]
+    python scripts/loop_cost.py [--network plain|resnet|gpt] [--optimizer momentum|sgd|adamw]
                                 [--device cuda] [--width 1] [--batch 256]
+                                [--matrices diagonal sample full]
 """
 
 import argparse
@@ -34,6 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import symrun
+from symrun.models.gpt import GPT
 from symrun.models.resnet import SmallImageResNet
 
 _STEPS = 20
@@ -55,6 +57,7 @@ def plain() -> nn.Module:
 NETWORKS: dict[str, Callable[[float], nn.Module]] = {
     "plain": lambda width: plain(),
     "resnet": lambda width: SmallImageResNet(18, channels=3, classes=10, width=width),
+    "gpt": lambda width: GPT(vocabulary=65, tokens=64, layers=4, heads=4, width=128),
 }
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5e-4),
@@ -70,8 +73,10 @@ class Loop:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._options, self._folder, batch = options, folder, options.batch
-        self._images = torch.randn(batch, 3, 32, 32, device=options.device)
+        self._inputs = torch.randn(batch, 3, 32, 32, device=options.device)
         self._labels = torch.randint(10, (batch,), device=options.device)
+        if options.network == "gpt":
+            self._inputs, self._labels = torch.randint(65, (2, batch, 64), device=options.device)
 
     def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -80,7 +85,7 @@ class Loop:
 
     def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(self._images), self._labels).backward()
+        F.cross_entropy(model(self._inputs).movedim(-1, 1), self._labels).backward()
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         self.gradients(model, optimizer)
@@ -96,9 +101,10 @@ class Loop:
         yield lambda step: self.gradients(model, optimizer)
 
     @contextlib.contextmanager
-    def symrun(self) -> Iterator[Update]:
+    def symrun(self, matrices: str) -> Iterator[Update]:
         model, optimizer = self.made()
-        with symrun.track(model, optimizer, self._images, self._folder / "run", every=_STEPS):
+        folder = self._folder / matrices
+        with symrun.track(model, optimizer, self._inputs, folder, every=_STEPS, matrices=matrices):
             yield partial(self.update, model, optimizer)
 
     @contextlib.contextmanager
@@ -133,7 +139,7 @@ class Loop:
 
         def update(step: int) -> None:
             optimizer.zero_grad()
-            outputs = model(self._images)
+            outputs = model(self._inputs)
             loss, losses = mean(outputs, self._labels), each(outputs, self._labels)
             info: dict[str, Any] = {"batch_size": len(self._labels), "optimizer": optimizer}
             with looking(step, info={**info, "individual_losses": losses, "loss": loss}):
@@ -149,6 +155,9 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="plain")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument(
+        "--matrices", nargs="+", choices=("diagonal", "sample", "full"), default=["diagonal"]
+    )
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
@@ -158,7 +167,10 @@ def main() -> None:
         loop = Loop(options, Path(folder))
         ways = {
             "plain loop": loop.plain,
-            "symrun, every step": loop.symrun,
+            **{
+                f"symrun, every step, matrices={kind}": partial(loop.symrun, kind)
+                for kind in options.matrices
+            },
             "no optimiser step": loop.without_step,
         }
         if importlib.util.find_spec("tensorboard") is not None:

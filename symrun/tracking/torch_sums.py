@@ -84,12 +84,12 @@ class TorchSums:
         self, norms: bool, degree: int, theta: Tensor, gradient: Tensor, *last: Tensor
     ) -> Tensor:
         """Each product takes the place of a factor, so that all stay in the cache."""
-        if degree == 1:
-            if not norms:
-                return gradient[None]
-            g = gradient.double()
-            return torch.stack([g.square(), g])
         planes, (g, along, *spare) = self._views_of(theta.shape)
+        if degree == 1:
+            along.copy_(gradient)
+            if norms:
+                torch.mul(along, along, out=g)
+            return planes[:2] if norms else planes[1:2]
         g.copy_(gradient)
         along.copy_(theta)
         if self._momentum is not None:
@@ -117,10 +117,11 @@ class TorchSums:
         return self.sums(2, matrices, self._step_products)
 
     def _step_products(self, degree: int, before: Tensor, after: Tensor) -> Tensor:
-        if degree == 1:
-            return (before.double() - after)[None]
         planes, (along, step, *_) = self._views_of(before.shape)
         along.copy_(before)
+        if degree == 1:
+            along.sub_(after)
+            return planes[:1]
         torch.sub(along, after, out=step)
         along.mul_(step)
         step.mul_(step)
