@@ -49,8 +49,10 @@ def convolutions(runs: Sequence[RunDirectory]) -> Figure:
     first, second = two_alike(infos[0].groups_of(Symmetry.scale))
     rates = sorted({info.config.optim.lr for info in infos})
     lines = [varied_caption(infos, rates)]
-    lines.append(f"Left: units of {first.group} and {second.group} together. Right: each by itself")
-    lines[-1] += f", η = {rates[-1]:g}, seed {infos[0].config.seed}."
+    lines.append(
+        f"Left: units of {first.group} and {second.group} together. Right: each by itself, "
+        f"η = {rates[-1]:g}, seed {infos[0].config.seed}."
+    )
     heading = f"Conserved under gradient flow: {title_of(infos[0])}"
     figure, panels = frame((7, 3.6), heading, lines)
     left, right = panels.subplots(1, 2)
@@ -99,9 +101,9 @@ def matrices(runs: Sequence[RunDirectory]) -> Figure:
 def overview(rows: "Sequence[Row]", names: Mapping[str, str]) -> Figure:
     """Residuals by network and optimiser, a panel a precision. names: of the networks, to show."""
     lines = [
-        "Residual: the largest over units and records, relative to the unit's magnitude. AdamW"
+        "Residual: the largest over units and records, relative to the unit's magnitude; 0 has no "
+        "place. AdamW has no law but the identity, exact, which audits the measurement."
     ]
-    lines[0] += " has no law but the identity, exact, which audits the measurement."
     heading = "The laws, on networks of reduced size"
     figure, panels = frame((7, 6), heading, lines)
     precisions = list(dict.fromkeys(row.precision for row in rows))

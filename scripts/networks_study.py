@@ -16,9 +16,9 @@ the counterparts of the figures of Marcotte, Gribonval and Peyre 2025 (arXiv 250
 that have no fitted constant.
 
 OUT gets NETWORK.json and its figure, and overview.png of all networks there. Without
---tiny-imagenet the networks of images train on synthetic textures. All networks take 20 minutes on
-two cores. Runs that are finished are found in outputs/networks and not trained again, so that the
-same command goes on after a signal.
+--tiny-imagenet the networks of images train on synthetic textures. All networks take 21 minutes of
+a core, half as many on two. Runs that are finished are found in outputs/networks and not trained
+again, so that the same command goes on after a signal.
 Usage: python scripts/networks_study.py [NETWORK ...] [--tiny-imagenet DIR] [--out DIR] [--jobs N]
            [--set SETTING ...]
 """
