@@ -53,10 +53,19 @@ class Matrix:
         return np.concatenate([rescale[..., self.diagonal], general_linear[..., self.others]], -1)
 
     def square(self, entries: Array) -> Array:
-        """[size + others] -> the matrix [size, size] of these entries, NaN where there is none."""
-        matrix = np.full((self.size, self.size), np.nan)
-        matrix[self.rows, self.columns] = matrix[self.columns, self.rows] = entries
+        """[..., size + others] -> the matrix [..., size, size] of these entries, NaN where there is
+        none."""
+        matrix = np.full((*entries.shape[:-1], self.size, self.size), np.nan)
+        matrix[..., self.rows, self.columns] = matrix[..., self.columns, self.rows] = entries
         return matrix
+
+    def eigenvalues(self, entries: Array) -> Array:
+        """[records, size + others] -> those of each matrix, ascending, [records, size]; NaN where
+        an entry is not finite. Assumes: is_whole."""
+        finite = np.isfinite(entries).all(axis=1)
+        found = np.full((len(entries), self.size), np.nan)
+        found[finite] = np.linalg.eigvalsh(self.square(entries[finite]))
+        return found
 
     def norm(self, entries: Array) -> Array:
         """The Frobenius norm of the matrix with these entries, [..., size + others] -> [...].

@@ -76,7 +76,7 @@ def test_where_no_law_predicts_the_reason_stands_in_place_of_dots(tmp_path):
 
 
 def test_many_matrices_are_few_rows(runs, monkeypatch):
-    monkeypatch.setattr("symrun.figures.heads._MOST", 1)
+    monkeypatch.setattr("symrun.figures.matrices._MOST", 1)
     figure = FIGURES["heads"].draw([runs["full"]])
     assert len([axes for axes in figure.axes if axes.images]) == 2
     assert "These are 1 of 2 matrices" in figure.get_supxlabel().replace("\n", " ")
