@@ -44,7 +44,7 @@ def spectra(matrices):
     return np.linalg.eigvalsh(matrices[:: heads.EVERY])
 
 
-def test_lines_are_eigenvalues_measured_and_predicted_and_their_difference(run, truth):
+def test_lines_are_eigenvalues_measured_and_predicted_and_their_difference(run, truth, overlaps):
     figure = FIGURES["spectrum"].draw([run])
     shown = panels(figure)
     assert len(shown) == 2 * heads.HEADS
@@ -58,6 +58,7 @@ def test_lines_are_eigenvalues_measured_and_predicted_and_their_difference(run, 
         assert np.array_equal(strip, measured - predicted) and np.abs(strip).max() > 1e-6
     assert "These are all matrices. Lines: eigenvalues (all of a matrix)" in caption(figure)
     assert legend(figure) == ["measured", "predicted (law 1: modified gradient flow)"]
+    assert overlaps(figure) == []
 
 
 def test_where_flow_is_silent_the_law_is_discrete(tmp_path, truth):
@@ -69,7 +70,7 @@ def test_where_flow_is_silent_the_law_is_discrete(tmp_path, truth):
     assert legend(figure)[1].startswith("predicted (law 3")
 
 
-def test_where_no_law_predicts_eigenvalues_stand_alone_with_the_reason(tmp_path, truth):
+def test_where_no_law_predicts_eigenvalues_stand_alone_with_the_reason(tmp_path, truth, overlaps):
     run = heads.heads_run(tmp_path / "silent", silent="its rates differ")
     figure = FIGURES["spectrum"].draw([run])
     for head, lines in enumerate(panels(figure)):
@@ -78,6 +79,7 @@ def test_where_no_law_predicts_eigenvalues_stand_alone_with_the_reason(tmp_path,
     said = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert said == ["theory: not predicted\nits rates differ"] * heads.HEADS
     assert legend(figure) == ["measured"] and "Dashed" not in caption(figure)
+    assert overlaps(figure) == []
 
 
 def test_of_a_large_matrix_a_few_eigenvalues_from_the_lowest_to_the_highest(
