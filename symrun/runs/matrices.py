@@ -95,11 +95,14 @@ def require_matrices(run: RunDirectory) -> list[Matrix]:
     found = matrices_of(info)
     if found:
         return found
-    if not any(group.blocks for group in info.groups):
+    settings = info.config.by_name
+    if settings.get("track.matrices", "diagonal") != "diagonal":  # they were looked for
         raise UsageError(f"{run.path} has no conserved matrix: nothing mixes units of its network")
-    raise UsageError(
-        f"{run.path} has the diagonals of its matrices alone: train with track.matrices=full"
-    )
+    remedy = 'track with matrices="full", which says if the network has none'
+    if info.loop is None:
+        command = f"`symrun symmetries model={settings['model.name']}`"
+        remedy = f"train with track.matrices=full; {command} says whether the network has any"
+    raise UsageError(f"{run.path} records no entries off the diagonal of matrices: {remedy}")
 
 
 def _matrices(

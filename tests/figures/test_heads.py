@@ -87,7 +87,7 @@ def test_without_entries_off_the_diagonal_there_is_one_line(runs, tmp_path):
         symrun.UsageError, match=r"its matrices \(track.matrices=full\); .* not fit"
     ):
         plot("heads", [runs["diagonal"].path], tmp_path, ["png"])
-    with pytest.raises(symrun.UsageError, match="alone: train with track.matrices=full"):
+    with pytest.raises(symrun.UsageError, match="records no entries off the diagonal"):
         FIGURES["heads"].draw([runs["diagonal"]])
 
 
