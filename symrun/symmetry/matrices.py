@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.errors import UsageError
+from symrun.symmetry.gates import EvenGates
 from symrun.symmetry.generator import Vector, per_unit
 from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
-from symrun.symmetry.proof import SMALL_GRADIENT, Prover, prove
+from symrun.symmetry.proof import SMALL_GRADIENT, Proof, Prover
 from symrun.symmetry.search import Structure
 from symrun.symmetry.stand_ins import Criterion, first_line, shapes_of, untouched
 
@@ -83,9 +83,7 @@ def find_matrices(
     left = [(number, found) for number, found in blocks.items() if found]
     while left:
         claimed = [_claimed(groups[number], some) for number, some in left]
-        with _DroppingHalf():
-            passing = varies or finder.dropped
-            proofs = prove(model, claimed, inputs, criterion, passing, seed + 2 * _POINTS)
+        proofs = finder.proofs(claimed)
         pairs, left = list(zip(left, proofs, strict=True)), []
         for (number, some), proof in pairs:
             if proof.reason is None:
@@ -162,7 +160,7 @@ class _Partners:
 class _Finder:
     """Compares the units of each group at random points, until what vanishes stays the same.
 
-    dropped: whether each pass drops others, once `blocks` was called.
+    drawn: whether passes draw random numbers, once `blocks` was called.
     """
 
     def __init__(
@@ -175,7 +173,7 @@ class _Finder:
         seed: int,
     ) -> None:
         self._network = model, (), inputs, criterion, varies
-        self._groups, self._seed, self.dropped = groups, seed, False
+        self._groups, self._seed, self.drawn = groups, seed, False
 
     def blocks(self) -> dict[int, list[tuple[int, ...]]]:
         """The candidates, by the number of their group."""
@@ -191,7 +189,7 @@ class _Finder:
                 one in before and now.found.equal(before[one].found)
                 for one, now in partners.items()
             )
-            if same and not self.dropped:
+            if same and not self.drawn:
                 break
         if probed and unfelt:
             _LOG.warning(
@@ -204,6 +202,15 @@ class _Finder:
         for (number, units), whole in self._completed(felt).items():
             blocks.setdefault(number, []).extend(_sets(units, whole.found))
         return blocks
+
+    def proofs(self, claimed: Sequence[Group]) -> list[Proof]:
+        """Of groups of general_linear."""
+        model, _, inputs, criterion, varies = self._network
+        passing = True if self.drawn else varies
+        with untouched(model):
+            prover = Prover(model, claimed, inputs, criterion, passing, self._seed + 2 * _POINTS)
+            with EvenGates():
+                return prover.proofs()
 
     def _compared(
         self, units: Mapping[_Alike, Sequence[int]], number: int, unfelt: set[int]
@@ -237,10 +244,10 @@ class _Finder:
         return found
 
     def _point(self, number: int) -> _Point:
-        with _DroppingHalf() as mode:
-            prover = Prover(*self._network, self._seed + number, flipped=True)
+        prover = Prover(*self._network, self._seed + number, flipped=True)
+        with EvenGates() as mode:
             gradients: list[Vector] = [one.gradient for one in prover.at_start()]
-        self.dropped |= mode.dropped
+        self.drawn |= mode.drawn
         largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
         return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
 
@@ -300,27 +307,3 @@ def _sets(units: Sequence[int], partners: Tensor) -> list[tuple[int, ...]]:
         for places in alike.values()
         if len(places) > 1 and partners[places[0]].nonzero().flatten().tolist() == places
     ]
-
-
-class _DroppingHalf(TorchDispatchMode):
-    """Within it dropout keeps one half of what it sees, so that any two units are told apart.
-
-    dropped: whether there was dropout.
-    """
-
-    def __init__(self) -> None:
-        TorchDispatchMode.__init__(self)
-        self.dropped = False
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        names = [argument.name for argument in function._schema.arguments]
-        values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-        name = function._schema.name
-        if name.startswith(("aten::bernoulli", "aten::native_dropout")):
-            p = values.get("p")
-            if isinstance(p, float) and 0 < p < 1:
-                self.dropped = True
-                args = [0.5 if one == "p" else values[one] for one in names[: len(args)]]
-        return function(*args, **(kwargs or {}))

@@ -81,6 +81,42 @@ def test_what_stands_between_two_layers_and_is_not_linear_leaves_none(between, s
     assert found(chain(between, widths=(5, 24, 3)), few, seed=seed) == {}
 
 
+class Gate(nn.Module):
+    """Between two layers. draws: what is drawn, of the shape of its argument; 0 shuts."""
+
+    def __init__(self, draws):
+        super().__init__()
+        self.draws = draws
+
+    def forward(self, x):
+        return x * self.draws(x).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "draws",
+    [
+        lambda x: torch.rand_like(x) > 0.001,
+        lambda x: torch.rand(x.shape) < 0.999,
+        lambda x: torch.empty_like(x).uniform_(-1, 1) < 0.999,
+        lambda x: torch.bernoulli(torch.full_like(x, 0.999)),
+        lambda x: torch.bernoulli(torch.ones_like(x), p=0.999),
+        lambda x: torch.empty_like(x).bernoulli_(0.999),
+        lambda x: torch.empty_like(x).bernoulli_(torch.full_like(x, 0.999)),
+        lambda x: torch.randn_like(x) < 3.5,
+        lambda x: 1 + 0.01 * torch.randn_like(x),
+        lambda x: torch.native_dropout(torch.ones_like(x), p=0.001, train=True)[0],
+    ],
+)
+def test_a_gate_that_is_drawn_at_random_leaves_none_however_seldom_it_shuts(draws):
+    few = tokens(4, 1, 5)[:, 0]
+    assert found(chain(Gate(draws), widths=(5, 24, 3)), few) == {}
+
+
+def test_noise_that_all_units_share_leaves_their_matrix():
+    shared = Gate(lambda x: torch.rand_like(x[..., :1]) > 0.1)
+    assert list(found(chain(shared)).values()) == [ALL]
+
+
 def test_a_relu_that_cuts_nothing_off_in_the_batch_leaves_none():
     model = chain(nn.ReLU(), widths=(4, 6, 3))
     with torch.no_grad():
