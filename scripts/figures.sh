@@ -23,6 +23,7 @@ draw fig5 "$bn" "$plain"
 draw residual "$bn"
 heads=$(symrun train experiment=heads)
 draw heads "$heads"
+draw spectrum "$heads"
 
 sweep experiment=momentum model=vgg11_bn optim.weight_decay=5e-3
 draw grid "${runs[@]}"

@@ -1,5 +1,6 @@
 """`symrun.track`: one line in a training loop of the user's own."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from symrun.attached.subject import (
     require_of,
     scored,
     unwrapped,
-    with_homogeneity,
     with_matrices,
 )
 from symrun.attached.tracked import TrackedRun
@@ -70,6 +70,7 @@ def track(
     audit: "warn", "error" or "off" where what happens is not what the laws describe.
     dynamics: record effective learning rate and angle of units of scale as well.
     homogeneity: record the norm of all that scales the outputs too, and the source that drives it.
+    Where gradients are clipped or come from a GradScaler, what its laws predict is wrong.
     matrices: "diagonal", "sample" or "full": of each conserved matrix, as in attention, record only
     the diagonal, also as many other entries as it has rows, or all. With `structure`, of those that
     `find_matrices` put into it.
@@ -109,19 +110,19 @@ def track(
     while isinstance(inside := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inside  # as Accelerate wraps it
     ranks = Ranks.of(inner)
-    if structure is None:
+    given = structure
+    if given is not None:
+        require_of(given, inner)
+    if structure is None or homogeneity:
         with whole_on_first(inner, ranks):
             structure = ranks.from_first(
                 lambda: proven_structure(
-                    inner, example_input, loss, target, homogeneity, matrices != "diagonal"
+                    *(inner, example_input, loss, target, homogeneity, matrices != "diagonal"),
+                    given=given,
                 )
             )
-    else:
-        require_of(structure, inner)
-        if homogeneity:
-            structure = with_homogeneity(structure, inner, example_input)
     if matrices != "diagonal":
-        structure = with_matrices(structure, matrices, inner)
+        structure = with_matrices(structure, matrices, inner, given is not None)
     if not structure.groups:
         raise UsageError(
             f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "
@@ -150,11 +151,19 @@ def _source(model: nn.Module, inner: nn.Module, group: Group | None) -> OutputSo
         return None
     source = OutputSource(inner, group)
 
-    def watched(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
+    def watched(hook: object, _: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
         source.watch(scored(returned))
 
-    uncompiled = torch.compiler.disable(watched)
-    source.handles.append(model.register_forward_hook(uncompiled))
+    class AtOutputs:
+        """The hook of the forward pass. In a copy of the model, or a saved one, there is one of the
+        standard library in its place that does nothing, so that it is opened without symrun."""
+
+        __call__ = torch.compiler.disable(watched)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr, (contextlib.nullcontext(), "__exit__")
+
+    source.handles.append(model.register_forward_hook(AtOutputs()))
     return source
 
 
@@ -191,7 +200,7 @@ class _Untracked(TrackedRun):
         self._records, self._ranks = NoRecords(), Ranks()
         self.step, self.path = 0, self._records.path
         self._tracker, self._state, self._open = None, None, False
-        self._process, self._hooks = os.getpid(), ()
+        self._process, self._hooks = os.getpid(), []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass

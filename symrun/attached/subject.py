@@ -91,11 +91,13 @@ def proven_structure(
     target: Any,
     homogeneity: bool,
     matrices: bool,
+    given: Structure | None = None,
 ) -> Structure:
     """The layers of `model`, and its symmetry groups that are proven with this loss.
 
     One that fails the proof is left out, with a warning. homogeneity: whether what scales the
-    outputs is asked for. matrices: whether those are that its groups are the diagonals of.
+    outputs is asked for. matrices: whether those are that its groups are the diagonals of. given:
+    what was found before, to which homogeneity alone is added.
     Error: UsageError if the model or the loss fails on the example, or nothing scales the outputs.
     """
     if not all_tensors(example_input):
@@ -119,13 +121,18 @@ def proven_structure(
             raise RuntimeError(reason) from None
 
     with torch.compiler.set_stance("force_eager"):
-        structure = find_structure(model, example_input, criterion)
+        structure = given or find_structure(model, example_input, criterion)
         if homogeneity:
             structure = with_homogeneity(structure, model, example_input)
         device = next(model.parameters()).device
         inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
         varies = structure.varies
-        proofs = prove(model, structure.groups, inputs, criterion, varies, output=scored)
+        known = () if given is None else given.groups
+        unproven = [group for group in structure.groups if group not in known]
+        proofs = prove(model, unproven, inputs, criterion, varies, output=scored)
+        if given is not None:
+            proven(structure, proofs)
+            return structure
         structure = proven(structure, proofs)
         if matrices:
             groups = find_matrices(model, structure.groups, inputs, criterion, varies)
@@ -133,11 +140,13 @@ def proven_structure(
     return structure
 
 
-def with_matrices(structure: Structure, matrices: str, model: nn.Module) -> Structure:
+def with_matrices(structure: Structure, matrices: str, model: nn.Module, given: bool) -> Structure:
     """`structure` with the entries of its matrices that are asked for; a warning if it has none."""
     whole = with_entries(structure, matrices == "sample")
     if not any(group.pairs for group in whole.groups):
-        _LOG.warning("matrices=%s has no effect: %s has no matrix", matrices, name_of(model))
+        lacks = "structure holds no matrix: add those of find_matrices, or leave structure out"
+        lacks = lacks if given else f"{name_of(model)} has no matrix"
+        _LOG.warning("matrices=%s has no effect: %s", matrices, lacks)
     return whole
 
 

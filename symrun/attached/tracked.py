@@ -24,6 +24,7 @@ from symrun.attached.notices import Notices
 from symrun.attached.progress_row import progress_row
 from symrun.attached.ranks import FailedElsewhere, Ranks, Refused
 from symrun.attached.records import Records
+from symrun.attached.resuming import asked_for, groups_in, names_of, require_same
 from symrun.attached.subject import reshard
 from symrun.errors import UsageError, in_one_line
 from symrun.laws import SGD
@@ -69,7 +70,7 @@ class TrackedRun:
         self._model, self._optimizer, self._structure = model, optimizer, structure
         self._ranks, self._records, self._every, self._sample = ranks, records, every, sample
         self._on_violation, self._declared, self._watchers = audit, declared, tuple(watchers)
-        self._source = source
+        self._source, self._asked = source, asked_for(structure)
         self._more = (*more, *(SOURCE if source is not None else ()))
         ranks.flags = 1 + len(structure.groups)  # to divide anew, and which groups are observed
         self._state: dict[str, Any] | None = None
@@ -81,11 +82,11 @@ class TrackedRun:
         self._calls = OutermostCalls()
         self._process = os.getpid()
         """In a fork of it nothing is tracked: the writing thread is not there."""
-        self._hooks: tuple[RemovableHandle, ...] = (
+        self._hooks: list[RemovableHandle] = [] if source is None else source.handles
+        self._hooks += [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            *(source.handles if source is not None else ()),
-        )
+        ]
         atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
@@ -146,7 +147,8 @@ class TrackedRun:
             "version": _VERSION,
             "step": self.step,
             "parts": self._records.flushed(),
-            "groups": self._names(),
+            "asked": self._asked,
+            "groups": names_of(self._structure),
             "reasons": list(self._followed.reasons),
             "laws": {
                 name: rows.to("cpu", copy=True) for name, rows in self._tracker.by_law.items()
@@ -165,13 +167,10 @@ class TrackedRun:
             return
         if self.step or self._tracker is not None:
             raise UsageError("load_state_dict comes before the first step that is tracked")
-        groups = state.get("groups", [[]])
-        if state.get("version") != _VERSION or any(one not in self._names() for one in groups):
-            raise UsageError(f"{self.path} was made with another network, or by another symrun")
+        if state.get("version") != _VERSION:
+            raise UsageError(f"{self.path} was made by another symrun")
+        require_same(state, self._structure, self.path)
         self._state, self.step = dict(state), int(state["step"])
-
-    def _names(self) -> list[list[Any]]:
-        return [[one.symmetry.value, one.name, one.units] for one in self._structure.groups]
 
     # The two halves of an update
 
@@ -259,6 +258,8 @@ class TrackedRun:
             )
         reshard(self._model)
         groups = groups_moved_by(self._optimizer, self._model, self._structure.groups)
+        if self._state is not None:  # the optimiser may move more by now
+            groups = groups_in(self._state, self._structure)
         if not groups:
             raise Refused(
                 f"{type(self._optimizer).__name__} moves none of the parameters that symmetries "

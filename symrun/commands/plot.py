@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         "plot", help="draw a figure from the tables of runs", example="symrun plot fig1 RUN"
     )
     figures = "fig1 to fig5, symmetries, grid (_scale, _rescale, _translation), phase, seeds, "
-    figures += "residual, units, equilibrium, heads, progress"
+    figures += "residual, units, equilibrium, heads, spectrum, progress"
     figure: Any = plot.add_argument("figure", metavar="FIGURE", help=figures)
     figure.completer = _names_of_figures  # argcomplete's own attribute
     plot.add_argument(

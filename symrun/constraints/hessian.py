@@ -53,7 +53,7 @@ class HessianConstraint:
     that are dead. largest_cosine: of the gradient constraint at that very point, over the units;
     None if none has a gradient.
 
-    The scale is what an error should be small beside. But for translation that is the right side,
+    The scale is what an error should be small beside. Except for translation it is the right side,
     such as |sum of eps_u g_u|, and nothing larger: beside |H v| of an arbitrary v, a gradient as
     small as that of a plateau would vanish, and H v = 0 would pass. (The price: at a minimum
     nothing is left but rounding, 2^-53 |H v| / |g|.) For translation the right side is 0. There

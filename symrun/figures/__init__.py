@@ -20,6 +20,7 @@ from symrun.figures import (
     progress,
     residual,
     seeds,
+    spectrum,
     symmetries,
     units,
 )
@@ -64,6 +65,7 @@ FIGURES: dict[str, FigureModule] = {
     "units": units,
     "equilibrium": equilibrium,
     "heads": heads,
+    "spectrum": spectrum,
     "progress": progress,
 }
 

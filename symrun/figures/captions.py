@@ -194,12 +194,12 @@ _DISTINCTIONS: tuple[Callable[[RunInfo, Path], str], ...] = (
 """What may tell two runs apart, in the order in which it is tried."""
 
 
-def law_label(infos: Iterable[RunInfo]) -> str:
-    """Names the laws in the column `flow` of these runs; empty if all make no prediction."""
+def law_label(infos: Iterable[RunInfo], law: str = "flow") -> str:
+    """Names the laws in the column `law` of these runs; empty if all make no prediction."""
     laws = [
-        kinds_of_sgd(getattr(info.config.optim, "momentum", 0) > 0)["flow"].label
+        kinds_of_sgd(getattr(info.config.optim, "momentum", 0) > 0)[law].label
         for info in infos
-        if info.predicts("flow")
+        if info.predicts(law)
     ]
     return f"predicted ({'; '.join(sorted(set(laws)))})" if laws else ""
 

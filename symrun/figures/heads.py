@@ -4,6 +4,7 @@ predicted."""
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from symrun.analysis.comparison import CONSERVED, Comparison, comparisons
+from symrun.analysis.comparison import CONSERVED
 from symrun.analysis.report import scientific
 from symrun.figures.captions import captions, law_label, left_out, settings, step_label
-from symrun.figures.layers import shortened
+from symrun.figures.matrices import Evolution, chosen, title_of, which
 from symrun.figures.measured import evenly_by_rank
 from symrun.figures.selection import Roles
 from symrun.figures.style import (
@@ -37,10 +38,7 @@ from symrun.symmetry import Symmetry
 
 Array = NDArray[np.float64]
 
-_MOST = 4
-"""Matrices in a figure."""
 _MOST_ENTRIES = 16
-_NAME = 30  # characters: as many as stand beside a matrix
 _WIDTH = 1.2
 _DOTS = {"on the diagonal": Symmetry.rescale, "off the diagonal": Symmetry.general_linear}
 """The families of the entries of a matrix, the diagonal first, as they come."""
@@ -50,7 +48,6 @@ _DOTS = {"on the diagonal": Symmetry.rescale, "off the diagonal": Symmetry.gener
 class _Shown:
     """One matrix.
 
-    moved: how far it went from where gradient flow would have it, relative to its magnitude.
     ends: its entries in the first and the last record [2, entries]. curves: of some entries, their
     change since the start. motion: measured and predicted at the end, away from gradient flow, [2,
     entries]; None if no law predicts it. unexplained: 1 - R^2 of the whole matrix over the run;
@@ -58,7 +55,6 @@ class _Shown:
     """
 
     matrix: Matrix
-    moved: float
     ends: Array
     curves: Curves
     motion: Array | None
@@ -73,20 +69,19 @@ RUNS = Roles(
 
 @styled
 def draw(runs: Sequence[RunDirectory]) -> Figure:
-    """A row for each of at most _MOST matrices: the matrix at the start and at the end, its entries
-    over time with the prediction dashed over them, and the motion of all entries against the
-    predicted one.
+    """A row for each matrix that `chosen` takes: the matrix at the start and at the end, its
+    entries over time with the prediction dashed over them, and the motion of all entries against
+    the predicted one.
 
-    The first matrix of each group and the one that moved most are candidates, of which as many as
-    there is room for are drawn, evenly from the input to the output. Of a sample of entries there
-    are no maps. Motion is what the optimiser adds to gradient flow, as in `symrun check`.
+    Of a sample of entries there are no maps. Motion is what the optimiser adds to gradient flow, as
+    in `symrun check`.
 
     Error: UsageError if the run has fewer than two records, or no entry but the diagonals.
     """
     (run,) = runs
     info = run.info()
     matrices = require_matrices(run)
-    shown = _chosen(run, matrices)
+    shown = chosen(run, matrices, partial(_shown, run))
     maps = all(one.matrix.is_whole for one in shown)
     heading = f"Conserved matrices, measured and predicted, on {settings([info])}"
     lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
@@ -107,62 +102,30 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     return figure
 
 
-def _chosen(run: RunDirectory, matrices: Sequence[Matrix]) -> list[_Shown]:
-    """At most _MOST, in the order of the network."""
-    diagonals: dict[str, Comparison] = {}
-    candidates: list[_Shown] = []
-    for compared in comparisons(run):
-        own = [matrix for matrix in matrices if matrix.group == compared.group]
-        if compared.symmetry == Symmetry.rescale.value and own:
-            diagonals[compared.group] = compared
-        if compared.symmetry == Symmetry.general_linear.value:
-            diagonal = diagonals.pop(compared.group)
-            found = [_shown(run, matrix, diagonal, compared) for matrix in own]
-            most = max(range(len(found)), key=lambda place: found[place].moved)
-            candidates += [found[place] for place in sorted({0, most})]
-    places = np.linspace(0, len(candidates) - 1, min(len(candidates), _MOST)).round().astype(int)
-    return [candidates[place] for place in places]
-
-
-def _shown(run: RunDirectory, matrix: Matrix, diagonal: Comparison, others: Comparison) -> _Shown:
-    records = min(len(diagonal.steps), len(others.steps))
-
-    def entries(name: str) -> Array:
-        both = (getattr(one, name)[:records] for one in (diagonal, others))
-        return matrix.entries(*both)
-
-    measured, baseline = entries("measured"), entries("baseline")
-    values = {"measured": measured}
-    if "flow" in others.predicted:
-        both = (one.predicted["flow"][:records] for one in (diagonal, others))
-        values["flow"] = matrix.entries(*both)
-    broken = matrix.norm(measured - baseline)
-    size = float(matrix.norm(entries("magnitude")).max())
-    moved = float(broken.max()) / (size or 1.0)
+def _shown(run: RunDirectory, one: Evolution) -> _Shown:
+    measured, flow = one.entries("measured"), one.predicted("flow")
+    values = {"measured": measured} if flow is None else {"measured": measured, "flow": flow}
     drawn = evenly_by_rank(measured[-1] - measured[0], _MOST_ENTRIES)
     changes = {name: (curve - measured[0])[:, drawn] for name, curve in values.items()}
-    curves = drawable(run, Curves(others.steps[:records], changes))
+    curves = drawable(run, Curves(one.steps, changes))
     motion, unexplained = None, None
-    if "flow" in values:
-        motion = np.stack([measured[-1], values["flow"][-1]]) - baseline[-1]
-        missed = np.square(matrix.norm(measured - values["flow"])).sum()
-        unexplained = float(missed / np.square(broken).sum()) if moved > CONSERVED else None
-    return _Shown(matrix, moved, measured[[0, -1]], curves, motion, unexplained)
+    if flow is not None:
+        baseline = one.entries("baseline")
+        motion = np.stack([measured[-1], flow[-1]]) - baseline[-1]
+        missed, broken = (
+            np.square(one.matrix.norm(measured - other)).sum() for other in (flow, baseline)
+        )
+        unexplained = float(missed / broken) if one.moved > CONSERVED else None
+    return _Shown(one.matrix, measured[[0, -1]], curves, motion, unexplained)
 
 
 def _note(shown: int, count: int, maps: bool) -> str:
     """Which matrices are drawn, and what the panels mean."""
-    which = "These are all matrices."
-    if shown < count:
-        which = (
-            f"These are {shown} of {count} matrices, from the input to the output: of some groups "
-            "the first matrix, of others the one that moved most."
-        )
     scale = " Both maps of a row have one scale." if maps else ""
     return (
-        f"{which}{scale} Colours: rank of the final change. Motion is the distance at the end from "
-        "where gradient flow, with weight decay, would have the entry; 1 − R² is of the whole "
-        "matrix, over the run."
+        f"{which(shown, count)}{scale} Colours: rank of the final change. Motion is the distance "
+        "at the end from where gradient flow, with weight decay, would have the entry; 1 − R² is "
+        "of the whole matrix, over the run."
     )
 
 
@@ -173,7 +136,7 @@ def _draw_row(panels: SubFigure, grid: GridSpec, row: int, one: _Shown, info: Ru
         _draw_maps(panels, maps, one)
     _draw_drift(drift, one)
     _draw_motion(motion, one, info)
-    places[0].set_ylabel(f"{_title(one.matrix)}\n{places[0].get_ylabel()}".strip())
+    places[0].set_ylabel(f"{title_of(one.matrix)}\n{places[0].get_ylabel()}".strip())
     if row == 0:
         titles = ("At the start", "At the end")[: len(maps)]
         for axes, title in zip(places, (*titles, "Entries", "All entries at the end"), strict=True):
@@ -181,11 +144,6 @@ def _draw_row(panels: SubFigure, grid: GridSpec, row: int, one: _Shown, info: Ru
     if row == grid.nrows - 1:
         label_steps(drift, step_label(info))
         motion.set_xlabel("Predicted motion")
-
-
-def _title(matrix: Matrix) -> str:
-    name = textwrap.fill(shortened(matrix.group, 2 * _NAME), _NAME)
-    return f"{name}\nmatrix {matrix.place + 1}, {matrix.size}×{matrix.size}"
 
 
 def _draw_maps(panels: SubFigure, places: Sequence[Axes], one: _Shown) -> None:

@@ -32,33 +32,35 @@ def draw_units(
     info: RunInfo,
     group: GroupInfo,
     curves: Curves,
+    law: str = "flow",
 ) -> Axes:
-    """A panel with the columns `measured` and `flow` of `curves`, a line a unit of `group`, and
+    """A panel with the columns `measured` and `law` of `curves`, a line a unit of `group`, and
     below it a strip of their difference. Returns the axes of the panel.
 
     place: a grid of `grid_of`, the row and the column. Where the law is silent, its reason stands
     in place of dashed lines and strip.
     """
     grid, row, column = place
-    reason = info.silent(group).get("flow")
+    reason = info.silent(group).get(law)
     high = 2 * row if reason is None else slice(2 * row, 2 * row + 2)
     above = lowest = panels.add_subplot(grid[high, column])
     _draw_lines(above, curves.steps, curves.values["measured"], _WIDTH)
     if reason is not None:
         _say_why(above, reason)
     else:
-        add_lines(above, curves.steps, curves.values["flow"], **PREDICTED)
+        add_lines(above, curves.steps, curves.values[law], **PREDICTED)
         lowest = panels.add_subplot(grid[2 * row + 1, column], sharex=above)
-        _draw_strip(lowest, curves)
+        missed = curves.values["measured"] - curves.values[law]
+        _draw_strip(lowest, curves.steps, missed)
         above.tick_params(labelbottom=False)
     label_steps(lowest, step_label(info))
     return above
 
 
-def draw_legend(panels: SubFigure, infos: Collection[RunInfo]) -> None:
+def draw_legend(panels: SubFigure, infos: Collection[RunInfo], law: str = "flow") -> None:
     """What coloured and dashed lines are, above the panels."""
     handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
-    if predicted := law_label(infos):
+    if predicted := law_label(infos, law):
         handles.append(Line2D([], [], label=predicted, **PREDICTED))
     panels.legend(handles=handles, loc="outside upper center", ncols=2)
 
@@ -106,11 +108,10 @@ def _say_why(axes: Axes, reason: str) -> None:
     axes.set_ylim(top=high + 0.5 * (high - low))  # room for the text above the lines
 
 
-def _draw_strip(axes: Axes, curves: Curves) -> None:
+def _draw_strip(axes: Axes, steps: NDArray[np.int64], missed: NDArray[np.float64]) -> None:
     """What the prediction misses: too little to be seen in the panel."""
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    missed = curves.values["measured"] - curves.values["flow"]
-    _draw_lines(axes, curves.steps, missed, _STRIP_WIDTH)
+    _draw_lines(axes, steps, missed, _STRIP_WIDTH)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_ylabel("Measured\n− predicted")
 

@@ -50,16 +50,14 @@ class DiscreteLaw:
             return self._matrix_with_momentum(degree, lr, first)
         conserved, force, defect, source = unit_rows(1, momentum=False)
         shrink = 1 - lr * self.sgd.weight_decay
-        pull = source + defect if self.with_defect else source
+        pull = defect if self.with_defect else source
         following = shrink**degree * conserved + lr**2 * force
         return (following - lr * degree * shrink ** (degree - 1) * pull)[None]
 
     def _matrix_with_momentum(self, degree: int, lr: float, first: bool) -> Tensor:
         sgd = self.sgd
         conserved, projected, _, defect, source, update_sq, cross = unit_rows(2, momentum=True)
-        pull = sgd.weight_decay * conserved + source
-        if self.with_defect:
-            pull = pull + defect
+        pull = sgd.weight_decay * conserved + (defect if self.with_defect else source)
         dampening = 0.0 if first else sgd.dampening
         buffer = sgd.momentum * projected + (1 - dampening) * pull
         update = pull + sgd.momentum * buffer if sgd.nesterov else buffer

@@ -42,9 +42,10 @@ class SGD:
 class Input(IntEnum):
     """The inputs of the laws at update n, measured before it: float64 rows [units] in this order.
 
-    force: B(g, g). defect: D - h S, which a perfect symmetry makes 0. source: h S, measured at the
-    outputs; 0 but for homogeneity. update_sq: B(u, u) and cross: B(u, b), with momentum only. For a
-    linear reducer, which has no terms of second order, all but the defect are 0.
+    force: B(g, g). defect: D, which a perfect symmetry makes 0, and homogeneity h S. source: h S,
+    measured at the outputs; 0 but for homogeneity. update_sq: B(u, u) and cross: B(u, b), with
+    momentum only. For a linear reducer, which has no terms of second order, all but the defect are
+    0.
     """
 
     force = 0

@@ -53,10 +53,19 @@ class Matrix:
         return np.concatenate([rescale[..., self.diagonal], general_linear[..., self.others]], -1)
 
     def square(self, entries: Array) -> Array:
-        """[size + others] -> the matrix [size, size] of these entries, NaN where there is none."""
-        matrix = np.full((self.size, self.size), np.nan)
-        matrix[self.rows, self.columns] = matrix[self.columns, self.rows] = entries
+        """[..., size + others] -> the matrix [..., size, size] of these entries, NaN where there is
+        none."""
+        matrix = np.full((*entries.shape[:-1], self.size, self.size), np.nan)
+        matrix[..., self.rows, self.columns] = matrix[..., self.columns, self.rows] = entries
         return matrix
+
+    def eigenvalues(self, entries: Array) -> Array:
+        """[records, size + others] -> those of each matrix, ascending, [records, size]; NaN where
+        an entry is not finite. Assumes: is_whole."""
+        finite = np.isfinite(entries).all(axis=1)
+        found = np.full((len(entries), self.size), np.nan)
+        found[finite] = np.linalg.eigvalsh(self.square(entries[finite]))
+        return found
 
     def norm(self, entries: Array) -> Array:
         """The Frobenius norm of the matrix with these entries, [..., size + others] -> [...].
@@ -86,11 +95,14 @@ def require_matrices(run: RunDirectory) -> list[Matrix]:
     found = matrices_of(info)
     if found:
         return found
-    if not any(group.blocks for group in info.groups):
+    settings = info.config.by_name
+    if settings.get("track.matrices", "diagonal") != "diagonal":  # they were looked for
         raise UsageError(f"{run.path} has no conserved matrix: nothing mixes units of its network")
-    raise UsageError(
-        f"{run.path} has the diagonals of its matrices alone: train with track.matrices=full"
-    )
+    remedy = 'track with matrices="full", which says if the network has none'
+    if info.loop is None:
+        command = f"`symrun symmetries model={settings['model.name']}`"
+        remedy = f"train with track.matrices=full; {command} says whether the network has any"
+    raise UsageError(f"{run.path} records no entries off the diagonal of matrices: {remedy}")
 
 
 def _matrices(

@@ -106,7 +106,8 @@ class Audit:
                 f"at step {violation.step} the gradient of {unit} is another than the outputs have "
                 f"as their source, by {violation.size:.1e}: it is changed between backward and "
                 "update, as by clipping or a GradScaler, the loss depends on more than the "
-                "outputs, or these are changed in place"
+                "outputs, these are not finite or changed in place, or gradients are kept from "
+                "earlier updates"
             )
         if violation.of_gradient:
             return (

@@ -34,7 +34,7 @@ class GradientReductions:
     """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
     inputs: the inputs of the laws for the next update, [3 or 5, units], in the order of `Input`;
-    the defect is all of D, and the source 0, as `with_source` mends.
+    the source is 0, as `with_source` mends.
     """
 
     grad_norm_sq: Tensor

@@ -201,7 +201,8 @@ class Tracker:
             inputs = with_source(inputs, source)
         if due:
             norm_sq = gradients.grad_norm_sq
-            columns = {"grad_norm_sq": norm_sq, "defect": inputs[Input.defect]}
+            defect = inputs[Input.defect] - inputs[Input.source]
+            columns = {"grad_norm_sq": norm_sq, "defect": defect}
             if self._source is not None:
                 columns["source"] = inputs[Input.source]
             if self.scale is not None:

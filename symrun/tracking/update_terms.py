@@ -49,8 +49,7 @@ class UpdateTerms:
         factors = self._factors.index_select(0, self._rule_of).T
         of_force, of_defect, of_quantity, of_update, lr, shrunk = factors
         size = of_force * inputs[Input.force]
-        pull = inputs[Input.defect] + inputs[Input.source]
-        size += of_defect * pull + of_quantity * measured
+        size += of_defect * inputs[Input.defect] + of_quantity * measured
         if len(inputs) > Input.update_sq:
             size += of_update * inputs[Input.update_sq]
         size *= self._quadratic

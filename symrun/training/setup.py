@@ -101,10 +101,15 @@ class Training:
 
 
 def proven(structure: Structure, proofs: Sequence[Proof]) -> Structure:
-    """`structure` without the groups that failed their proof, each with a warning."""
+    """`structure` without the groups that failed their proof, each with a warning.
+
+    Error: UsageError for homogeneity, which was asked for.
+    """
     for proof in proofs:
         if proof.reason is not None:
             kind = proof.group.symmetry.value
+            if proof.group.symmetry is Symmetry.homogeneity:
+                raise UsageError(f"homogeneity must be false here: {proof.reason}")
             _LOG.warning("%s of %s is left out: %s", kind, proof.group.name, proof.reason)
     return replace(structure, groups=tuple(one.group for one in proofs if one.reason is None))
 

@@ -1,5 +1,7 @@
 """The source of what scales the outputs, measured in loops of every kind."""
 
+import copy
+
 import loops
 import pytest
 import torch
@@ -30,12 +32,34 @@ def twice(model, optimizer, inputs, labels, step):
     optimizer.step()
 
 
+def zeroing(model, optimizer, inputs, labels, step):
+    """Gradients that are set to 0 rather than None, once after an overflow that is not stepped."""
+    optimizer.zero_grad(set_to_none=False)
+    (loss_of(model(inputs), labels) * 1e300 * 1e300).backward()
+    optimizer.zero_grad(set_to_none=False)
+    loss_of(model(inputs), labels).backward()
+    optimizer.step()
+
+
+def looking(model, optimizer, inputs, labels, step):
+    """Gradients that are looked at, before and after those of the update are there."""
+    optimizer.zero_grad()
+    loss = loss_of(model(inputs), labels)
+    torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    loss.backward()
+    inputs = inputs.clone().requires_grad_()
+    loss_of(model(inputs), labels).backward(inputs=[inputs])
+    optimizer.step()
+
+
 LOOPS = {
     "plain": plain,
     "accumulating": accumulating,
     "with closure": with_closure,
     "discarding": discarding,
     "twice": twice,
+    "zeroing": zeroing,
+    "looking": looking,
 }
 OPTIMIZERS = {"sgd": loops.sgd(), "momentum": loops.sgd(momentum=0.9)}
 
@@ -124,6 +148,36 @@ def test_clipping_is_named_and_the_identity_holds(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_saved_model_has_no_hook_of_the_tracking(tmp_path):
+    """Nor has a copy, whose passes do not count."""
+    model, *batch = made("mlp")
+    optimizer = loops.sgd()(model)
+    with symrun.track(model, optimizer, batch[0], tmp_path / "run", every=1, homogeneity=True):
+        for step in range(3):
+            torch.save(model, tmp_path / "model.pt")
+            saved = torch.load(tmp_path / "model.pt", weights_only=False)
+            for other in (copy.deepcopy(model), saved):
+                assert torch.equal(other(batch[0]), model(batch[0]))
+                loss_of(other(batch[0]), batch[1]).backward()
+            plain(model, optimizer, *batch, step)
+    assert b"symrun" not in (tmp_path / "model.pt").read_bytes()
+    table = symrun.open_run(tmp_path / "run").units(symmetry="homogeneity")
+    assert residual(table, "discrete") <= ROUNDING
+
+
+def test_outputs_that_are_changed_in_place_are_named_once(tmp_path, caplog):
+    def halving(model, optimizer, inputs, labels, step):
+        optimizer.zero_grad()
+        loss_of(model(inputs).div_(2), labels).backward()
+        optimizer.step()
+
+    table, _ = tracked(tmp_path, loop=halving, audit="off")
+    assert residual(table, "exact") <= ROUNDING
+    assert (table["source"][table.step < 40] == 0).all()
+    (told,) = [one.getMessage() for one in caplog.records]
+    assert "change a copy, outputs.clone()" in told
+
+
 def test_outputs_that_are_not_seen_are_asked_for(tmp_path):
     def beside(model, optimizer, inputs, labels, step):
         optimizer.zero_grad()
@@ -143,3 +197,31 @@ def test_a_network_whose_outputs_do_not_scale_is_refused(tmp_path):
     example = {"loss": lambda outputs: outputs.square().sum(), "path": tmp_path / "run"}
     with pytest.raises(UsageError, match="homogeneity must be False here: no exponents"):
         symrun.track(model, optimizer, inputs, homogeneity=True, **example)
+
+
+class Two(nn.Module):
+    """Two outputs, of which the first is scored."""
+
+    def __init__(self):
+        super().__init__()
+        self.within, self.one, self.other = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, inputs):
+        hidden = self.within(inputs).relu()
+        return self.one(hidden), self.other(hidden)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_loss_of_more_than_the_outputs_is_refused(given, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = Two(), torch.randn(8, 4)
+
+    def loss(outputs):
+        return outputs[0].square().sum() + outputs[1].exp().sum()
+
+    structure = symrun.find_structure(model, inputs, loss) if given else None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"loss": loss, "structure": structure, "homogeneity": True}
+    with pytest.raises(UsageError, match="homogeneity must be false here: the gradient breaks"):
+        symrun.track(model, optimizer, inputs, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()

@@ -67,3 +67,36 @@ def test_one_without_any_says_that_it_has_no_effect(tmp_path, caplog):
 def test_another_value_is_refused(tmp_path):
     with pytest.raises(UsageError, match="matrices must be diagonal, sample or full, got 'all'"):
         groups(tmp_path, matrices="all")
+
+
+ASKED = [
+    ({}, {"matrices": "full"}, "matrices=diagonal, and now has matrices=full"),
+    ({"matrices": "sample"}, {"matrices": "full"}, "matrices=sample, and now has matrices=full"),
+    ({"matrices": "full"}, {}, "matrices=full, and now has matrices=diagonal"),
+    ({}, {"homogeneity": True}, "homogeneity=False, and now has homogeneity=True"),
+]
+
+
+@pytest.mark.parametrize(("before", "now", "told"), ASKED)
+def test_a_run_goes_on_with_what_it_was_asked_for(before, now, told, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.randn(16, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with symrun.track(model, optimizer, inputs, tmp_path / "run", **before) as tracker:
+        model(inputs).square().sum().backward()
+        optimizer.step()
+        state = tracker.state_dict()
+    with symrun.track(model, optimizer, inputs, tmp_path / "run", **before) as tracker:
+        tracker.load_state_dict(state)
+    tracker = symrun.track(model, optimizer, inputs, tmp_path / "run", **now)
+    with pytest.raises(symrun.UsageError, match=f"was tracked with {told}: ask for the same"):
+        tracker.load_state_dict(state)
+    tracker.close()
+
+
+def test_matrices_that_a_structure_lacks_are_asked_for(tmp_path, caplog):
+    model, inputs = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.randn(16, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"structure": symrun.find_structure(model, inputs), "matrices": "full"}
+    symrun.track(model, optimizer, inputs, tmp_path / "run", **settings).close()
+    assert "add those of find_matrices, or leave structure out" in caplog.text

@@ -76,7 +76,7 @@ def test_where_no_law_predicts_the_reason_stands_in_place_of_dots(tmp_path):
 
 
 def test_many_matrices_are_few_rows(runs, monkeypatch):
-    monkeypatch.setattr("symrun.figures.heads._MOST", 1)
+    monkeypatch.setattr("symrun.figures.matrices._MOST", 1)
     figure = FIGURES["heads"].draw([runs["full"]])
     assert len([axes for axes in figure.axes if axes.images]) == 2
     assert "These are 1 of 2 matrices" in figure.get_supxlabel().replace("\n", " ")
@@ -87,7 +87,7 @@ def test_without_entries_off_the_diagonal_there_is_one_line(runs, tmp_path):
         symrun.UsageError, match=r"its matrices \(track.matrices=full\); .* not fit"
     ):
         plot("heads", [runs["diagonal"].path], tmp_path, ["png"])
-    with pytest.raises(symrun.UsageError, match="alone: train with track.matrices=full"):
+    with pytest.raises(symrun.UsageError, match="records no entries off the diagonal"):
         FIGURES["heads"].draw([runs["diagonal"]])
 
 

@@ -32,7 +32,7 @@ def descended(law, sgd, lr, updates, off=0.0):
         buffer = kept + decayed * (1 if buffer is None else 1 - sgd.dampening)
         update = decayed + sgd.momentum * buffer if sgd.nesterov else buffer
         source = DEGREE * (outputs @ slope) + off
-        inputs = [gradient @ gradient, theta @ gradient - source, source]
+        inputs = [gradient @ gradient, theta @ gradient, source]
         inputs += [update @ update, update @ buffer] if sgd.momentum else []
         state = law.matrix(2, lr, step == 0) @ torch.cat([state, torch.stack(inputs)[:, None]])
         theta = theta - lr * update

@@ -25,5 +25,5 @@ def test_a_small_network_is_measured_and_told():
     assert one["parameters"] == one["covered"] == 64 * 16 + 16 + 16 * 3 + 3
     assert one["passes"] == 1 and one["defect"] < 1e-13 and one["failed"] == []
     page = SCRIPT["page"]({"small": one | {"failed": ["scale of conv: why"]}})
-    assert "| small | 1×8×8 | 2, 17 | – | 1, 16 | 1,091 | 100.00% |" in page
+    assert "| small | 1×8×8 | 2, 17 | – | 1, 16 | – | 1,091 | 100.00% |" in page
     assert "\n\nLeft out of small: scale of conv: why.\n\n" in page

@@ -3,10 +3,12 @@
 import heads
 import numpy as np
 import pytest
-from own_loop import own_loop_run
+import torch
 
 import symrun
+from symrun.launch import compose
 from symrun.runs.matrices import matrices_of
+from symrun.training.lifecycle import train
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,30 @@ def test_a_law_that_predicts_nothing_has_no_norm(tmp_path):
     assert table.flow.isna().all() and table.discrete.isna().all() and table.exact.max() == 0
 
 
-def test_without_entries_there_is_one_line_with_the_remedy(tmp_path):
-    diagonal = heads.heads_run(tmp_path / "diagonal", "diagonal")
-    with pytest.raises(symrun.UsageError, match=r"alone: train with track.matrices=full$"):
-        symrun.open_run(diagonal.path).matrices()
-    with pytest.raises(symrun.UsageError, match="has no conserved matrix: nothing mixes"):
-        symrun.open_run(own_loop_run(tmp_path / "own", "sgd").path).matrices()
+SMALL = ["data=synthetic", "data.image_size=8", "data.train_images=16", "data.val_images=10"]
+SMALL += ["train.batch_size=8", "train.steps=2", "track.every=1", "device=cpu"]
+VIT = ["model=vit", "model.layers=1", "model.width=8", "model.heads=2", "model.patch=4"]
+
+
+@pytest.mark.parametrize("model", [VIT, ["model=mlp"]])
+def test_a_run_that_did_not_look_for_matrices_does_not_say_that_there_are_none(model, tmp_path):
+    run = train(compose([*model, *SMALL, f"run.dir={tmp_path}/run"]))
+    remedy = f"train with track.matrices=full; `symrun symmetries {model[0]}` says whether"
+    with pytest.raises(symrun.UsageError, match=f"no entries off .*: {remedy} the network has any"):
+        symrun.open_run(run).matrices()
+
+
+def test_one_that_looked_and_found_none_says_so(tmp_path):
+    run = train(compose(["model=mlp", *SMALL, "track.matrices=full", f"run.dir={tmp_path}/run"]))
+    with pytest.raises(symrun.UsageError, match="has no conserved matrix: nothing mixes units"):
+        symrun.open_run(run).matrices()
+
+
+def test_a_loop_of_ones_own_is_told_what_track_takes(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    optimizer, inputs = torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(6, 3)
+    with symrun.track(model, optimizer, inputs, path=tmp_path / "run"):
+        torch.nn.functional.cross_entropy(model(inputs), torch.arange(6) % 3).backward()
+        optimizer.step()
+    with pytest.raises(symrun.UsageError, match='track with matrices="full", which says'):
+        symrun.open_run(tmp_path / "run").matrices()
