@@ -13,6 +13,7 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,14 @@ from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
 from symrun.symmetry.proof import SMALL_GRADIENT, Prover
 from symrun.symmetry.search import Structure
-from symrun.symmetry.stand_ins import Criterion, first_line, shapes_of, untouched
+from symrun.symmetry.stand_ins import (
+    Criterion,
+    all_tensors,
+    first_line,
+    random_like,
+    shapes_of,
+    untouched,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -152,6 +160,17 @@ class _Finder:
         self._unfelt = {n for n, group in enumerate(groups) if group.symmetry.degree == 2}
         self._drawn = False
         self._inputs = [inputs]
+        if (drawn := random_like(inputs, seed)) is not None and self._takes(drawn):
+            self._inputs.append(drawn)
+
+    def _takes(self, inputs: Any) -> bool:
+        """Whether the network makes a finite loss of inputs of a kind that it may not be made
+        for."""
+        try:
+            found = self._prover((), inputs, 0, flipped=True).at_start()
+        except Exception:  # what a user's forward makes of inputs that it checks
+            return False
+        return all(math.isfinite(one.loss) for one in found)
 
     def proven(self) -> list[_Block]:
         """What may be mixed. A block that fails its proof is divided further, or else left out."""
@@ -206,16 +225,40 @@ class _Finder:
         draws = torch.Generator().manual_seed(self._seed)
         probes = {one: _probe(one, draws) for one in large}
         left = self._compared([probes.get(one, one) for one in whole], range(_POINTS))
-        if left and self._unfelt:
-            _LOG.warning(
-                "no matrix is looked for: the loss does not feel %s in these inputs, as in "
-                "sequences of one token: give others", self._groups[min(self._unfelt)].name
-            )  # fmt: skip
-            return []
+        left = self._felt(left)
         parts = {one: [part for part in left if _within(part, probes[one])] for one in large}
         found = [one for one in left if not any(one in some for some in parts.values())]
         again = [one for one in large if parts[one]]
         return found + self._compared(again, range(_POINTS, 2 * _POINTS))
+
+    def _felt(self, blocks: Sequence[_Block]) -> list[_Block]:
+        """Those that these inputs can show; a warning of what is left out.
+
+        A group without a gradient concerns those that share a parameter with it. If the inputs are
+        alike along an axis, all: in sequences of one token, any matrix may mix all values.
+        """
+        groups, unfelt = self._groups, sorted(self._unfelt)
+        names = {one.parameter for number in unfelt for one in groups[number].members}
+        concerned = {
+            number
+            for number in {one.group for one in blocks}
+            if names & {one.parameter for one in groups[number].members}
+        }
+        if unfelt and blocks and _alike_along_an_axis(self._inputs[-1]):
+            _LOG.warning(
+                "no matrix is looked for: the loss does not feel %s in these inputs, which are "
+                "alike along an axis, as sequences of one token are: give others",
+                groups[unfelt[0]].name,
+            )
+            return []
+        if concerned:
+            _LOG.warning(
+                "no matrix is looked for in %s: the loss does not feel %s in these inputs, as "
+                "where no example reaches an expert: give others, or more",
+                " and ".join(groups[number].name for number in sorted(concerned)),
+                groups[unfelt[0]].name,
+            )
+        return [one for one in blocks if one.group not in concerned]
 
     def _compared(self, blocks: Sequence[_Block], points: range) -> list[_Block]:
         """The parts of `blocks` that these points do not tell apart. None follows two that say the
@@ -273,6 +316,15 @@ class _Finder:
                         found[some, others] &= vanish.cpu()
                         found[others, some] &= vanish.T.cpu()
         return found if felt else None
+
+
+def _alike_along_an_axis(inputs: Any) -> bool:
+    return any(
+        bool((one == one.narrow(axis, 0, 1)).all())
+        for one in all_tensors(inputs)
+        if one.numel()
+        for axis in range(one.dim())
+    )
 
 
 def _by_group(blocks: Sequence[_Block]) -> list[list[_Block]]:
