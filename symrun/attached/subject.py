@@ -15,13 +15,16 @@ from symrun.symmetry.homogeneity import find_homogeneity
 from symrun.symmetry.matrices import find_matrices, with_entries
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
-from symrun.symmetry.stand_ins import all_tensors, each_tensor, first_line
+from symrun.symmetry.stand_ins import Criterion, all_tensors, each_tensor, first_line
 from symrun.tasks import output_of
 from symrun.training.setup import proven
 
 _LOG = logging.getLogger(__name__)
 _PROVEN_ON = 4
 """Examples on which symmetries are proven, where the batch can be cut."""
+_LOOKED_FOR_ON, _NUMBERS = 16, 2**16
+"""Examples on which matrices are looked for at most, and numbers in these: a branch may first act
+at the fifth."""
 
 Loss = Callable[..., Tensor]
 
@@ -106,26 +109,16 @@ def proven_structure(
         raise UsageError(f"{name_of(model)} has no parameters: there is nothing to track")
     if not model.training:
         _LOG.warning("%s is in eval mode: its symmetries are those of eval mode", name_of(model))
-    if loss is None or target is not None:
-        example_input, target = _cut(example_input), _cut(target)
-
-    def criterion(outputs: Any) -> Tensor:
-        try:
-            if loss is None:
-                return cross_entropy(output_of(outputs, None))
-            return loss(outputs) if target is None else loss(outputs, _beside(outputs, target))
-        except Exception as error:
-            remedy = "`loss` takes what the model returns, and with `target` that too"
-            kind = type(outputs).__name__
-            reason = f"the loss fails on the {kind} that it returns: {first_line(error)}: {remedy}"
-            raise RuntimeError(reason) from None
-
+    cuts = loss is None or target is not None
+    whole = example_input, target
+    example_input, target = (_cut(one, _PROVEN_ON) if cuts else one for one in whole)
+    criterion = _criterion(loss, target)
     with torch.compiler.set_stance("force_eager"):
         structure = given or find_structure(model, example_input, criterion)
         if homogeneity:
             structure = with_homogeneity(structure, model, example_input)
         device = next(model.parameters()).device
-        inputs = each_tensor(example_input, lambda one: _varied(one).to(device))
+        inputs = _varied_on(device, example_input)
         varies = structure.varies
         known = () if given is None else given.groups
         unproven = [group for group in structure.groups if group not in known]
@@ -135,6 +128,9 @@ def proven_structure(
             return structure
         structure = proven(structure, proofs)
         if matrices:
+            more = _examples_of_matrices(whole[0])
+            inputs, target = (_cut(one, more) if cuts else one for one in whole)
+            inputs, criterion = _varied_on(device, inputs), _criterion(loss, target)
             groups = find_matrices(model, structure.groups, inputs, criterion, varies)
             structure = replace(structure, groups=tuple(groups))
     return structure
@@ -178,9 +174,39 @@ def _beside(outputs: Any, target: Any) -> Any:
     return each_tensor(target, fitting)
 
 
-def _cut(values: Any) -> Any:
-    """The first examples of a batch."""
-    return each_tensor(values, lambda one: one[:_PROVEN_ON] if one.dim() else one)
+def _criterion(loss: Loss | None, target: Any) -> Criterion:
+    """The user's loss, or the cross entropy."""
+
+    def criterion(outputs: Any) -> Tensor:
+        try:
+            if loss is None:
+                return cross_entropy(output_of(outputs, None))
+            return loss(outputs) if target is None else loss(outputs, _beside(outputs, target))
+        except Exception as error:
+            remedy = "`loss` takes what the model returns, and with `target` that too"
+            kind = type(outputs).__name__
+            reason = f"the loss fails on the {kind} that it returns: {first_line(error)}: {remedy}"
+            raise RuntimeError(reason) from None
+
+    return criterion
+
+
+def _cut(values: Any, count: int) -> Any:
+    """The first `count` examples of a batch."""
+    return each_tensor(values, lambda one: one[:count] if one.dim() else one)
+
+
+def _examples_of_matrices(inputs: Any) -> int:
+    """On how many examples matrices are looked for: more where these are small and floats."""
+    tensors = [one for one in all_tensors(inputs) if one.dim()]
+    if not all(one.is_floating_point() for one in tensors):
+        return _PROVEN_ON
+    numbers = sum(one[:1].numel() for one in tensors)
+    return min(max(_NUMBERS // max(numbers, 1), _PROVEN_ON), _LOOKED_FOR_ON)
+
+
+def _varied_on(device: torch.device, inputs: Any) -> Any:
+    return each_tensor(inputs, lambda one: _varied(one).to(device))
 
 
 def _varied(tensor: Tensor) -> Tensor:

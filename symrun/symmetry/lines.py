@@ -4,6 +4,7 @@ This file imports torch, which `groups.py` must not.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,8 +44,14 @@ def with_entries(members: Members, values: Tensor, units: Sequence[int], entries
 def _lines(members: Members, units: Sequence[int]) -> Tensor:
     """[lines of each, units]"""
     count = max(members.count, 1 + max(units))
-    found = lines_by_unit(torch.tensor(members.units), count)[:, list(units)]
+    found = _table(members.units, count)[:, list(units)]
     return found[found[:, 0] < len(members.units)]
+
+
+@lru_cache(maxsize=128)
+def _table(units: tuple[int, ...], count: int) -> Tensor:
+    """As `lines_by_unit`, kept: many blocks of a group are taken one after the other."""
+    return lines_by_unit(torch.tensor(units), count)
 
 
 def lines_by_unit(units: Tensor, count: int) -> Tensor:

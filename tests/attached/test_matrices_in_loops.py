@@ -64,6 +64,27 @@ def test_one_without_any_says_that_it_has_no_effect(tmp_path, caplog):
     assert "matrices=full has no effect: Sequential has no matrix" in caplog.text
 
 
+class Late(nn.Module):
+    """A ReLU that cuts nothing off of the first four examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = self.into(x)
+        return self.out(torch.cat([hidden[:4], hidden[4:].relu()]))
+
+
+@pytest.mark.parametrize(
+    "loss", [{}, {"loss": nn.CrossEntropyLoss(), "target": torch.arange(6) % 3}]
+)
+def test_more_examples_are_looked_at_than_those_of_a_proof(loss, tmp_path):
+    found = groups(tmp_path, Late().double(), matrices="full", **loss)
+    assert ("rescale", "into -> out") in found
+    assert ("general_linear", "into -> out") not in found
+
+
 def test_another_value_is_refused(tmp_path):
     with pytest.raises(UsageError, match="matrices must be diagonal, sample or full, got 'all'"):
         groups(tmp_path, matrices="all")
