@@ -10,7 +10,7 @@ from run_json import recorded, rewrite, with_settings
 
 from symrun import constraints
 from symrun.cli import main
-from symrun.constraints import check
+from symrun.constraints import HessianConstraint, as_table, check
 from symrun.data import load
 from symrun.errors import RunError, UsageError
 from symrun.launch import compose
@@ -247,3 +247,20 @@ def test_the_first_images_of_the_run_s_own_first_epoch(monkeypatch):
     assert (images - first_images[:6]).abs().max() <= 4 * 2.0**-24
     with pytest.raises(UsageError):
         list(constraints.check_model(config, 0))
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "error", "noted"),
+    [
+        ("scale", 0.0, True),
+        ("rescale", 1e-2, True),
+        ("rescale", 1e-14, False),
+        ("homogeneity", 1e-2, True),
+        ("translation", 1e-2, False),
+    ],
+)
+def test_eps_is_named_where_it_is_felt(symmetry, error, noted):
+    row = HessianConstraint(symmetry, "embedding -> norm", 1, error, 0.0)
+    table = as_table(constraints.Report("hessian", 0, "float64", "cpu", "title", [row]))
+    note = f"{symmetry}: a normalisation's eps breaks this symmetry, in proportion to eps"
+    assert (table.splitlines()[-1] == note) == noted
