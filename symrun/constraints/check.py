@@ -74,6 +74,8 @@ def run_or_overrides(
     for override in read(settings):
         name = override.key_or_group
         effective = name in _EFFECTIVE or name.split(".")[0] in _EFFECTIVE
+        if name == "track.matrices" and asked == "constraints":
+            raise UsageError(f"all entries of matrices are checked already: leave {name} out")
         if not effective and name in (*GROUPS, *names()):
             remedy = f"only {', '.join(_EFFECTIVE)} have: leave it out"
             raise UsageError(f"{name} has no effect on a model's {asked}; {remedy}")
@@ -98,6 +100,8 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
         yield _gradient(run, info)
         return
     saved, config = latest_weights(run), run.config()
+    if config.track.matrices is Matrices.diagonal:
+        _log.info("%s: without conserved matrices, since track.matrices was diagonal", run.path)
     assert info.dataset is not None  # of symrun's own loop
     if info.dataset.train_images:  # an older run does not say
         _batch_size(batch, info.dataset.train_images)  # before anything is shown
