@@ -100,8 +100,6 @@ def check_run(run: RunDirectory, batch: int | None) -> Iterator[Report]:
         yield _gradient(run, info)
         return
     saved, config = latest_weights(run), run.config()
-    if config.track.matrices is Matrices.diagonal:
-        _log.info("%s: without conserved matrices, since track.matrices was diagonal", run.path)
     assert info.dataset is not None  # of symrun's own loop
     if info.dataset.train_images:  # an older run does not say
         _batch_size(batch, info.dataset.train_images)  # before anything is shown

@@ -42,8 +42,8 @@ def as_table(report: Report) -> str:
 
 
 def _eps_note(report: Report) -> list[str]:
-    """What a normalisation's eps breaks: always scale, and what is felt of it in a quadratic family,
-    as where a tied weight stands both in front of a normalisation and behind it."""
+    """What a normalisation's eps breaks: always scale, and rescale and homogeneity where it is
+    felt, as where a tied weight stands both in front of a normalisation and behind it."""
     bound = _FELT * _ROUNDING.get(report.precision, 1.0)
     broken = {
         row.symmetry
