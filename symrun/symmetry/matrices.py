@@ -13,8 +13,9 @@ Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 """
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +27,16 @@ from symrun.symmetry.gates import EvenGates
 from symrun.symmetry.generator import Vector, per_unit
 from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
-from symrun.symmetry.proof import SMALL_GRADIENT, Proof, Prover
+from symrun.symmetry.proof import SMALL_GRADIENT, Prover
 from symrun.symmetry.search import Structure
-from symrun.symmetry.stand_ins import Criterion, first_line, shapes_of, untouched
+from symrun.symmetry.stand_ins import (
+    Criterion,
+    all_tensors,
+    first_line,
+    random_like,
+    shapes_of,
+    untouched,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,9 +46,10 @@ some thousandths, and by chance both E_ab and E_ba are below this in one pair of
 _POINTS = 6
 """At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
 probability 1/16 at each."""
+_AGAIN = 2
+"""Points at which a block that fails its proof is compared once more."""
 _PROBED = 256
-"""Units of a large group that are compared before all are: half at random, and who is next to
-them."""
+"""Units of a large group that are compared before all are."""
 _CHUNK = 2**22
 """Entries of the lines that are compared at once: 32 MiB in float64."""
 
@@ -71,36 +80,20 @@ def find_matrices(
         return list(groups)
     try:
         with untouched(model):
-            finder = _Finder(model, groups, inputs, criterion, varies, seed)
-            blocks = finder.blocks()
+            proven = _Finder(model, groups, inputs, criterion, varies, seed).proven()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
         reason = f"so its matrices cannot be found: {first_line(error)}"
         raise UsageError(f"{failed}, {reason}") from error
-    proven: dict[int, list[tuple[int, ...]]] = {}
-    left = [(number, found) for number, found in blocks.items() if found]
-    while left:
-        claimed = [_claimed(groups[number], some) for number, some in left]
-        proofs = finder.proofs(claimed)
-        pairs, left = list(zip(left, proofs, strict=True)), []
-        for (number, some), proof in pairs:
-            if proof.reason is None:
-                proven.setdefault(number, []).extend(some)
-            elif len(some) > 1:  # which of them is none
-                left += [(number, [block]) for block in some]
+    units: list[list[tuple[int, ...]]] = [[] for _ in groups]
+    for block in proven:
+        units[block.group].append(block.units)
     return [
-        replace(group, blocks=tuple(sorted(proven.get(number, ()))))
-        for number, group in enumerate(groups)
+        replace(group, blocks=tuple(sorted(blocks)))
+        for group, blocks in zip(groups, units, strict=True)
     ]
-
-
-def _claimed(group: Group, blocks: Sequence[tuple[int, ...]]) -> Group:
-    """What there is to prove of a group whose units `blocks` may be mixed."""
-    entries = off_diagonal(replace(group, blocks=tuple(blocks)), sampled=True)
-    assert entries is not None, "a block of one unit"
-    return entries
 
 
 def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
@@ -126,8 +119,14 @@ def _alike(group: Group) -> list[tuple[int, ...]]:
     return [tuple(units) for units in kinds.values() if len(units) > 1]
 
 
-_Alike = tuple[int, tuple[int, ...]]
-"""The number of a group, and units of it that are alike."""
+@dataclass(frozen=True)
+class _Block:
+    """Units of a group, by its number, that may be mixed as far as is known. felt: whether any of
+    them has had a gradient yet."""
+
+    group: int
+    units: tuple[int, ...]
+    felt: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,24 +143,8 @@ class _Point:
         return [per_unit(group, one, one).sqrt().cpu() > floor for one, floor in pairs]
 
 
-@dataclass(frozen=True)
-class _Partners:
-    """Which units may be mixed with which other, as far as is known: bool [units, units]. felt:
-    whether any has had a gradient yet."""
-
-    found: Tensor
-    felt: bool
-
-    def and_those(self, of: "_Partners") -> "_Partners":
-        """At two points."""
-        return _Partners(self.found & of.found, self.felt or of.felt)
-
-
 class _Finder:
-    """Compares the units of each group at random points, until what vanishes stays the same.
-
-    drawn: whether passes draw random numbers, once `blocks` was called.
-    """
+    """Compares the units of each group at random points, until what vanishes stays the same."""
 
     def __init__(
         self,
@@ -172,91 +155,155 @@ class _Finder:
         varies: bool | None,
         seed: int,
     ) -> None:
-        self._network = model, (), inputs, criterion, varies
-        self._groups, self._seed, self.drawn = groups, seed, False
+        self._model, self._criterion, self._varies = model, criterion, varies
+        self._groups, self._seed = groups, seed
+        self._unfelt = {n for n, group in enumerate(groups) if group.symmetry.degree == 2}
+        self._drawn = False
+        self._inputs = [inputs]
+        if (drawn := random_like(inputs, seed)) is not None and self._takes(drawn):
+            self._inputs.append(drawn)
 
-    def blocks(self) -> dict[int, list[tuple[int, ...]]]:
-        """The candidates, by the number of their group."""
-        probed, partners = self._probed(), dict[_Alike, _Partners]()
-        unfelt = {n for n, group in enumerate(self._groups) if group.symmetry.degree == 2}
-        for number in range(_POINTS):
-            before, partners = partners, self._compared(probed, number, unfelt)
-            for one, earlier in before.items():
-                partners[one] = partners[one].and_those(earlier)
-            partners = {one: now for one, now in partners.items() if now.found.any()}
-            probed = {one: probed[one] for one in partners}
-            same = all(
-                one in before and now.found.equal(before[one].found)
-                for one, now in partners.items()
-            )
-            if same and not self.drawn:
-                break
-        if probed and unfelt:
-            _LOG.warning(
-                "no matrix is looked for: the loss does not feel %s in these inputs, as in "
-                "sequences of one token: give others", self._groups[min(unfelt)].name
-            )  # fmt: skip
-            return {}
-        blocks: dict[int, list[tuple[int, ...]]] = {}
-        felt = {one: now for one, now in partners.items() if now.felt}
-        for (number, units), whole in self._completed(felt).items():
-            blocks.setdefault(number, []).extend(_sets(units, whole.found))
-        return blocks
+    def _takes(self, inputs: Any) -> bool:
+        """Whether the network makes a finite loss of inputs of a kind that it may not be made
+        for."""
+        try:
+            found = self._prover((), inputs, 0, flipped=True).at_start()
+        except Exception:  # what a user's forward makes of inputs that it checks
+            return False
+        return all(math.isfinite(one.loss) for one in found)
 
-    def proofs(self, claimed: Sequence[Group]) -> list[Proof]:
-        """Of groups of general_linear."""
-        model, _, inputs, criterion, varies = self._network
-        passing = True if self.drawn else varies
-        with untouched(model):
-            prover = Prover(model, claimed, inputs, criterion, passing, self._seed + 2 * _POINTS)
+    def proven(self) -> list[_Block]:
+        """What may be mixed. A block that fails its proof is divided further, or else left out."""
+        proven: list[_Block] = []
+        number, left = 2 * _POINTS, _by_group(self._candidates())
+        while left:
+            hold = self._hold(left)
+            proven += [one for some, holds in zip(left, hold, strict=True) if holds for one in some]
+            failed = [some for some, holds in zip(left, hold, strict=True) if not holds]
+            divided = failed
+            for _ in range(_AGAIN if failed else 0):
+                point, number = self._point(number), number + 1
+                divided = [self._divided(some, point) for some in divided]
+            left = []
+            for some, parts in zip(failed, divided, strict=True):
+                if parts != some:
+                    left += [parts] if parts else []
+                elif len(some) > 1:  # which of them is none
+                    left += [[one] for one in some]
+        return proven
+
+    def _hold(self, claims: Sequence[Sequence[_Block]]) -> list[bool]:
+        """Whether all blocks of each claim, which are those of one group, may be mixed at once."""
+        claimed = []
+        for some in claims:
+            group = self._groups[some[0].group]
+            blocks = tuple(one.units for one in some)
+            entries = off_diagonal(replace(group, blocks=blocks), sampled=True)
+            assert entries is not None, "a block of one unit"
+            claimed.append(entries)
+        hold = [True] * len(claims)
+        for inputs in self._inputs:
+            prover = self._prover(claimed, inputs, 2 * _POINTS, flipped=False)
             with EvenGates():
-                return prover.proofs()
+                proofs = prover.proofs()
+            hold = [held and one.reason is None for held, one in zip(hold, proofs, strict=True)]
+        return hold
 
-    def _compared(
-        self, units: Mapping[_Alike, Sequence[int]], number: int, unfelt: set[int]
-    ) -> dict[_Alike, _Partners]:
-        """What one more point says of `units`. It takes the groups felt there out of `unfelt`."""
-        point = self._point(number)
-        unfelt -= {n for n in unfelt if torch.stack(point.alive(self._groups[n])).any()}
-        return {one: self._partners(one, some, point) for one, some in units.items()}
+    def _prover(self, claimed: Sequence[Group], inputs: Any, number: int, flipped: bool) -> Prover:
+        varies = True if self._drawn and claimed else self._varies
+        seed = self._seed + number
+        return Prover(self._model, claimed, inputs, self._criterion, varies, seed, flipped=flipped)
 
-    def _completed(self, partners: dict[_Alike, _Partners]) -> dict[_Alike, _Partners]:
-        """All units compared where a few were, at a point that feels their group."""
-        whole = {one: found for one, found in partners.items() if len(found.found) == len(one[1])}
-        left = {one: one[1] for one in partners if one not in whole}
-        for number in range(_POINTS, 2 * _POINTS):
-            if not left:
-                break
-            found = self._compared(left, number, set())
-            whole |= {one: of for one, of in found.items() if of.felt}
-            left = {one: units for one, units in left.items() if one not in whole}
-        return whole
-
-    def _probed(self) -> dict[_Alike, tuple[int, ...]]:
+    def _candidates(self) -> list[_Block]:
+        """What no point has told apart."""
+        whole = [
+            _Block(number, units)
+            for number, group in enumerate(self._groups)
+            for units in _alike(group)
+        ]
+        large = [one for one in whole if len(one.units) > _PROBED]
         draws = torch.Generator().manual_seed(self._seed)
-        found: dict[_Alike, tuple[int, ...]] = {}
-        for number, group in enumerate(self._groups):
-            for units in _alike(group):
-                some = torch.randperm(len(units), generator=draws)[: _PROBED // 2]
-                places = torch.cat([some, (some + 1) % len(units)]).unique().tolist()
-                few = len(units) <= _PROBED
-                found[number, units] = units if few else tuple(units[one] for one in places)
+        probes = {one: _probe(one, draws) for one in large}
+        left = self._compared([probes.get(one, one) for one in whole], range(_POINTS))
+        left = self._felt(left)
+        parts = {one: [part for part in left if _within(part, probes[one])] for one in large}
+        found = [one for one in left if not any(one in some for some in parts.values())]
+        again = [one for one in large if parts[one]]
+        return found + self._compared(again, range(_POINTS, 2 * _POINTS))
+
+    def _felt(self, blocks: Sequence[_Block]) -> list[_Block]:
+        """Those that these inputs can show; a warning of what is left out.
+
+        A group without a gradient concerns those that share a parameter with it. If the inputs are
+        alike along an axis, all: in sequences of one token, any matrix may mix all values.
+        """
+        groups, unfelt = self._groups, sorted(self._unfelt)
+        names = {one.parameter for number in unfelt for one in groups[number].members}
+        concerned = {
+            number
+            for number in {one.group for one in blocks}
+            if names & {one.parameter for one in groups[number].members}
+        }
+        if unfelt and blocks and _alike_along_an_axis(self._inputs[-1]):
+            _LOG.warning(
+                "no matrix is looked for: the loss does not feel %s in these inputs, which are "
+                "alike along an axis, as sequences of one token are: give others",
+                groups[unfelt[0]].name,
+            )
+            return []
+        if concerned:
+            _LOG.warning(
+                "no matrix is looked for in %s: the loss does not feel %s in these inputs, as "
+                "where no example reaches an expert: give others, or more",
+                " and ".join(groups[number].name for number in sorted(concerned)),
+                groups[unfelt[0]].name,
+            )
+        return [one for one in blocks if one.group not in concerned]
+
+    def _compared(self, blocks: Sequence[_Block], points: range) -> list[_Block]:
+        """The parts of `blocks` that these points do not tell apart. None follows two that say the
+        same, unless passes drop others each time."""
+        now = list(blocks)
+        for number in points:
+            if not now:
+                break
+            before, now = now, self._divided(now, self._point(number))
+            same = now == before and all(one.felt for one in now)
+            if same and not self._drawn:
+                break
+        return now
+
+    def _divided(self, blocks: Sequence[_Block], point: _Point) -> list[_Block]:
+        """The parts of each block whose units are alike at one more point."""
+        alive = {n: point.alive(self._groups[n]) for n in {one.group for one in blocks}}
+        self._unfelt -= {n for n in self._unfelt if torch.stack(point.alive(self._groups[n])).any()}
+        found: list[_Block] = []
+        for one in blocks:
+            partners = self._partners(one, alive[one.group], point)
+            if partners is None:
+                found.append(one)
+            else:
+                sets = _sets(one.units, partners)
+                found += [_Block(one.group, units, felt=True) for units in sets]
         return found
 
     def _point(self, number: int) -> _Point:
-        prover = Prover(*self._network, self._seed + number, flipped=True)
+        inputs = self._inputs[number % len(self._inputs)]
+        prover = self._prover((), inputs, number, flipped=True)
         with EvenGates() as mode:
             gradients: list[Vector] = [one.gradient for one in prover.at_start()]
-        self.drawn |= mode.drawn
+        self._drawn |= mode.drawn
         largest = [max(float(one.abs().max()) for one in each.values()) for each in gradients]
         return _Point(prover.start, gradients, [SMALL_GRADIENT * one for one in largest])
 
-    def _partners(self, of: _Alike, units: Sequence[int], point: _Point) -> _Partners:
-        group = self._groups[of[0]]
+    def _partners(self, block: _Block, alive: Sequence[Tensor], point: _Point) -> Tensor | None:
+        """Which units of `block` may be mixed with which other here: bool [units, units]; None if
+        none has a gradient."""
+        group, units = self._groups[block.group], block.units
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
         chunks = _cut(len(units), max(_CHUNK // lines, 1))
         found, felt = ~torch.eye(len(units), dtype=torch.bool), False
-        for gradient, every in zip(point.gradients, point.alive(group), strict=True):
+        for gradient, every in zip(point.gradients, alive, strict=True):
             lives = every[list(units)]
             if not lives.any():  # as where a whole branch is dropped
                 continue
@@ -268,7 +315,36 @@ class _Finder:
                         vanish = _vanish(group, point.start, gradient, units[some], units[others])
                         found[some, others] &= vanish.cpu()
                         found[others, some] &= vanish.T.cpu()
-        return _Partners(found, felt)
+        return found if felt else None
+
+
+def _alike_along_an_axis(inputs: Any) -> bool:
+    return any(
+        bool((one == one.narrow(axis, 0, 1)).all())
+        for one in all_tensors(inputs)
+        if one.numel()
+        for axis in range(one.dim())
+    )
+
+
+def _by_group(blocks: Sequence[_Block]) -> list[list[_Block]]:
+    """Those that were felt."""
+    found: dict[int, list[_Block]] = {}
+    for one in blocks:
+        if one.felt:
+            found.setdefault(one.group, []).append(one)
+    return list(found.values())
+
+
+def _probe(block: _Block, draws: torch.Generator) -> _Block:
+    """Some units of a large block: half of them at random, and those next to them."""
+    some = torch.randperm(len(block.units), generator=draws)[: _PROBED // 2]
+    places = torch.cat([some, (some + 1) % len(block.units)]).unique().tolist()
+    return _Block(block.group, tuple(block.units[one] for one in places))
+
+
+def _within(part: _Block, whole: _Block) -> bool:
+    return part.group == whole.group and set(part.units) <= set(whole.units)
 
 
 def _cut(count: int, size: int) -> list[slice]:

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 Criterion = Callable[[Any], Tensor]
 """From what a model returns to the loss."""
+_SPREAD = 0.1
+"""Of random inputs at least, where those that they are like hardly differ."""
 
 
 def each_tensor(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -48,6 +50,24 @@ def all_tensors(inputs: Any) -> list[Tensor]:
 
     each_tensor(inputs, note)
     return found
+
+
+def random_like(inputs: Any, seed: int) -> Any | None:
+    """`inputs` with normal numbers in place of floats, of their mean and spread in each tensor;
+    None if there are no floats."""
+    draws = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if not (tensor.is_floating_point() and tensor.dim() and tensor.numel()):
+            return tensor
+        values = tensor.double()
+        spread = float(values.std(correction=0).clamp(min=_SPREAD))
+        noise = torch.randn(tensor.shape, dtype=torch.float64, generator=draws)
+        return values.mean() + spread * noise.to(tensor.device)
+
+    changed = each_tensor(inputs, drawn)
+    same = zip(all_tensors(inputs), all_tensors(changed), strict=True)
+    return None if all(old is new for old, new in same) else changed
 
 
 def shapes_of(inputs: Any) -> str:

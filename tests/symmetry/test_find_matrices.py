@@ -6,7 +6,7 @@ import torch
 from attentions import Attention, Cross, Fused, LowRank, Residual, Strided, Torch, chain, tokens
 from torch import nn
 
-from symrun.symmetry import Group, Symmetry, columns, find_structure, rows
+from symrun.symmetry import Group, Symmetry, columns, find_structure, matrices, rows
 from symrun.symmetry.groups import off_diagonal
 from symrun.symmetry.matrices import find_matrices, with_entries
 from symrun.symmetry.proof import prove
@@ -135,12 +135,56 @@ def test_convolutions_in_a_row_have_one_and_one_for_each_of_their_groups():
 
 
 @pytest.mark.parametrize("kind", [Attention, attentions.Normalised, Torch, Fused])
-@pytest.mark.parametrize("alike", ["one token", "tokens that are all the same"])
-def test_in_tokens_that_attention_does_not_tell_apart_none_is_looked_for(kind, alike, caplog):
-    first = tokens()[:, :1]
-    assert found(kind(), first if alike == "one token" else first.repeat(1, 5, 1)) == {}
+def test_in_sequences_of_one_token_none_is_looked_for(kind, caplog):
+    assert found(kind(), tokens()[:, :1]) == {}
     assert "no matrix is looked for: the loss does not feel" in caplog.text
     assert caplog.text.count("give others") == 1
+
+
+def test_what_these_inputs_do_not_show_is_seen_in_random_ones():
+    alike = tokens()[:, :1].repeat(1, 5, 1)
+    assert found(Attention(), alike) == found(Attention())
+    flat = torch.randn(4, 1, 1, 1, dtype=torch.float64).expand(4, 1, 4, 4)
+    pooled = nn.Sequential(nn.Conv2d(1, 6, 1), nn.MaxPool2d(2), nn.Conv2d(6, 4, 2), nn.Flatten())
+    assert found(pooled, flat) == {}
+    dark = torch.zeros(4, 5, dtype=torch.float64)
+    dark[0, 0] = 1
+    cut = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3))
+    assert found(cut, dark, lambda out: out.log_softmax(-1)[:, 0].sum()) == {}
+
+
+class Positive(nn.Module):
+    """Takes no other inputs than positive ones."""
+
+    def forward(self, x):
+        if (x.detach() < 0).any():
+            raise ValueError("negative")
+        return x
+
+
+def test_a_network_that_does_not_take_random_inputs_is_looked_at_with_its_own():
+    own = tokens().abs() + 0.1
+    assert found(nn.Sequential(Positive(), *chain()), own) == {"1 -> 2": ALL}
+
+
+class Experts(nn.Module):
+    """Two of two layers; no example reaches the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (
+            nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)),
+            nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)),
+        )
+
+    def forward(self, x):
+        return torch.where(x[:, :1] > 1e9, self.other(x), self.one(x))
+
+
+def test_an_expert_that_no_example_reaches_takes_none_from_the_others(caplog):
+    few = torch.randn(4, 6, dtype=torch.float64)
+    assert found(Experts(), few) == {"one.0 -> one.1": ALL}
+    assert "no matrix is looked for in other.0 -> other.1: the loss does not feel" in caplog.text
 
 
 def test_units_of_large_layers_are_compared_in_part_first():
@@ -148,6 +192,32 @@ def test_units_of_large_layers_are_compared_in_part_first():
         nn.Linear(3, 400), nn.Linear(400, 300), nn.ReLU(), nn.Linear(300, 300), nn.Tanh()
     )
     assert found(model, torch.randn(4, 3, dtype=torch.float64)) == {"0 -> 1": [tuple(range(400))]}
+
+
+class Half(nn.Module):
+    """Two layers; a ReLU cuts off the second half of the units between them."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.into, self.out = nn.Linear(6, units, bias=False), nn.Linear(units, 3)
+
+    def forward(self, x):
+        free, cut = self.into(x).chunk(2, dim=1)
+        return self.out(torch.cat([free, cut.relu()], 1))
+
+
+@pytest.mark.parametrize(("units", "seed"), [(64, 0), (64, 1), (300, 0), (300, 1)])
+def test_linear_units_beside_many_of_a_relu_are_all_found(units, seed):
+    few = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    blocks = found(Half(units), few, lambda out: out.log_softmax(1)[:, 0].sum(), seed)
+    assert blocks == {"into -> out": [tuple(range(units // 2))]}
+
+
+def test_a_block_that_fails_its_proof_is_divided_at_other_points(monkeypatch):
+    monkeypatch.setattr(matrices, "_POINTS", 1)  # one does not tell all apart
+    few = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    blocks = found(Half(60), few, lambda out: out.log_softmax(1)[:, 0].sum())
+    assert blocks == {"into -> out": [tuple(range(30))]}
 
 
 def test_a_block_that_is_none_fails_the_proof_and_leaves_the_others():
