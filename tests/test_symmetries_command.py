@@ -202,7 +202,7 @@ def test_matrices_are_counted_and_proven_with_or_without_verify(capfd):
     }
     out, _ = command(capfd, *small)
     assert out.count("2 of 8×8") == 2
-    assert "4 conserved matrices, which are proven" in out and "their 112 entries" in out
-    assert out.splitlines()[-1] == "nothing else is proven: --verify proves it"
+    assert "4 conserved matrices, found and proven" in out and "their 112 entries" in out
+    assert out.splitlines()[-1] == "the groups themselves are not proven: --verify proves them"
     out, err = command(capfd, *small, "--verify")
     assert not err and out.count("2 of 8×8") == 2 and "nothing" not in out

@@ -99,6 +99,13 @@ def _say_if_thinned(run: "RunDirectory") -> None:
         print(in_one_line(f"symrun: {run.path}: {', '.join(info.spacing())}"), file=sys.stderr)
 
 
+def _say_if_diagonal(run: "RunDirectory") -> None:
+    if run.info().config.by_name.get("track.matrices") == "diagonal":
+        unchecked = "entries off the diagonal of matrices are not checked"
+        line = f"symrun: {run.path}: {unchecked}: it was trained with track.matrices=diagonal"
+        print(in_one_line(line), file=sys.stderr)
+
+
 def _check_constraints(options: argparse.Namespace) -> int:
     from symrun import constraints
     from symrun.launch import compose
@@ -120,6 +127,8 @@ def _check_constraints(options: argparse.Namespace) -> int:
         reports.append(report)
     if options.json:
         print(constraints.as_json(reports))
+    elif not isinstance(subject, list):
+        _say_if_diagonal(subject)
     if options.max_residual is None:
         return 0
     return _print_shortcomings(constraints.shortcomings(reports, options.max_residual))

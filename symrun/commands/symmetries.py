@@ -246,12 +246,13 @@ def _summary(found: Findings) -> list[str]:
     if sizes:
         entries = sum(size * (size - 1) // 2 for size in sizes)
         lines.append(
-            f"{len(sizes):,} conserved matrices, which are proven; track.matrices=full records "
+            f"{len(sizes):,} conserved matrices, found and proven; track.matrices=full records "
             f"their {entries:,} entries off the diagonal"
         )
     if found.rows and not found.passes:
-        what = "else" if sizes else "of this"
-        return [*lines, f"nothing {what} is proven: --verify proves it"]
+        what = "the groups themselves are" if sizes else "nothing of this is"
+        remedy = "not proven: --verify proves them" if sizes else "proven: --verify proves it"
+        return [*lines, f"{what} {remedy}"]
     if found.passes > 1:
         random = "a pass differs from the next, at random or by counting"
         lines.append(f"{random}: {found.passes} passes, in each of which a symmetry must hold")

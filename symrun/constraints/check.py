@@ -74,6 +74,8 @@ def run_or_overrides(
     for override in read(settings):
         name = override.key_or_group
         effective = name in _EFFECTIVE or name.split(".")[0] in _EFFECTIVE
+        if name == "track.matrices" and asked == "constraints":
+            raise UsageError(f"all entries of matrices are checked already: leave {name} out")
         if not effective and name in (*GROUPS, *names()):
             remedy = f"only {', '.join(_EFFECTIVE)} have: leave it out"
             raise UsageError(f"{name} has no effect on a model's {asked}; {remedy}")

@@ -8,7 +8,9 @@ from symrun.constraints.gradient import GradientConstraint
 from symrun.constraints.hessian import HessianConstraint
 
 _IDENTITY = ("symmetry", "group", "units")
-_EPS_NOTE = "scale: a normalisation's eps breaks this symmetry, in proportion to eps"
+_ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24}
+_FELT = 1e3
+"""Errors of so many roundings are no rounding any more."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,28 @@ def as_table(report: Report) -> str:
     for row in report.rows:
         measured = [scientific(getattr(row, name)) for name in numbers]
         lines.append([row.symmetry, row.group, str(row.units), *measured])
-    eps_note = [_EPS_NOTE] if any(row.symmetry == "scale" for row in report.rows) else []
-    return "\n".join([report.title, aligned(lines), *eps_note])
+    return "\n".join([report.title, aligned(lines), *_eps_note(report)])
+
+
+def _eps_note(report: Report) -> list[str]:
+    """What a normalisation's eps breaks: always scale, and rescale and homogeneity where it is
+    felt, as where a tied weight stands both in front of a normalisation and behind it."""
+    bound = _FELT * _ROUNDING.get(report.precision, 1.0)
+    broken = {
+        row.symmetry
+        for row in report.rows
+        if row.symmetry == "scale"
+        or (row.symmetry in ("rescale", "homogeneity") and _error(row) > bound)
+    }
+    what = "this symmetry" if len(broken) == 1 else "these symmetries"
+    names = ", ".join(sorted(broken, reverse=True))
+    note = f"{names}: a normalisation's eps breaks {what}, in proportion to eps"
+    return [note] if broken else []
+
+
+def _error(row: GradientConstraint | HessianConstraint) -> float:
+    error = row.relative_error if isinstance(row, HessianConstraint) else row.largest_cosine
+    return error or 0.0
 
 
 def as_json(reports: Sequence[Report]) -> str:

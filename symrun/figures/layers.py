@@ -2,6 +2,7 @@
 
 Sums would hide the layers that have few units."""
 
+from itertools import takewhile
 from typing import Any
 
 import matplotlib
@@ -21,6 +22,7 @@ HIDDEN = (Symmetry.scale, Symmetry.rescale)
 """The symmetries of hidden layers whose means say something: the entries off the diagonal of a
 matrix have either sign, and homogeneity has one unit for all layers."""
 
+_COMMON = 10  # characters, which tell the blocks of a network apart
 _NAME = 28  # characters: two longer names do not fit side by side
 
 
@@ -66,17 +68,37 @@ def depth_colours(count: int) -> Array:
 
 
 def shortened(name: str, most: int) -> str:
-    """A group's name in at most `most` characters, the end of each side left out if need be.
+    """A group's name in at most `most` characters. If need be, modules that both sides begin with
+    are named once, and then the end of each side is left out.
 
     Example: shortened("bn1, bn2, bn3 -> conv1, conv2", 19) == "bn1, b… -> conv1, …"
     """
     if len(name) <= most:
         return name
     left, arrow, right = name.partition(" -> ")
+    common, rest, others = _without_common(left, right) if arrow else ("", left, right)
+    if common:
+        once = f"{rest}{arrow}{others}"
+        room = most - len(f": {once}")
+        enough = room >= min(len(common), _COMMON)
+        return f"{_cut(common, room)}: {once}" if enough else shortened(once, most)
     room = most - len(arrow)
     half = room // 2 if arrow else room
     of_left = max(half, room - len(right)) if arrow else room
     return f"{_cut(left, of_left)}{arrow}{_cut(right, room - min(len(left), of_left))}"
+
+
+def _without_common(left: str, right: str) -> tuple[str, str, str]:
+    """The modules that every name on both sides is in, and both sides without them.
+
+    Example: _without_common("a.b.q", "a.b.k, a.b.v") == ("a.b", "q", "k, v")
+    """
+    sides = [[name.split(".") for name in side.split(", ")] for side in (left, right)]
+    paths = [path[:-1] for side in sides for path in side]
+    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    common = [parts[0] for parts in alike]
+    ends = [", ".join(".".join(path[len(common) :]) for path in side) for side in sides]
+    return ".".join(common), ends[0], ends[1]
 
 
 def _cut(text: str, most: int) -> str:

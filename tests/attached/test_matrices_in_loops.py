@@ -57,10 +57,17 @@ def test_a_structure_that_was_found_before_keeps_its_matrices(tmp_path):
     assert ("general_linear", "0 -> 1") not in diagonal
 
 
-def test_one_without_any_says_that_it_has_no_effect(tmp_path, caplog):
+def test_a_structure_without_any_says_how_to_find_them(tmp_path, caplog):
     model = made()
     structure = symrun.find_structure(model, inputs())
     groups(tmp_path, model, structure=structure, matrices="full")
+    assert "structure holds no matrix: add those of find_matrices" in caplog.text
+
+
+def test_a_network_without_any_says_that_it_has_no_effect(tmp_path, caplog):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    symrun.track(model, optimizer, torch.randn(8, 4), tmp_path / "run", matrices="full").close()
     assert "matrices=full has no effect: Sequential has no matrix" in caplog.text
 
 
@@ -113,11 +120,3 @@ def test_a_run_goes_on_with_what_it_was_asked_for(before, now, told, tmp_path):
     with pytest.raises(symrun.UsageError, match=f"was tracked with {told}: ask for the same"):
         tracker.load_state_dict(state)
     tracker.close()
-
-
-def test_matrices_that_a_structure_lacks_are_asked_for(tmp_path, caplog):
-    model, inputs = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.randn(16, 6)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    settings = {"structure": symrun.find_structure(model, inputs), "matrices": "full"}
-    symrun.track(model, optimizer, inputs, tmp_path / "run", **settings).close()
-    assert "add those of find_matrices, or leave structure out" in caplog.text

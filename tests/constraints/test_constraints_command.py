@@ -10,7 +10,7 @@ from run_json import recorded, rewrite, with_settings
 
 from symrun import constraints
 from symrun.cli import main
-from symrun.constraints import check
+from symrun.constraints import HessianConstraint, as_table, check
 from symrun.data import load
 from symrun.errors import RunError, UsageError
 from symrun.launch import compose
@@ -98,7 +98,8 @@ def test_a_run_at_its_initialisation_and_at_its_last_weights(capfd, precision):
 
 def test_a_table_for_people_names_precision_and_device(capfd):
     small_run(capfd, "model=vgg11_bn")
-    code, out, _ = command(capfd, "run")
+    code, out, err = command(capfd, "run")
+    assert "entries off the diagonal of matrices are not checked" in err
     gradient, first, last = tables = out.split("\n\n")
     assert code == 0
     assert gradient.splitlines()[0].endswith("of run: float32 on cpu")
@@ -129,6 +130,11 @@ def test_the_bar_holds_for_every_group(capfd):
     assert command(capfd, "vgg11_bn", *MODEL[1:], "--max-residual", "0.1")[0] == 0
     less_eps = [*MODEL, "model=vgg11_bn", "model.eps=1e-12"]
     assert command(capfd, *less_eps, "--max-residual", "1e-8")[0] == 0
+
+
+def test_matrices_of_a_model_are_checked_without_a_setting(capfd):
+    code, _, err = command(capfd, *MODEL, "track.matrices=full")
+    assert code == 2 and "all entries of matrices are checked already: leave" in err
 
 
 def test_settings_win_over_what_spares_a_download():
@@ -247,3 +253,20 @@ def test_the_first_images_of_the_run_s_own_first_epoch(monkeypatch):
     assert (images - first_images[:6]).abs().max() <= 4 * 2.0**-24
     with pytest.raises(UsageError):
         list(constraints.check_model(config, 0))
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "error", "noted"),
+    [
+        ("scale", 0.0, True),
+        ("rescale", 1e-2, True),
+        ("rescale", 1e-14, False),
+        ("homogeneity", 1e-2, True),
+        ("translation", 1e-2, False),
+    ],
+)
+def test_eps_is_named_where_it_is_felt(symmetry, error, noted):
+    row = HessianConstraint(symmetry, "embedding -> norm", 1, error, 0.0)
+    table = as_table(constraints.Report("hessian", 0, "float64", "cpu", "title", [row]))
+    note = f"{symmetry}: a normalisation's eps breaks this symmetry, in proportion to eps"
+    assert (table.splitlines()[-1] == note) == noted

@@ -110,7 +110,12 @@ def test_no_text_lies_on_another(any_network, name, overlaps):
 def test_each_side_of_a_name_is_shortened():
     assert shortened("features.0", 10) == "features.0"
     assert shortened("features.0", 9) == "features…"
-    assert shortened("blocks.0.up -> blocks.0.down", 20) == "blocks.… -> blocks.…"
+    assert shortened("blocks.0.up -> blocks.0.down", 22) == "blocks.0: up -> down"
+    attention = "blocks.1.attention.value -> blocks.1.attention.project"
+    assert shortened(attention, 36) == "blocks.1.attention: value -> project"
+    assert shortened(attention, 29) == "blocks.1.a…: value -> project"
+    assert shortened("blocks.0.norm -> blocks.0.up", 27) == "blocks.0: norm -> up"
+    assert shortened("net.up -> norm, head", 15) == "net.… -> norm,…"
     assert shortened("bn1, bn2, bn3 -> fc", 13) == "bn1, b… -> fc"
     assert shortened("fc -> conv1, conv2", 13) == "fc -> conv1,…"
 
