@@ -193,8 +193,20 @@ def off_diagonal(group: Group, sampled: bool = False, seed: int = 0) -> Group | 
     draws = random.Random(f"{seed} {group.name}")
     pairs: list[tuple[int, int]] = []
     for block in group.blocks:
-        every = list(combinations(block, 2))
-        pairs += sorted(draws.sample(every, min(len(block), len(every)))) if sampled else every
+        if sampled:
+            count = math.comb(len(block), 2)
+            ranks = sorted(draws.sample(range(count), min(len(block), count)))
+            places = [_pair(rank, len(block)) for rank in ranks]
+            pairs += [(block[first], block[second]) for first, second in places]
+        else:
+            pairs += combinations(block, 2)
     if not pairs:
         return None
     return replace(group, symmetry=Symmetry.general_linear, pairs=tuple(pairs))
+
+
+def _pair(rank: int, count: int) -> tuple[int, int]:
+    """What stands at `rank` among the combinations of two of range(count), in their order."""
+    left = math.comb(count, 2) - 1 - rank
+    back = (1 + math.isqrt(1 + 8 * left)) // 2
+    return count - 1 - back, count - 1 - (left - math.comb(back, 2))

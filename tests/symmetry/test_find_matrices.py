@@ -1,5 +1,8 @@
 """Matrices are found wherever any invertible matrix may mix units, and nowhere else."""
 
+import random
+from itertools import combinations
+
 import attentions
 import pytest
 import torch
@@ -233,6 +236,18 @@ def test_a_block_that_is_none_fails_the_proof_and_leaves_the_others():
     assert true.reason is None
     assert true.loss_change < 1e-12 and true.defect < 1e-12
     assert all("under its transformation" in proof.reason for proof in false)
+
+
+@pytest.mark.parametrize("units", [2, 3, 40])
+def test_drawn_entries_are_a_sample_of_all(units):
+    members = rows("one", (units, 2)), columns("two", (2, units), units, -1)
+    blocks = (tuple(range(units)),)
+    group = Group(Symmetry.rescale, "one -> two", ("one", "two"), members, blocks)
+    every = off_diagonal(group).pairs
+    assert every == tuple(combinations(range(units), 2))
+    draws = random.Random("7 one -> two")
+    drawn = sorted(draws.sample(every, min(units, len(every))))
+    assert off_diagonal(group, sampled=True, seed=7).pairs == tuple(drawn)
 
 
 def test_units_with_other_signs_are_left_out():
