@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from symrun.errors import UsageError
 from symrun.symmetry import Structure, find_structure
 from symrun.symmetry.homogeneity import find_homogeneity
-from symrun.symmetry.matrices import find_matrices, with_entries
+from symrun.symmetry.matrices import find_matrices, with_off_diagonal
 from symrun.symmetry.proof import prove
 from symrun.symmetry.search import cross_entropy
 from symrun.symmetry.stand_ins import Criterion, all_tensors, each_tensor, first_line
@@ -138,7 +138,7 @@ def proven_structure(
 
 def with_matrices(structure: Structure, matrices: str, model: nn.Module, given: bool) -> Structure:
     """`structure` with the entries of its matrices that are asked for; a warning if it has none."""
-    whole = with_entries(structure, matrices == "sample")
+    whole = with_off_diagonal(structure, matrices == "sample")
     if not any(group.pairs for group in whole.groups):
         lacks = "structure holds no matrix: add those of find_matrices, or leave structure out"
         lacks = lacks if given else f"{name_of(model)} has no matrix"

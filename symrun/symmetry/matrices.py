@@ -8,6 +8,8 @@ loss g along the entry (a, b) of M is
     E_ab = sum over members of sign 1 of g_a . x_b  -  sum over members of sign -1 of g_b . x_a
 
 and is 0 everywhere if a and b may be mixed. This finds where it is, and a finite M proves it.
+"Proven" means at a few random points and on a few examples: E_ab is below 1e-9 of what it sums, and
+a random M changes the loss by less than 1e-10 of itself, all in float64.
 
 Source: Marcotte et al. 2023 and 2025; Du et al. 2018 for linear layers.
 """
@@ -64,9 +66,10 @@ def find_matrices(
 ) -> list[Group]:
     """`groups`, those of rescale with the sets of units that any invertible matrix may mix.
 
-    Each is proven: the loss stays as it is if all of them are mixed at random. What may not be told
-    apart by this batch, such as two units of a ReLU that are active in the same examples, is left
-    out. Nothing of the model changes.
+    Each is proven: the loss stays as it is, within 1e-10, if all of them are mixed at random, on
+    `inputs` and, if these hold floats, on random ones of their shape. Units that this does not tell
+    apart, such as two of a ReLU that are active in the same examples, are left out. Nothing of the
+    model changes.
 
     inputs, criterion, varies: as in `prove`. The batch must be one that the model feels: in
     sequences of one token all heads attend alike.
@@ -96,7 +99,7 @@ def find_matrices(
     ]
 
 
-def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
+def with_off_diagonal(structure: Structure, sampled: bool, seed: int = 0) -> Structure:
     """`structure` with the entries off the diagonal of all its matrices, as groups at the end.
 
     sampled: as in `off_diagonal`. A structure that has such groups stays as it is.
@@ -108,8 +111,8 @@ def with_entries(structure: Structure, sampled: bool, seed: int = 0) -> Structur
 
 
 def _alike(group: Group) -> list[tuple[int, ...]]:
-    """The units of a group of rescale whose lines can be paired, by how many each has of each
-    member. None of a group that has other signs than 1 and -1."""
+    """The sets of units of a group of rescale whose lines can be paired: each has as many in each
+    member. A group that has other signs than 1 and -1 has no such set."""
     if group.symmetry is not Symmetry.rescale or any(abs(one.sign) > 1 for one in group.members):
         return []
     counts = [Counter(members.units) for members in group.members]

@@ -18,7 +18,7 @@ from symrun.runs.tables import SOURCE
 from symrun.runs.writer import RecordSink
 from symrun.schedule import learning_rates
 from symrun.symmetry import Structure, Symmetry
-from symrun.symmetry.matrices import with_entries
+from symrun.symmetry.matrices import with_off_diagonal
 from symrun.symmetry.proof import Proof
 from symrun.tasks import make_criterion, output_of
 from symrun.tracking import Tracker, Watcher
@@ -229,7 +229,7 @@ def proven_structure(
     if wanted is Matrices.diagonal:
         return structure
     structure = subject.with_matrices(structure)
-    return with_entries(structure, wanted is Matrices.sample, plan.config.seed)
+    return with_off_diagonal(structure, wanted is Matrices.sample, plan.config.seed)
 
 
 def _keep_last_layer_exact(model: nn.Module, structure: Structure) -> None:

@@ -14,7 +14,7 @@ import symrun
 from symrun.constraints import gradient_constraints, hessian_constraints
 from symrun.runs.directory import RunDirectory
 from symrun.symmetry import Symmetry, find_structure
-from symrun.symmetry.matrices import find_matrices, with_entries
+from symrun.symmetry.matrices import find_matrices, with_off_diagonal
 
 BOUND = 1e-10
 
@@ -47,7 +47,9 @@ def network(kind, *shape):
     labels = labels_of(6)
     structure = find_structure(model, inputs, lambda out: loss_of(out, labels))
     groups = find_matrices(model, structure.groups, inputs, lambda out: loss_of(out, labels))
-    structure = with_entries(dataclasses.replace(structure, groups=tuple(groups)), sampled=False)
+    structure = with_off_diagonal(
+        dataclasses.replace(structure, groups=tuple(groups)), sampled=False
+    )
     return model, structure, inputs, labels
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from symrun.symmetry import Group, Symmetry, columns, find_structure, matrices, rows
 from symrun.symmetry.groups import off_diagonal
-from symrun.symmetry.matrices import find_matrices, with_entries
+from symrun.symmetry.matrices import find_matrices, with_off_diagonal
 from symrun.symmetry.proof import prove
 
 HEADS = [(0, 1, 2, 3), (4, 5, 6, 7)]
@@ -271,7 +271,7 @@ def test_entries_come_last_and_are_added_once():
     model = Attention().double()
     structure = find_structure(model, tokens(), attentions.criterion)
     groups = find_matrices(model, structure.groups, tokens(), attentions.criterion)
-    whole = with_entries(type(structure)(structure.layers, tuple(groups)), sampled=False)
+    whole = with_off_diagonal(type(structure)(structure.layers, tuple(groups)), sampled=False)
     assert [one.units for one in whole.groups[-2:]] == [12, 12]
     assert not any(one.pairs for one in whole.groups[:-2])
-    assert with_entries(whole, sampled=True) == whole
+    assert with_off_diagonal(whole, sampled=True) == whole

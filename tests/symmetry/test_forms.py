@@ -10,7 +10,7 @@ from torch import nn
 
 from symrun.models.gpt import Block
 from symrun.symmetry import Structure, find_structure
-from symrun.symmetry.matrices import find_matrices, with_entries
+from symrun.symmetry.matrices import find_matrices, with_off_diagonal
 
 
 class Encoder(nn.Module):
@@ -39,7 +39,7 @@ def squared(outputs):
 def structure_of(model, inputs):
     structure = find_structure(model.double(), inputs, squared)
     groups = find_matrices(model, structure.groups, inputs, squared)
-    return with_entries(Structure(structure.layers, tuple(groups)), sampled=False)
+    return with_off_diagonal(Structure(structure.layers, tuple(groups)), sampled=False)
 
 
 def linear(*widths):
