@@ -45,9 +45,11 @@ _LOG = logging.getLogger(__name__)
 _VANISHES = 1e-9
 """Of sum |g_a| |x_b|. Rounding leaves 1e-13. Of two units that may not be mixed E_ab is a cosine of
 some thousandths, and by chance both E_ab and E_ba are below this in one pair of 1e11."""
-_POINTS = 6
+_POINTS = 12
 """At which units are compared, at most: of four examples, two ReLUs cut off the same ones with
-probability 1/16 at each."""
+probability 1/16 at each, or 1/2 where biases are large."""
+_UNCHANGED = 2
+"""Points in a row that tell no more units apart, after which none follows."""
 _AGAIN = 2
 """Points at which a block that fails its proof is compared once more."""
 _PROBED = 256
@@ -264,16 +266,14 @@ class _Finder:
         return [one for one in blocks if one.group not in concerned]
 
     def _compared(self, blocks: Sequence[_Block], points: range) -> list[_Block]:
-        """The parts of `blocks` that these points do not tell apart. None follows two that say the
-        same, unless passes drop others each time."""
-        now = list(blocks)
+        """The parts of `blocks` that these points do not tell apart."""
+        now, unchanged = list(blocks), 0
         for number in points:
-            if not now:
+            if not now or unchanged == _UNCHANGED:
                 break
             before, now = now, self._divided(now, self._point(number))
             same = now == before and all(one.felt for one in now)
-            if same and not self._drawn:
-                break
+            unchanged = unchanged + 1 if same else 0
         return now
 
     def _divided(self, blocks: Sequence[_Block], point: _Point) -> list[_Block]:
