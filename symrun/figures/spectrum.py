@@ -94,6 +94,6 @@ def _note(shown: Sequence[_Shown], matrices: Sequence[Matrix], law: str) -> str:
             "gradients. Strips: measured − predicted, rank by rank, each on its own scale."
         )
     return (
-        f"{which([one.matrix for one in shown], matrices)} Lines: eigenvalues ({lines}) of the symmetric matrix put "
-        f"together from its entries, in float64. Colours: rank, dark: lowest.{strips}"
+        f"{which([one.matrix for one in shown], matrices)} Lines: eigenvalues ({lines}) of the "
+        f"symmetric matrix put together from its entries, in float64. Colours: rank, dark: lowest.{strips}"
     )
