@@ -95,5 +95,6 @@ def _note(shown: Sequence[_Shown], matrices: Sequence[Matrix], law: str) -> str:
         )
     return (
         f"{which([one.matrix for one in shown], matrices)} Lines: eigenvalues ({lines}) of the "
-        f"symmetric matrix put together from its entries, in float64. Colours: rank, dark: lowest.{strips}"
+        "symmetric matrix put together from its entries, in float64. Colours: rank, dark: "
+        f"lowest.{strips}"
     )
