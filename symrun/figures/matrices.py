@@ -21,7 +21,7 @@ Shown = TypeVar("Shown")
 
 _MOST = 4
 """Matrices in a figure."""
-_LINE = 22  # characters: in small type, as many as a matrix is high
+_LINE = 20  # characters: in small type, as many as a matrix is high
 
 
 @dataclass(frozen=True)

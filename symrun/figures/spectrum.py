@@ -93,8 +93,8 @@ def _note(shown: Sequence[_Shown], matrices: Sequence[Matrix], law: str) -> str:
             " Dashed: eigenvalues of the matrix whose entries the law predicts from measured "
             "gradients. Strips: measured − predicted, rank by rank, each on its own scale."
         )
+    drawn = which([one.matrix for one in shown], matrices)
     return (
-        f"{which([one.matrix for one in shown], matrices)} Lines: eigenvalues ({lines}) of the "
-        "symmetric matrix put together from its entries, in float64. Colours: rank, dark: "
-        f"lowest.{strips}"
+        f"{drawn} Lines: eigenvalues ({lines}) of the symmetric matrix put "
+        f"together from its entries, in float64. Colours: rank, dark: lowest.{strips}"
     )
