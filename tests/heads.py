@@ -61,10 +61,13 @@ def matrices(q, k):
     return q @ q.swapaxes(-1, -2) - k @ k.swapaxes(-1, -2)
 
 
-def heads_run(path, entries="full", silent=None):
-    """A finished run. entries: "diagonal", "sample" or "full". silent: why no law predicts it."""
-    groups = [GROUPS["rescale"], GROUPS["plain"], GROUPS["homogeneity"]]
-    groups += [GROUPS[entries]] if entries != "diagonal" else []
+def heads_run(path, entries="full", silent=None, names=(_BLOCKED,)):
+    """A finished run. entries: "diagonal", "sample" or "full". silent: why no law predicts it.
+    names: of groups of heads, all with the same weights."""
+    groups = [replace(GROUPS["rescale"], group=name) for name in names]
+    groups += [GROUPS["plain"], GROUPS["homogeneity"]]
+    if entries != "diagonal":
+        groups += [replace(GROUPS[entries], group=name) for name in names]
     layers = [LayerInfo(name, "linear", None) for name in ("q", "k", "up", "down")]
     optim = {"name": "own", "title": "SGD", "lr": RATE, "weight_decay": DECAY, "momentum": 0.0}
     info = RunInfo(

@@ -34,7 +34,6 @@ from symrun.symmetry import Symmetry
 
 _COLUMNS_SHOWN = 10
 _WIDTH = 1.8
-_LABEL = 30  # characters: two longer ones do not fit side by side
 _PANEL = (1.75, 1.55)  # inches
 _LAST = "translation"
 _SELDOM_VARIED = ("milestones", "gamma", "warmup", "beta1", "beta2", "eps", "alpha")
@@ -104,8 +103,7 @@ class Grid:
         if label:
             handles.append(Line2D([], [], label=label, **PREDICTED))
         both_laws = label.count("law") > 1
-        wide = both_laws or max(len(str(one.get_label())) for one in handles) > _LABEL
-        panels.legend(handles=handles, loc="outside upper center", ncols=1 if wide else 2)
+        panels.legend(handles=handles, loc="outside upper center", ncols=1 if both_laws else 2)
         return figure
 
 

@@ -85,12 +85,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     maps = all(one.matrix.is_whole for one in shown)
     heading = f"Conserved matrices, measured and predicted, on {settings([info])}"
     lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
-    lines += [*left_out(info), _note(len(shown), len(matrices), maps)]
+    lines += [*left_out(info), _note([one.matrix for one in shown], matrices, maps)]
     figure, panels = frame((7.2 if maps else 5.2, 1.55 * len(shown) + 1.3), heading, lines)
     ratios = (1, 1, 1.5, 1.2) if maps else (1.5, 1.2)
     grid = panels.add_gridspec(len(shown), len(ratios), width_ratios=ratios)
-    for row, one in enumerate(shown):
-        _draw_row(panels, grid, row, one, info)
+    recorded = [_recorded(one.matrix) for one in shown]
+    for row, (one, title, above) in enumerate(zip(shown, recorded, ["", *recorded], strict=False)):
+        _draw_row(panels, grid, row, one, info, "" if title == above else title)
     handles = [Line2D([], [], color=unit_colours(3)[1], linewidth=_WIDTH, label="measured")]
     handles += [Line2D([], [], label=label, **PREDICTED) for label in [law_label([info])] if label]
     dots = _DOTS if any(one.motion is not None for one in shown) else {}
@@ -119,28 +120,43 @@ def _shown(run: RunDirectory, one: Evolution) -> _Shown:
     return _Shown(one.matrix, measured[[0, -1]], curves, motion, unexplained)
 
 
-def _note(shown: int, count: int, maps: bool) -> str:
+def _note(shown: Sequence[Matrix], matrices: Sequence[Matrix], maps: bool) -> str:
     """Which matrices are drawn, and what the panels mean."""
     scale = " Both maps of a row have one scale." if maps else ""
+    share = "is of the whole matrix, over the run"
+    if not all(matrix.is_whole for matrix in shown):
+        share += ", estimated from the entries that are recorded"
     return (
-        f"{which(shown, count)}{scale} Colours: rank of the final change. Motion is the distance "
-        "at the end from where gradient flow, with weight decay, would have the entry; 1 − R² is "
-        "of the whole matrix, over the run."
+        f"{which(shown, matrices)}{scale} Colours: rank of the final change. Motion is the "
+        "distance at the end from where gradient flow, with weight decay, would have the entry; "
+        f"1 − R² {share}."
     )
 
 
-def _draw_row(panels: SubFigure, grid: GridSpec, row: int, one: _Shown, info: RunInfo) -> None:
+def _recorded(matrix: Matrix) -> str:
+    """A title for the motion of its entries."""
+    if matrix.is_whole:
+        return "All entries at the end"
+    every = matrix.size * (matrix.size + 1) // 2
+    return f"Entries at the end,\na sample of {len(matrix.rows):,} of {every:,}"
+
+
+def _draw_row(
+    panels: SubFigure, grid: GridSpec, row: int, one: _Shown, info: RunInfo, title: str
+) -> None:
+    """title: of the last panel, where it is not that of the row above."""
     places = [panels.add_subplot(grid[row, column]) for column in range(grid.ncols)]
     *maps, drift, motion = places
     if maps:
         _draw_maps(panels, maps, one)
     _draw_drift(drift, one)
     _draw_motion(motion, one, info)
-    places[0].set_ylabel(f"{title_of(one.matrix)}\n{places[0].get_ylabel()}".strip())
+    places[0].set_ylabel(title_of(one.matrix), fontsize=6.5)
+    motion.set_title(title)
     if row == 0:
-        titles = ("At the start", "At the end")[: len(maps)]
-        for axes, title in zip(places, (*titles, "Entries", "All entries at the end"), strict=True):
-            axes.set_title(title)
+        for axes, words in zip(maps, ("At the start", "At the end"), strict=False):
+            axes.set_title(words)
+        drift.set_title("Change of entries")
     if row == grid.nrows - 1:
         label_steps(drift, step_label(info))
         motion.set_xlabel("Predicted motion")
@@ -164,7 +180,6 @@ def _draw_drift(axes: Axes, one: _Shown) -> None:
     if "flow" in one.curves.values:
         add_lines(axes, one.curves.steps, one.curves.values["flow"], **PREDICTED)
     axes.autoscale_view()
-    axes.set_ylabel("Change")
     label_steps(axes, "")
     axes.yaxis.set_major_locator(MaxNLocator(4))
 

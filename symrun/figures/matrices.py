@@ -1,9 +1,10 @@
 """What figures of conserved matrices share: which matrices they draw, and how they call them."""
 
-import textwrap
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import commonprefix
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ Shown = TypeVar("Shown")
 
 _MOST = 4
 """Matrices in a figure."""
-_NAME = 30  # characters: as many as stand beside a matrix
+_LINE = 20  # characters: in small type, as many as a matrix is high
 
 
 @dataclass(frozen=True)
@@ -61,39 +62,74 @@ class Evolution:
 def chosen(
     run: RunDirectory, matrices: Sequence[Matrix], shown: Callable[[Evolution], Shown]
 ) -> list[Shown]:
-    """What `shown` makes of at most _MOST of the matrices of a run, in the order of the network.
-
-    The first matrix of each group and the one that moved most are candidates, of which as many as
-    there is room for are taken, evenly from the input to the output.
+    """What `shown` makes of at most _MOST of the matrices of a run, in the order of the network:
+    of as many groups as there is room for, the matrices that moved most.
 
     Error: UsageError if the run has fewer than two records.
     """
+    of_group: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        of_group.setdefault(matrix.group, []).append(matrix)
+    room = dict(zip(of_group, _room([len(own) for own in of_group.values()]), strict=True))
     diagonals: dict[str, Comparison] = {}
-    candidates: list[Shown] = []
+    found: list[Shown] = []
     for compared in comparisons(run):
-        own = [matrix for matrix in matrices if matrix.group == compared.group]
-        if compared.symmetry == Symmetry.rescale.value and own:
+        if not room.get(compared.group):
+            continue
+        if compared.symmetry == Symmetry.rescale.value:
             diagonals[compared.group] = compared
         if compared.symmetry == Symmetry.general_linear.value:
             diagonal = diagonals.pop(compared.group)
-            found = [Evolution(matrix, diagonal, compared) for matrix in own]
-            most = max(range(len(found)), key=lambda place: found[place].moved)
-            candidates += [shown(found[place]) for place in sorted({0, most})]
-    places = np.linspace(0, len(candidates) - 1, min(len(candidates), _MOST)).round().astype(int)
-    return [candidates[place] for place in places]
+            own = [Evolution(matrix, diagonal, compared) for matrix in of_group[compared.group]]
+            own.sort(key=lambda one: one.moved, reverse=True)
+            most = own[: room[compared.group]]
+            found += [shown(one) for one in sorted(most, key=lambda one: one.matrix.place)]
+    return found
 
 
-def which(shown: int, count: int) -> str:
-    """A sentence for a caption: which matrices are drawn."""
-    if shown == count:
+def _room(counts: Sequence[int]) -> list[int]:
+    """How many of the `counts` matrices of each group a figure draws: one of each group, and more
+    where there is room; evenly from the first group to the last if there is less.
+
+    Example: _room([4, 4]) == [2, 2]; _room([4] * 5) == [1, 1, 0, 1, 1]
+    """
+    room = [0] * len(counts)
+    while (free := min(_MOST, sum(counts)) - sum(room)) > 0:
+        left = [place for place, count in enumerate(counts) if room[place] < count]
+        for place in np.linspace(0, len(left) - 1, min(free, len(left))).round().astype(int):
+            room[left[place]] += 1
+    return room
+
+
+def which(shown: Sequence[Matrix], matrices: Sequence[Matrix]) -> str:
+    """A sentence for a caption: which of the matrices of a run are drawn."""
+    if len(shown) == len(matrices):
         return "These are all matrices."
+    drawn, groups = (len({matrix.group for matrix in some}) for some in (shown, matrices))
+    where = "each group" if drawn == groups else f"{drawn} of {groups} groups"
     return (
-        f"These are {shown} of {count} matrices, from the input to the output: of some groups "
-        "the first matrix, of others the one that moved most."
+        f"These are {len(shown)} of {len(matrices)} matrices, from the input to the output: of "
+        f"{where} what moved most."
     )
 
 
 def title_of(matrix: Matrix) -> str:
-    """Group, place and size, in lines that fit beside a matrix."""
-    name = textwrap.fill(shortened(matrix.group, 2 * _NAME), _NAME)
-    return f"{name}\nmatrix {matrix.place + 1}, {matrix.size}×{matrix.size}"
+    """Where the group is, its sides, and place and size of the matrix: lines that fit beside it.
+
+    Example: "blocks.1.attention\\nquery -> key\\nmatrix 0, 16×16"
+    """
+    prefix, sides = _split(matrix.group)
+    where = f"…{prefix[1 - _LINE :]}" if len(prefix) > _LINE else prefix
+    size = f"matrix {matrix.place}, {matrix.size}×{matrix.size}"
+    return "\n".join(filter(None, [where, shortened(sides, _LINE), size]))
+
+
+def _split(group: str) -> tuple[str, str]:
+    """The modules that hold all layers of a group, and its name without them.
+
+    Example: _split("blocks.1.up -> blocks.1.down") == ("blocks.1", "up -> down")
+    """
+    layers = [layer.split(".") for layer in re.split(", | -> ", group)]
+    shared = commonprefix([layer[:-1] for layer in layers])
+    prefix = ".".join(shared)
+    return prefix, re.sub(rf"(^|, | -> ){re.escape(prefix)}\.", r"\1", group) if prefix else group

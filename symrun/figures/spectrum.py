@@ -56,7 +56,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     columns = len(shown) if len(shown) <= 3 else math.ceil(len(shown) / 2)
     rows = math.ceil(len(shown) / columns)
     lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
-    lines.append(_note(shown, len(matrices), law))
+    lines.append(_note(shown, matrices, law))
     heading = f"Eigenvalues of conserved matrices on {settings([info])}"
     figure, panels = frame((max(2.6 * columns, 5.2), 3.3 * rows + 1.3), heading, lines)
     grid = grid_of(panels, rows, columns)
@@ -83,7 +83,7 @@ def _shown(run: RunDirectory, law: str, one: Evolution) -> _Shown:
     )
 
 
-def _note(shown: Sequence[_Shown], count: int, law: str) -> str:
+def _note(shown: Sequence[_Shown], matrices: Sequence[Matrix], law: str) -> str:
     """Which matrices are drawn, and what the lines are."""
     largest = max(one.matrix.size for one in shown)
     lines = "all of a matrix" if largest <= _MOST_LINES else f"at most {_MOST_LINES}, by rank"
@@ -93,7 +93,8 @@ def _note(shown: Sequence[_Shown], count: int, law: str) -> str:
             " Dashed: eigenvalues of the matrix whose entries the law predicts from measured "
             "gradients. Strips: measured − predicted, rank by rank, each on its own scale."
         )
+    drawn = which([one.matrix for one in shown], matrices)
     return (
-        f"{which(len(shown), count)} Lines: eigenvalues ({lines}) of the symmetric matrix put "
+        f"{drawn} Lines: eigenvalues ({lines}) of the symmetric matrix put "
         f"together from its entries, in float64. Colours: rank, dark: lowest.{strips}"
     )

@@ -188,7 +188,7 @@ def off_diagonal(group: Group, sampled: bool = False, seed: int = 0) -> Group | 
 
     sampled: as many of each matrix as it has rows, drawn from `seed` and the name of the group.
 
-    Example: off_diagonal(group).pairs[0]   # (0, 1)
+    Example: off_diagonal(Group(Symmetry.rescale, "a", ("a",), (rows("a", (2, 3)),), ((0, 1),)))
     """
     draws = random.Random(f"{seed} {group.name}")
     pairs: list[tuple[int, int]] = []

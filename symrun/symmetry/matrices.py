@@ -76,10 +76,6 @@ def find_matrices(
     inputs, criterion, varies: as in `prove`. The batch must be one that the model feels: in
     sequences of one token all heads attend alike.
     Error: UsageError if the model fails in float64.
-    Example:
-        inputs = torch.randn(4, 16, 64)
-        groups = find_matrices(model, find_structure(model, inputs).groups, inputs, loss)
-        [len(block) for group in groups for block in group.blocks]
     """
     if not any(map(_alike, groups)):
         return list(groups)

@@ -33,12 +33,6 @@ class OutputSource:
     Assumes: the loss depends on the parameters through the watched outputs alone, and nothing
     changes gradients between backward and update.
     Error: rounding of the outputs and their gradients, in the type that they have.
-    Example:
-        source = OutputSource(model, group)
-        outputs = model(images)
-        source.watch(outputs)
-        torch.nn.functional.mse_loss(outputs, targets).backward()
-        source.taken()
     """
 
     def __init__(

@@ -221,10 +221,11 @@ def overlapping_texts(figure):
     canvas.draw()
     renderer = canvas.get_renderer()
     beyond = {  # matplotlib keeps ticks outside the limits, and does not draw them
-        tick.label1
+        label
         for axes in figure.axes
         for axis in (axes.xaxis, axes.yaxis)
         for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)
         if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
     }
     boxes = [

@@ -14,6 +14,8 @@ from symrun.figures import FIGURES, plot
 from symrun.figures.style import StepLines
 from symrun.runs.directory import RunDirectory
 
+DEEP = "encoder.layers.encoder_layer_11.mixer.query -> encoder.layers.encoder_layer_11.mixer.key"
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -75,11 +77,74 @@ def test_where_no_law_predicts_the_reason_stands_in_place_of_dots(tmp_path):
     assert figure.get_supxlabel().count("q -> k") == 1
 
 
-def test_many_matrices_are_few_rows(runs, monkeypatch):
-    monkeypatch.setattr("symrun.figures.matrices._MOST", 1)
-    figure = FIGURES["heads"].draw([runs["full"]])
-    assert len([axes for axes in figure.axes if axes.images]) == 2
-    assert "These are 1 of 2 matrices" in figure.get_supxlabel().replace("\n", " ")
+def gpt_groups(count):
+    """Names of groups as a gpt of `count` / 2 blocks has them, from the input to the output."""
+    sides = "query -> {0}.key", "value -> {0}.project"
+    blocks = [f"blocks.{100 + number}.attention" for number in range(count)]
+    return [f"{one}.{side}".format(one) for one in blocks for side in sides][:count]
+
+
+def row_labels(figure):
+    """Those beside the rows, and their axes."""
+    labels = [(axes.yaxis.label, axes) for axes in figure.axes]
+    return [one for one in labels if "matrix" in one[0].get_text()]
+
+
+@pytest.mark.parametrize(
+    ("groups", "drawn"),
+    [
+        (1, [(0, 0), (0, 1)]),
+        (2, [(0, 0), (0, 1), (1, 0), (1, 1)]),
+        (3, [(0, 0), (0, 1), (1, None), (2, None)]),
+        (6, [(0, None), (2, None), (3, None), (5, None)]),
+    ],
+)
+def test_a_matrix_of_each_group_comes_before_a_second_one(groups, drawn, truth, tmp_path):
+    """None: the head that moved most from where weight decay alone would have it."""
+    path = np.arange(heads.STEPS + 1)[:: heads.EVERY, None, None, None]
+    weights = [one[:: heads.EVERY] for one in heads.fitted()[:2]]
+    sizes = sum(one @ one.swapaxes(-1, -2) for one in weights)
+    halves = np.diagonal(sizes, axis1=-2, axis2=-1) / 2
+    sizes = np.linalg.norm(halves[..., :, None] + halves[..., None, :], axis=(-2, -1))
+    decayed = truth[0] * (1 - heads.RATE * heads.DECAY) ** (2 * path)
+    motion = np.linalg.norm(truth[:: heads.EVERY] - decayed, axis=(-2, -1))
+    most = np.argmax(motion.max(axis=0) / sizes.max(axis=0))
+    names = gpt_groups(groups)
+    figure = FIGURES["heads"].draw([heads.heads_run(tmp_path / "run", names=names)])
+    labels = [label.get_text().split("\n") for label, _ in row_labels(figure)]
+    expected = [(names[group], most if place is None else place) for group, place in drawn]
+    for (block, sides, place), (name, head) in zip(labels, expected, strict=True):
+        left, right = sides.split(" -> ")
+        assert f"{block}.{left} -> {block}.{right}" == name
+        assert place == f"matrix {head}, 4×4"
+    said = " ".join(figure.get_supxlabel().split())
+    wanted = {1: "all matrices", 2: "all matrices", 3: "4 of 6 matrices, from the input to the "}
+    assert f"These are {wanted.get(groups, '4 of 12 matrices')}" in said
+    assert ("of each group what moved most" in said) == (groups == 3)
+    assert ("of 4 of 6 groups what moved most" in said) == (groups == 6)
+
+
+@pytest.mark.parametrize("entries", ["full", "sample"])
+@pytest.mark.parametrize("last", [DEEP, "features.0, features.3 -> classifier.weight_of_layer_12"])
+def test_labels_of_rows_are_no_longer_than_their_axes_are_high(entries, last, tmp_path, overlaps):
+    names = [*gpt_groups(3), last]
+    figure = FIGURES["heads"].draw([heads.heads_run(tmp_path / "run", entries, names=names)])
+    assert overlaps(figure) == []
+    labels = row_labels(figure)
+    assert len(labels) == 4
+    for label, axes in labels:
+        assert label.get_window_extent().height <= axes.bbox.height
+
+
+def test_of_a_sample_it_says_how_many_entries_there_are(runs):
+    for name, title, share in (
+        ("sample", "Entries at the end,\na sample of 8 of 10", "estimated from the entries that"),
+        ("full", "All entries at the end", "1 − R² is of the whole matrix, over the run."),
+    ):
+        figure = FIGURES["heads"].draw([runs[name]])
+        titles = [axes.get_title() for axes in figure.axes]
+        assert [one for one in titles if "ntries at the end" in one] == [title]
+        assert share in " ".join(figure.get_supxlabel().split())
 
 
 def test_without_entries_off_the_diagonal_there_is_one_line(runs, tmp_path):

@@ -92,6 +92,15 @@ def test_of_a_large_matrix_a_few_eigenvalues_from_the_lowest_to_the_highest(
     assert "eigenvalues (at most 2, by rank)" in caption(figure)
 
 
+def test_titles_of_long_names_do_not_overlap(tmp_path, overlaps):
+    sides = "features.0, features.3 -> classifier.weight", "blocks.100.value -> blocks.100.project"
+    names = [*sides, "q -> k"]
+    figure = FIGURES["spectrum"].draw([heads.heads_run(tmp_path / "run", names=names)])
+    assert overlaps(figure) == []
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles[2:] == ["blocks.100\nvalue -> project\nmatrix 1, 4×4", "q -> k\nmatrix 1, 4×4"]
+
+
 @pytest.mark.parametrize("entries", ["diagonal", "sample"])
 def test_without_all_entries_there_is_one_line(entries, tmp_path):
     path = heads.heads_run(tmp_path / entries, entries).path
