@@ -19,7 +19,7 @@ from symrun.attached.subject import (
     require_of,
     scored,
     unwrapped,
-    with_matrices,
+    with_entries,
 )
 from symrun.attached.tracked import TrackedRun
 from symrun.errors import UsageError
@@ -117,12 +117,11 @@ def track(
         with whole_on_first(inner, ranks):
             structure = ranks.from_first(
                 lambda: proven_structure(
-                    *(inner, example_input, loss, target, homogeneity, matrices != "diagonal"),
-                    given=given,
+                    inner, example_input, loss, target, homogeneity, matrices != "diagonal", given
                 )
             )
     if matrices != "diagonal":
-        structure = with_matrices(structure, matrices, inner, given is not None)
+        structure = with_entries(structure, matrices, inner, given is not None)
     if not structure.groups:
         raise UsageError(
             f"{name_of(inner)} has no symmetry that symrun knows with this loss: there is nothing "

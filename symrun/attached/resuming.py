@@ -1,20 +1,17 @@
 """Whether a state of an earlier run is that of this one."""
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 from symrun.errors import UsageError
 from symrun.symmetry import Group, Structure
+from symrun.symmetry.groups import entries_of_blocks
 
 
 def asked_for(structure: Structure) -> dict[str, str]:
     """The settings of `track` that decide which groups of a network there are."""
     mixing = [group for group in structure.groups if group.pairs]
-    full = all(
-        group.units == sum(len(list(combinations(block, 2))) for block in group.blocks)
-        for group in mixing
-    )
+    full = all(list(group.pairs) == entries_of_blocks(group.blocks) for group in mixing)
     matrices = "diagonal" if not mixing else "full" if full else "sample"
     return {"homogeneity": str(structure.balanced is not None), "matrices": matrices}
 

@@ -136,7 +136,7 @@ def proven_structure(
     return structure
 
 
-def with_matrices(structure: Structure, matrices: str, model: nn.Module, given: bool) -> Structure:
+def with_entries(structure: Structure, matrices: str, model: nn.Module, given: bool) -> Structure:
     """`structure` with the entries of its matrices that are asked for; a warning if it has none."""
     whole = with_off_diagonal(structure, matrices == "sample")
     if not any(group.pairs for group in whole.groups):

@@ -109,7 +109,7 @@ def which(shown: Sequence[Matrix], matrices: Sequence[Matrix]) -> str:
     where = "each group" if drawn == groups else f"{drawn} of {groups} groups"
     return (
         f"These are {len(shown)} of {len(matrices)} matrices, from the input to the output: of "
-        f"{where} what moved most."
+        f"{where} those that moved most."
     )
 
 

@@ -282,7 +282,8 @@ def without_copies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
     return kept
 
 
-_FREE = (*WITHOUT_EFFECT, "track.sums", "track.families", "track.dynamics", "deterministic")
+_RECORDED = ("families", "dynamics", "matrices", "homogeneity")
+_FREE = (*WITHOUT_EFFECT, "track.sums", *(f"track.{one}" for one in _RECORDED), "deterministic")
 """Settings whose names begin so may differ between runs of one family, whose groups are alike."""
 
 _ALIKE = dict.fromkeys(("model", "layers", "groups"), "its network")

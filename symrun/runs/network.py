@@ -1,9 +1,9 @@
 """What run.json says of the network: its name, its layers and its symmetry groups."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
 from symrun.symmetry import Group, Symmetry
+from symrun.symmetry.groups import entries_of_blocks
 from symrun.typed import require, require_lines, require_within
 
 
@@ -67,7 +67,7 @@ class GroupInfo:
     @classmethod
     def of(cls, group: Group, unpredicted: str | None = None) -> "GroupInfo":
         """What run.json says of `group`."""
-        every = [pair for block in group.blocks for pair in combinations(block, 2)]
+        whole = list(group.pairs) in ([], entries_of_blocks(group.blocks))
         return cls(
             group.symmetry,
             group.name,
@@ -76,14 +76,13 @@ class GroupInfo:
             group.entries,
             unpredicted,
             group.blocks,
-            None if list(group.pairs) in ([], every) else group.pairs,
+            None if whole else group.pairs,
         )
 
     @property
     def matrix_entries(self) -> list[tuple[int, int]]:
         """Of general_linear, row and column of each unit among the units of the diagonal."""
-        every = [pair for block in self.blocks for pair in combinations(block, 2)]
-        return every if self.pairs is None else list(self.pairs)
+        return entries_of_blocks(self.blocks) if self.pairs is None else list(self.pairs)
 
     @property
     def parameters(self) -> int | None:

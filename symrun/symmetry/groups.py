@@ -136,8 +136,8 @@ class Group:
     """The units of one symmetry in one place of the network.
 
     `layers`: the modules whose parameters it holds, producer first.
-    blocks: the sets of lines' units that any invertible matrix may mix. pairs: of a group of
-    general_linear, whose units they are, two of the units that its lines have, (a, b) with a < b.
+    blocks: the sets of units of lines that any invertible matrix may mix. pairs: the units of a
+    group of general_linear, row a and column b of an entry each, a < b, as units of lines.
     outputs: of a group of homogeneity, the exponent with which the network's outputs scale.
     """
 
@@ -182,6 +182,14 @@ class Group:
         return max(sizes.values())
 
 
+def entries_of_blocks(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Row and column of each entry above the diagonal of matrices with these rows, in order.
+
+    Example: entries_of_blocks([(0, 2, 5), (1, 3)]) == [(0, 2), (0, 5), (2, 5), (1, 3)]
+    """
+    return [pair for block in blocks for pair in combinations(block, 2)]
+
+
 def off_diagonal(group: Group, sampled: bool = False, seed: int = 0) -> Group | None:
     """The entries off the diagonal of the conserved matrices whose diagonals `group` holds; None if
     there are none.
@@ -190,19 +198,21 @@ def off_diagonal(group: Group, sampled: bool = False, seed: int = 0) -> Group | 
 
     Example: off_diagonal(Group(Symmetry.rescale, "a", ("a",), (rows("a", (2, 3)),), ((0, 1),)))
     """
-    draws = random.Random(f"{seed} {group.name}")
-    pairs: list[tuple[int, int]] = []
-    for block in group.blocks:
-        if sampled:
-            count = math.comb(len(block), 2)
-            ranks = sorted(draws.sample(range(count), min(len(block), count)))
-            places = [_pair(rank, len(block)) for rank in ranks]
-            pairs += [(block[first], block[second]) for first, second in places]
-        else:
-            pairs += combinations(block, 2)
+    pairs = _sampled(group, seed) if sampled else entries_of_blocks(group.blocks)
     if not pairs:
         return None
     return replace(group, symmetry=Symmetry.general_linear, pairs=tuple(pairs))
+
+
+def _sampled(group: Group, seed: int) -> list[tuple[int, int]]:
+    draws = random.Random(f"{seed} {group.name}")
+    pairs: list[tuple[int, int]] = []
+    for block in group.blocks:
+        count = math.comb(len(block), 2)
+        ranks = sorted(draws.sample(range(count), min(len(block), count)))
+        places = [_pair(rank, len(block)) for rank in ranks]
+        pairs += [(block[first], block[second]) for first, second in places]
+    return pairs
 
 
 def _pair(rank: int, count: int) -> tuple[int, int]:

@@ -24,19 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symrun.errors import UsageError
 from symrun.symmetry.gates import EvenGates
 from symrun.symmetry.generator import Vector, per_unit
 from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
-from symrun.symmetry.proof import SMALL_GRADIENT, Prover
+from symrun.symmetry.proof import SMALL_GRADIENT, Prover, in_float64
 from symrun.symmetry.search import Structure
 from symrun.symmetry.stand_ins import (
     Criterion,
     all_tensors,
-    first_line,
     random_like,
-    shapes_of,
     untouched,
 )
 
@@ -76,18 +73,15 @@ def find_matrices(
     inputs, criterion, varies: as in `prove`. The batch must be one that the model feels: in
     sequences of one token all heads attend alike.
     Error: UsageError if the model fails in float64.
+    Example:
+        loss = lambda outputs: outputs.log_softmax(1).sum()
+        groups = find_matrices(model, structure.groups, images, loss)
+        [len(block) for group in groups for block in group.blocks]
     """
     if not any(map(_alike, groups)):
         return list(groups)
-    try:
-        with untouched(model):
-            proven = _Finder(model, groups, inputs, criterion, varies, seed).proven()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a user's forward can raise anything
-        failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
-        reason = f"so its matrices cannot be found: {first_line(error)}"
-        raise UsageError(f"{failed}, {reason}") from error
+    with untouched(model), in_float64(model, inputs, "matrices cannot be found"):
+        proven = _Finder(model, groups, inputs, criterion, varies, seed).proven()
     units: list[list[tuple[int, ...]]] = [[] for _ in groups]
     for block in proven:
         units[block.group].append(block.units)
@@ -165,8 +159,8 @@ class _Finder:
             self._inputs.append(drawn)
 
     def _takes(self, inputs: Any) -> bool:
-        """Whether the network makes a finite loss of inputs of a kind that it may not be made
-        for."""
+        """Whether the network makes a finite loss of these inputs, for which it may not have been
+        made."""
         try:
             found = self._prover((), inputs, 0, flipped=True).at_start()
         except Exception:  # what a user's forward makes of inputs that it checks

@@ -13,6 +13,7 @@ The constants that keep divisions safe, such as BatchNorm's eps, are made neglig
 break scale symmetry by as much as they are felt, which the tracker measures as the defect.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -85,15 +86,20 @@ def prove(
         proofs = prove(model, structure.groups, images, lambda out: out.log_softmax(1).sum())
         [proof.group.name for proof in proofs if proof.reason is not None]
     """
+    with untouched(model), in_float64(model, inputs, "symmetries cannot be proven"):
+        return Prover(model, groups, inputs, criterion, varies, seed, output).proofs()
+
+
+@contextlib.contextmanager
+def in_float64(model: nn.Module, inputs: Any, consequence: str) -> Iterator[None]:
+    """Error: UsageError for whatever `model` raises within it, but for a lack of memory."""
     try:
-        with untouched(model):
-            return Prover(model, groups, inputs, criterion, varies, seed, output).proofs()
+        yield
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's forward can raise anything
         failed = f"{type(model).__name__} fails on float64 inputs of shape {shapes_of(inputs)}"
-        reason = f"so its symmetries cannot be proven: {first_line(error)}"
-        raise UsageError(f"{failed}, {reason}") from error
+        raise UsageError(f"{failed}, so its {consequence}: {first_line(error)}") from error
 
 
 class Pass(NamedTuple):

@@ -5,6 +5,7 @@ Source: Kunin et al. 2021, section 3; Du et al. 2018 for rescale across positive
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import torch
@@ -111,23 +112,16 @@ def without_data(
 
     Error: UsageError if it fails on both.
     """
-    devices: list[torch.device | str] = ["meta"]
-    devices.append(next((p.device for p in model.parameters()), torch.device("cpu")))
-    try:
-        return search(_on(example, devices[0]), devices[0])
-    except Exception:  # a forward that reads values, or tensors that are no parameters
-        pass
-    try:
-        return search(_on(example, devices[1]), devices[1])
-    except Exception as error:  # a user's forward can raise anything
-        raise UsageError(
-            f"{type(model).__name__} fails on inputs of shape {shapes_of(example)}, so its "
-            f"symmetries cannot be found: {first_line(error)}"
-        ) from error
-
-
-def _on(example: Any, device: torch.device | str) -> Any:
-    return each_tensor(example, lambda tensor: tensor.to(device))
+    own = next((p.device for p in model.parameters()), torch.device("cpu"))
+    for device in ("meta", own):
+        try:
+            return search(each_tensor(example, methodcaller("to", device)), device)
+        except Exception as error:  # a forward that reads values, or raises what it likes
+            failure = error
+    raise UsageError(
+        f"{type(model).__name__} fails on inputs of shape {shapes_of(example)}, so its "
+        f"symmetries cannot be found: {first_line(failure)}"
+    ) from failure
 
 
 def _found(

@@ -33,6 +33,14 @@ class OutputSource:
     Assumes: the loss depends on the parameters through the watched outputs alone, and nothing
     changes gradients between backward and update.
     Error: rounding of the outputs and their gradients, in the type that they have.
+    Example:
+        from symrun.symmetry.homogeneity import find_homogeneity
+
+        source = OutputSource(model, find_homogeneity(model, images))
+        outputs = model(images)
+        source.watch(outputs)
+        torch.nn.functional.cross_entropy(outputs, labels).backward()
+        source.taken()
     """
 
     def __init__(

@@ -120,8 +120,8 @@ def test_a_matrix_of_each_group_comes_before_a_second_one(groups, drawn, truth, 
     said = " ".join(figure.get_supxlabel().split())
     wanted = {1: "all matrices", 2: "all matrices", 3: "4 of 6 matrices, from the input to the "}
     assert f"These are {wanted.get(groups, '4 of 12 matrices')}" in said
-    assert ("of each group what moved most" in said) == (groups == 3)
-    assert ("of 4 of 6 groups what moved most" in said) == (groups == 6)
+    assert ("of each group those that moved most" in said) == (groups == 3)
+    assert ("of 4 of 6 groups those that moved most" in said) == (groups == 6)
 
 
 @pytest.mark.parametrize("entries", ["full", "sample"])

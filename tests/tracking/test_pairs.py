@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from largest import LargestFloat64
 from matrices import Mixing, structure_of
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.laws import SGD
 from symrun.runs.directory import RunDirectory
@@ -225,16 +225,7 @@ def test_no_copy_of_a_network_is_made():
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
 
-    class Largest(TorchDispatchMode):
-        entries = 0
-
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            made = function(*arguments, **(keywords or {}))
-            if isinstance(made, torch.Tensor) and made.dtype is torch.float64:
-                self.entries = max(self.entries, made.numel())
-            return made
-
-    with Largest() as largest:
+    with LargestFloat64() as largest:
         measure = Measure(model, pairs)
         measure.weights()
         measure.gradients()

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from largest import LargestFloat64
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.models.vgg import vgg
 from symrun.symmetry import Group, Members, Symmetry, find_structure, rows
@@ -81,16 +81,7 @@ def test_no_copy_of_a_network_is_made(momentum):
     kind._sums = TorchSums(kind._reductions, momentum_of(optimizer), block=2**14)
     optimizer.step()
 
-    class Largest(TorchDispatchMode):
-        entries = 0
-
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            made = function(*arguments, **(keywords or {}))
-            if isinstance(made, torch.Tensor) and made.dtype is torch.float64:
-                self.entries = max(self.entries, made.numel())
-            return made
-
-    with Largest() as largest:
+    with LargestFloat64() as largest:
         measure.weights()
         measure.gradients()
     assert 0 < largest.entries <= 8 * max(2**14, 4 * len(measure.degree))
