@@ -1,6 +1,9 @@
 """A signal that comes to a run while it trains."""
 
 import contextlib
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -24,3 +27,25 @@ def stopping_at(step, monkeypatch):
         patch.setattr(Progress, "updated", signalled)
         with pytest.raises(Stopped, match=f"SIGTERM after step {step}, and saved"):
             yield stop
+
+
+@contextlib.contextmanager
+def training(folder, *overrides):
+    """`symrun train` in a process of its own, once the first records of its many updates are on the
+    disk; it is killed in the end, whatever happens.
+
+    Updates that take a minute and more, but few enough that a small disk has room for their tables.
+    """
+    command = [sys.executable, "-m", "symrun", "train", *overrides, "train.steps=20000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, f"run.dir={folder}"], **pipes) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(folder.glob("tables/units/part-*")):
+                ended = process.poll() is not None
+                assert not ended, process.stderr.read()
+                assert time.monotonic() < deadline, "no record in a minute"
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()

@@ -1,15 +1,13 @@
 """The command line as a person uses it: a mistake is one line and an exit code, no traceback."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
+from stopping import training
 
 from symrun.cli import main
 
@@ -148,26 +146,15 @@ def test_cfg_prints_and_does_not_train(capfd, tmp_path):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle(tmp_path, kind):
-    command = [sys.executable, "-m", "symrun", "train", *TINY, "model=vgg11", "run.dir=run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "train.steps=1000000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
     units = tmp_path / "run" / "tables" / "units"
-    deadline = time.monotonic() + 60
-    while not list(units.glob("part-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    during = pd.read_parquet(units)  # readable while the run is going on
-    process.send_signal(kind)
-    out, err = process.communicate(timeout=60)
+    with training(tmp_path / "run", *TINY, "model=vgg11") as process:
+        during = pd.read_parquet(units)  # readable while the run is going on
+        process.send_signal(kind)
+        out, err = process.communicate(timeout=60)
     assert out == "" and "Traceback" not in err
     after = pd.read_parquet(units)
     assert len(after) >= len(during) > 0
     if kind is signal.SIGINT:
         assert process.returncode == 75
-        assert re.search(r"^symrun: stopped by SIGINT .* symrun resume run$", err, re.MULTILINE)
+        assert re.search(r"^symrun: stopped by SIGINT .* symrun resume \S+run$", err, re.MULTILINE)
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"

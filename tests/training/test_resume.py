@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from killing import same, tables
 from run_json import recorded as recorded_json
 from run_json import rewrite, with_settings
 from small_images import make_tree
-from stopping import stopping_at
+from stopping import stopping_at, training
 
 from symrun.config import Config
 from symrun.errors import Busy, Diverged, RunError, Stopped, UsageError
@@ -359,21 +358,6 @@ def full_from(target, folder, patch):
     return count
 
 
-def started(folder, *overrides):
-    """`symrun train` in a process of its own, once it trains."""
-    command = [sys.executable, "-m", "symrun", "train", "model=vgg11_bn", *SMALL, *overrides]
-    process = subprocess.Popen(
-        [*command, "train.steps=100000", f"run.dir={folder}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(Path(folder).glob("tables/units/part-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return process
-
-
 @pytest.mark.parametrize(
     "number",
     [
@@ -385,9 +369,9 @@ def started(folder, *overrides):
     ],
 )
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
-    process = started(tmp_path / "run")
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=60)
+    with training(tmp_path / "run", "model=vgg11_bn", *SMALL) as process:
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=60)
     assert process.returncode == 75
     assert f"stopped by {number.name}" in printed and "symrun resume" in printed
     assert "Traceback" not in printed
