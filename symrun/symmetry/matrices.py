@@ -30,12 +30,7 @@ from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
 from symrun.symmetry.proof import SMALL_GRADIENT, Prover, in_float64
 from symrun.symmetry.search import Structure
-from symrun.symmetry.stand_ins import (
-    Criterion,
-    all_tensors,
-    random_like,
-    untouched,
-)
+from symrun.symmetry.stand_ins import Criterion, all_tensors, random_like, untouched
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """The parameters of a network and the variables that stand for what is done to them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -44,6 +45,12 @@ class Transformed:
             tuple(Term(b.variables.expand(self.shape), None, uniform) for b in self.shifts),
             self.name,
         )
+
+
+def in_forward_order(parameters: Iterable[Transformed]) -> list[Transformed]:
+    """Those that an operation reads, in the order of their first use."""
+    used = (one for one in parameters if one.first_use is not None)
+    return sorted(used, key=lambda one: (one.first_use, one.order))
 
 
 def _only(shape: tuple[int, ...], axis: int) -> list[int]:

@@ -34,7 +34,7 @@ from symrun.symmetry.stand_ins import (
     standing_in,
     untouched,
 )
-from symrun.symmetry.trace import Trace, tensors_in
+from symrun.symmetry.trace import Trace
 
 PASSES = 3
 """Forward passes that show whether all make the same operations."""
@@ -79,9 +79,7 @@ def cross_entropy(outputs: Any) -> Tensor:
 
 
 def find_structure(
-    model: nn.Module,
-    example_input: Any,
-    criterion: Criterion = cross_entropy,
+    model: nn.Module, example_input: Any, criterion: Criterion = cross_entropy
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
 
@@ -243,7 +241,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(args)]
+        shapes = [tuple(tensor.shape) for tensor in all_tensors(args)]
         numbers = [one for one in args if isinstance(one, int | float)]
         self.made.append((function, *shapes, *numbers))
         return function(*args, **(kwargs or {}))

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from symrun.symmetry.exponents import Exponents, State
 from symrun.symmetry.guards import leads_to_division
 from symrun.symmetry.parameters import Transformed
+from symrun.symmetry.stand_ins import all_tensors
 
 Rule = Callable[["Operation"], Any]
 RULES: dict[str, Rule] = {}
@@ -79,9 +80,7 @@ class Operation:
 
     def read(self) -> list[State]:
         """The states of all tensors among the arguments."""
-        return [
-            self._trace.state_of(tensor) for tensor in tensors_in(tuple(self.arguments.values()))
-        ]
+        return [self._trace.state_of(tensor) for tensor in all_tensors(self.arguments)]
 
 
 _MAKE_ZEROS = ("zeros", "zeros_like", "new_zeros")
@@ -174,15 +173,6 @@ class Trace(TorchDispatchMode):
                 if isinstance(one, Tensor):
                     self._kept.append(one)
                     self.set_state(one, state, written)
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """All tensors in nested tuples and lists, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, (tuple, list)):
-        return [tensor for value in values for tensor in tensors_in(value)]
-    return []
 
 
 def _place(tensor: Tensor) -> tuple[int, tuple[Any, ...]]:
