@@ -34,7 +34,7 @@ class GradientReductions:
     """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
     inputs: the inputs of the laws for the next update, [3 or 5, units], in the order of `Input`;
-    the source is 0, as `with_source` mends.
+    the source, which the tracker knows, is 0.
     """
 
     grad_norm_sq: Tensor
@@ -65,10 +65,8 @@ class Measure:
         shares: Shares | None = None,
     ) -> None:
         shares = shares or Shares(model)
-        plain, mixing = (
-            [one for one in groups if not one.pairs],
-            [one for one in groups if one.pairs],
-        )
+        plain = [one for one in groups if not one.pairs]
+        mixing = [one for one in groups if one.pairs]
         assert list(groups) == plain + mixing, "groups of general_linear come last"
         self._kinds: list[GroupSums | PairSums] = []
         if plain:
