@@ -44,7 +44,7 @@ def of_user(
     Error: UsageError if there is no such function, it fails, or returns no network.
     Example: of_user("torch.nn:Linear", {"in_features": 4, "out_features": 10}, (4,), classes=10)
     """
-    with importable(os.getcwd()):
+    with importable():
         make = imported("model", name)
         offered = {"num_classes": classes}
         offered |= {"in_channels": shape[0]} if len(shape) == 3 else {}
@@ -97,8 +97,9 @@ def failed(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def importable(folder: str) -> Iterator[None]:
-    """Modules of `folder` come first while something is imported."""
+def importable() -> Iterator[None]:
+    """Modules of the working directory come first while something is imported."""
+    folder = os.getcwd()
     sys.path.insert(0, folder)
     try:
         yield
