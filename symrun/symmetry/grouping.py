@@ -118,12 +118,9 @@ def _members(parameter: Transformed, part: int, places: dict[int, int], exponent
         return Members(
             parameter.name, 0, tuple(units.flatten().tolist()), prod(shape[1:]), exponent
         )
-    if block.parts > 1:
-        rows = shape[0] // block.parts
-        units = units.expand(shape).reshape(block.parts, rows, -1)[:, 0].flatten()
-        return Members(parameter.name, 1, tuple(units.tolist()), rows, exponent, parts=block.parts)
-    units = units.expand(1, *shape[1:]).flatten()
-    return Members(parameter.name, 1, tuple(units.tolist()), shape[0], exponent)
+    rows = shape[0] // block.parts
+    of_columns = tuple(units.expand(shape)[::rows].flatten().tolist())
+    return Members(parameter.name, 1, of_columns, rows, exponent, block.parts)
 
 
 def _translations(used: Sequence[Transformed], solution: Sequence[Combination]) -> Iterable[Group]:

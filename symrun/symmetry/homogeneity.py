@@ -62,7 +62,7 @@ def find_homogeneity(
 def _found(
     model: nn.Module, example: Any, output: Callable[[Any], Tensor], device: torch.device | str
 ) -> Group | None:
-    exponents = Exponents(LinearSystem())
+    exponents = Exponents()
     common = exponents.system.fresh(1)
 
     def end(trace: Trace, returned: Any) -> Tensor:
@@ -168,6 +168,5 @@ def _with(
     if free is None:
         return None if rest[_ONE] else fixed
     c = rest.pop(free)
-    definition = {variable: -other / c for variable, other in rest.items()}
-    told = {free: definition}
-    return {variable: substituted(one, told) for variable, one in fixed.items()} | told
+    more = {free: {variable: -other / c for variable, other in rest.items()}}
+    return {variable: substituted(one, more) for variable, one in fixed.items()} | more

@@ -122,7 +122,7 @@ class LinearSystem:
             self._root[variable], self._sign[variable] = find(variable)
 
     def sum(self, one: Tensor, other: Tensor) -> Tensor:
-        """one + other, entry by entry, broadcast. What times a zero is a zero."""
+        """one + other, entry by entry, broadcast; a wildcard where one of them is."""
         return self._combined([one, other], [1, 1])
 
     def multiple(self, variables: Tensor, factor: int) -> Tensor:

@@ -163,16 +163,14 @@ def _homogeneous(op: Operation) -> State:
 def _clamped(op: Operation) -> State:
     """Homogeneous if it bounds by zero alone, or keeps a division safe."""
     state = op.state("self")
-    below, above = (
-        next((op.arguments[name] for name in names if op.arguments.get(name) is not None), None)
-        for names in (("min", "min_val", "threshold"), ("max", "max_val"))
-    )
-    if any(isinstance(bound, Tensor) for bound in (below, above)):
+    names = ("min", "min_val", "threshold", "max", "max_val")
+    bounds = [op[name] for name in names if op.arguments.get(name) is not None]
+    if any(isinstance(bound, Tensor) for bound in bounds):
         op.exponents.pin(*op.read())
         return State()
-    bounds = [bound for bound in (below, above) if bound is not None and abs(bound) != inf]
+    finite = [bound for bound in bounds if abs(bound) != inf]
     guards = guard_of(op.name, op.arguments) is not None
-    homogeneous = guards or not any([*bounds, op.arguments.get("value", 0)])
+    homogeneous = guards or not any([*finite, op.arguments.get("value", 0)])
     op.exponents.pin(state, scale=not homogeneous)
     return State(state.scale, guarded=guards) if homogeneous else State()
 
@@ -192,15 +190,15 @@ def _dropped(op: Operation) -> Any:
 @rule("add", "sub", "rsub", "lerp")
 def _added(op: Operation) -> State:
     """Both have the same exponents. Shifts add up, each with a number of its own."""
-    one, other = op.state("self"), op.arguments.get("other", op.arguments.get("end"))
+    name = "end" if op.name == "lerp" else "other"
+    one, other = op.state("self"), op[name]
     if not isinstance(other, Tensor):
         guards = guard_of(op.name, op.arguments) is not None
         if other != 0 and not guards:
             op.exponents.pin(one, shift=False)
             return State(shift=one.shift)
         return State(one.scale, one.shift, guarded=guards and bool(one.scale))
-    two = op.state("other" if "other" in op.arguments else "end")
-    shape = op.shape
+    two, shape = op.state(name), op.shape
     shifts = tuple(term.to(shape) for term in (*one.shift, *two.shift))
     if op.name == "lerp":
         op.exponents.pin(op.state("weight"))

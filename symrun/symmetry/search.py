@@ -125,7 +125,7 @@ def without_data(
 def _found(
     model: nn.Module, example: Any, criterion: Criterion, device: torch.device | str
 ) -> Structure:
-    exponents = Exponents(LinearSystem())
+    exponents = Exponents()
 
     def end(trace: Trace, returned: Any) -> Tensor:
         loss = criterion(returned)

@@ -6,7 +6,7 @@ nothing has to be captured first: torch.fx and torch.export show the same operat
 refuse models that this can follow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -162,17 +162,13 @@ class Trace(TorchDispatchMode):
         return output
 
     def _record(self, output: Any, result: Any, written: bool) -> None:
-        if isinstance(output, Tensor):
-            self._kept.append(output)
-            self.set_state(output, result if isinstance(result, State) else result[0], written)
-        elif isinstance(output, (tuple, list)):
-            states: Sequence[State] = (
-                [result, *[State()] * len(output)] if isinstance(result, State) else result
-            )
-            for one, state in zip(output, states, strict=False):
-                if isinstance(one, Tensor):
-                    self._kept.append(one)
-                    self.set_state(one, state, written)
+        """result: the state of the first tensor of `output`, or one for each."""
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        states = [result, *[State()] * len(outputs)] if isinstance(result, State) else result
+        for one, state in zip(outputs, states, strict=False):
+            if isinstance(one, Tensor):
+                self._kept.append(one)
+                self.set_state(one, state, written)
 
 
 def _place(tensor: Tensor) -> tuple[int, tuple[Any, ...]]:
