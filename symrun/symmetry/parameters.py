@@ -73,8 +73,10 @@ def overlapping(model: nn.Module) -> set[str]:
         by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((first, last, name))
     found: set[str] = set()
     for spans in by_storage.values():
-        spans.sort()
-        for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
-            if start <= end:
-                found |= {one, other}
+        furthest, owner = -1, ""
+        for first, last, name in sorted(spans):
+            if first <= furthest:
+                found |= {owner, name}
+            if last > furthest:
+                furthest, owner = last, name
     return found
