@@ -142,7 +142,7 @@ def shortcomings(
     predicting = [row for row in rows if predicts(row)]
     explained = [(row, row.explained) for row in predicting if row.explained is not None]
     residuals = [(row, row.residual) for row in rows if row.residual is not None]
-    driven = {row.group: row for row in rows if Symmetry(row.symmetry).degree > 1}
+    driven = {(row.symmetry, row.group): row for row in rows if Symmetry(row.symmetry).degree > 1}
     moved = [(row, row.moved / row.units) for row in driven.values()]
     for key, bar, sign, compared in (
         ("explained", min_explained, 1, explained),
