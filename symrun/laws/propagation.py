@@ -52,32 +52,30 @@ class Propagation:
         units = len(conserved)
         rule_of = torch.zeros(units, dtype=torch.int64) if rule_of is None else rule_of
         rule_of = rule_of.to(conserved.device)
-        starts: dict[str, list[Tensor | None]] = {
-            name: [
-                one[name].start(conserved, degree, before) if name in one else None
-                for one, before in zip(laws, carried or [None] * len(laws), strict=True)
-            ]
-            for name in dict.fromkeys(name for one in laws for name in one)
-        }
         self._rows: dict[str, slice] = {}
         self._silent: dict[str, Tensor] = {}
         """Of a law that some rules lack, where it predicts nothing, bool [units]."""
+        states = [conserved.new_zeros(0, units)]  # where there is no law
         rows = 0
-        for name, found in starts.items():
-            height = max(len(start) for start in found if start is not None)
-            self._rows[name] = slice(rows, rows + height)
-            rows += height
-        self.state = conserved.new_zeros(rows, units)
-        """Of all laws, [rows, units]. Set it in place."""
-        for name, found in starts.items():
-            for rule, start in enumerate(found):
+        for name in dict.fromkeys(name for one in laws for name in one):
+            starts = [
+                one[name].start(conserved, degree, before) if name in one else None
+                for one, before in zip(laws, carried or [None] * len(laws), strict=True)
+            ]
+            height = max(len(start) for start in starts if start is not None)
+            state = conserved.new_zeros(height, units)
+            for rule, start in enumerate(starts):
                 here = rule_of == rule
                 if start is None:
                     silent = self._silent.setdefault(name, torch.zeros_like(here))
                     silent |= here
                 else:
-                    place = self.state[self._rows[name]][: len(start)]
-                    place.copy_(torch.where(here, start, place))
+                    state[: len(start)] = torch.where(here, start, state[: len(start)])
+            states.append(state)
+            self._rows[name] = slice(rows, rows + height)
+            rows += height
+        self.state = torch.cat(states)
+        """Of all laws, [rows, units]. Set it in place."""
         key = rule_of * _MOST_DEGREES + degree.long()
         kinds, which = torch.unique(key, return_inverse=True)
         self._kinds = [divmod(kind, _MOST_DEGREES) for kind in kinds.tolist()]

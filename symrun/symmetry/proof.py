@@ -152,11 +152,6 @@ class Prover:
             for group, factors in zip(groups, self._factors, strict=True)
         ]
 
-    def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In place of the model's own, with `values`."""
-        given = iter(values.values())
-        return stand_ins(self._model, lambda _: next(given).clone())
-
     def _flip(self, values: Tensor) -> None:
         """Change the signs of random rows, and of random columns: as good as of random entries,
         for which large layers need seconds."""
@@ -206,7 +201,8 @@ class Prover:
 
     def _passes(self, values: dict[str, Tensor], with_gradients: bool = False) -> list[Pass]:
         """Each with `values` as parameters and buffers."""
-        tensors = self._tensors(values)
+        given = iter(values.values())
+        tensors = stand_ins(self._model, lambda _: next(given).clone())
         trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
         found = []
         with untouched(self._model):
