@@ -29,7 +29,7 @@ from symrun.symmetry.linear_system import (
     substituted,
 )
 from symrun.symmetry.parameters import Transformed, in_forward_order
-from symrun.symmetry.search import FOLLOWED, follow, passes_differ, without_data
+from symrun.symmetry.search import follow, passes_differ, without_data
 from symrun.symmetry.trace import Trace
 
 NAME = "outputs"
@@ -72,8 +72,7 @@ def _found(
         return outputs
 
     varies = passes_differ(model, example, lambda returned: output(returned).sum())
-    passes = FOLLOWED if varies else 1
-    parameters, _ = follow(model, example, exponents, _with_one_exponent, end, device, passes)
+    parameters, _ = follow(model, example, exponents, _with_one_exponent, end, device, varies)
     used = in_forward_order(parameters.values())
     solution = exponents.system.solution()
     of_parameters = [solution[int(one.scales[0].variables)] for one in used]

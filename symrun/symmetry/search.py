@@ -36,14 +36,13 @@ from symrun.symmetry.stand_ins import (
 )
 from symrun.symmetry.trace import Trace
 
-PASSES = 3
+_COMPARED = 3
 """Forward passes that show whether all make the same operations."""
+_FOLLOWED = 4
+"""Those of a model in which they do not, as where it skips layers at random or counts its calls."""
 Made = Callable[[str, Tensor, int, LinearSystem], Transformed]
 """From the name of a parameter, its tensor and its number to what may be done to it."""
 Found = TypeVar("Found")
-
-FOLLOWED = 4
-"""Of a model whose passes do not, such as one that skips layers at random or counts its calls."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ def _found(
         return loss
 
     varies = _differ(model, example, criterion)
-    passes = FOLLOWED if varies else 1
-    parameters, uses = follow(model, example, exponents, Transformed.of, end, device, passes)
+    parameters, uses = follow(model, example, exponents, Transformed.of, end, device, varies)
     _fix_what_is_left(parameters, exponents)
     groups = groups_of(list(parameters.values()), exponents.system.solution())
     return Structure(_layers(uses), groups, varies)
@@ -147,12 +145,13 @@ def follow(
     made: Made,
     end: Callable[[Trace, Any], Tensor],
     device: torch.device | str,
-    passes: int,
+    varies: bool,
 ) -> tuple[dict[str, Transformed], list[tuple[str, str, tuple[int, ...]]]]:
     """The parameters that may be transformed, once the equations of forward passes are in
     `exponents`; and the uses of weights, as in `Trace`.
 
-    end: from what the model returned to what all is trained for, whose equations it adds.
+    end: from what the model returned to what all is trained for, whose equations it adds. varies:
+    as in `Structure`.
     """
     tensors = stand_ins(model, lambda tensor: tensor.to(device, copy=True))
     excluded = overlapping(model)
@@ -167,7 +166,7 @@ def follow(
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
     with untouched(model):
-        for number in range(passes):
+        for number in range(_FOLLOWED if varies else 1):
             seed_all(number)
             trace = Trace(exponents, parameters)
             for name, _ in model.named_parameters():
@@ -220,7 +219,7 @@ def _differ(
     tensors = stand_ins(model, made)
     seen = set()
     with untouched(model):
-        for number in range(PASSES):
+        for number in range(_COMPARED):
             seed_all(number)
             before = random_numbers()
             with standing_in(model, tensors), _Operations() as operations:
