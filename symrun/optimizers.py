@@ -214,7 +214,7 @@ def _sgd(optim: SgdConfig, parameters: Sequence["nn.Parameter"]) -> "torch.optim
     )
 
 
-def _laws_of_sgd(optim: SgdConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
+def _sgd_laws(optim: SgdConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
     from symrun.laws.law import SGD
 
     return laws_of_sgd(SGD(optim.weight_decay, optim.momentum, optim.dampening, optim.nesterov))
@@ -243,7 +243,7 @@ def _rmsprop(optim: RmspropConfig, parameters: Sequence["nn.Parameter"]) -> "tor
     )
 
 
-def _observed(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
+def _observed_laws(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
     from symrun.laws import ObservedUpdate
 
     reason = f"{optim.name} moves each parameter at a rate of its own, which breaks every symmetry"
@@ -254,11 +254,11 @@ def _observed(optim: OptimConfig) -> tuple[dict[str, "Law"], dict[str, str]]:
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(
-        SgdConfig, "SGD", _sgd, lambda optim: int(optim.momentum > 0), _laws_of_sgd, capturable=True
+        SgdConfig, "SGD", _sgd, lambda optim: int(optim.momentum > 0), _sgd_laws, capturable=True
     ),
-    "adam": Optimizer(AdamConfig, "Adam", _adam, lambda optim: 2, _observed),
-    "adamw": Optimizer(AdamConfig, "AdamW", _adam, lambda optim: 2, _observed),
+    "adam": Optimizer(AdamConfig, "Adam", _adam, lambda optim: 2, _observed_laws),
+    "adamw": Optimizer(AdamConfig, "AdamW", _adam, lambda optim: 2, _observed_laws),
     "rmsprop": Optimizer(
-        RmspropConfig, "RMSprop", _rmsprop, lambda optim: 1 + (optim.momentum > 0), _observed
+        RmspropConfig, "RMSprop", _rmsprop, lambda optim: 1 + (optim.momentum > 0), _observed_laws
     ),
 }

@@ -24,10 +24,9 @@ class Agreement:
     law: a column of the tables, or the name of a null law, which is wrong on purpose. units: of
     all groups, those that the law predicts, or all if it predicts none. moved: how many units
     moved; `excluded` are the others, which no R^2 can judge. residual: the largest relative error;
-    None if the law makes no prediction here, and for null laws. motion: the
-    largest of any unit, relative to its magnitude; drift: the same among the excluded units, None
-    if there are none. diverged: a group stops being finite, and was compared up to its last finite
-    record.
+    None if the law makes no prediction here, and for null laws. motion: the largest of any unit,
+    relative to its magnitude; drift: the same among the excluded units, None if there are none.
+    diverged: a group stops being finite, and was compared up to its last finite record.
 
     The others are None if the law makes no prediction, or if no unit moved. For the median unit:
     explained, its R^2; unexplained, 1 - R^2 without the rounding of that difference; rms, its

@@ -61,9 +61,9 @@ def silent_groups(info: RunInfo) -> list[str]:
         if group.unpredicted is not None and not everywhere:
             # A matrix has two groups of one name, its diagonal and its other entries
             groups_of.setdefault(group.unpredicted, {})[group.group] = None
-    for why, groups in ((why, list(names)) for why, names in groups_of.items()):
+    for why, groups in groups_of.items():
         more = f" and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""
-        names = ", ".join(groups[:_NAMED]) + more
+        names = ", ".join([*groups][:_NAMED]) + more
         lines.append(f"no law but an identity predicts {names}: {why}")
     return lines
 
@@ -142,7 +142,7 @@ def shortcomings(
     predicting = [row for row in rows if predicts(row)]
     explained = [(row, row.explained) for row in predicting if row.explained is not None]
     residuals = [(row, row.residual) for row in rows if row.residual is not None]
-    driven = {row.group: row for row in rows if Symmetry(row.symmetry).degree > 1}
+    driven = {(row.symmetry, row.group): row for row in rows if Symmetry(row.symmetry).degree > 1}
     moved = [(row, row.moved / row.units) for row in driven.values()]
     for key, bar, sign, compared in (
         ("explained", min_explained, 1, explained),

@@ -24,7 +24,7 @@ from symrun.runs.network import GroupInfo
 from symrun.runs.tables import unit_curves
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
-# Below it, float32 tables lose digits.
+"""Below it, float32 tables lose digits."""
 
 
 @dataclass(frozen=True)

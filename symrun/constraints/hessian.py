@@ -39,8 +39,8 @@ from symrun.symmetry.generator import (
     Vector,
     asymmetric,
     generator,
-    moved,
     per_unit,
+    unsigned_generator,
     weighted,
 )
 
@@ -118,25 +118,18 @@ class Curvature:
         Error: UsageError if torch cannot differentiate an operation of the network twice.
         """
         # Only these gradients: the pass then ends at the first layer that v names.
-        outputs = [self._graph[name] for name in vector]
-        with _twice_differentiable():
-            products = torch.autograd.grad(
-                outputs,
-                list(self._parameters.values()),
-                list(vector.values()),
-                retain_graph=True,
-                materialize_grads=True,
-            )
-        return dict(zip(self._parameters, products, strict=True))
+        return self._derivative([self._graph[name] for name in vector], [*vector.values()])
 
     def source_gradient(self) -> Vector:
         """grad S, over all parameters. Error: as in `times`."""
+        return self._derivative([self._source])
+
+    def _derivative(self, of: Sequence[Tensor], along: Sequence[Tensor] | None = None) -> Vector:
+        """Of the sum of products of `of` and `along`."""
+        parameters = list(self._parameters.values())
         with _twice_differentiable():
             found = torch.autograd.grad(
-                self._source,
-                list(self._parameters.values()),
-                retain_graph=True,
-                materialize_grads=True,
+                of, parameters, along, retain_graph=True, materialize_grads=True
             )
         return dict(zip(self._parameters, found, strict=True))
 
@@ -173,8 +166,7 @@ def hessian_constraints(
         worst = max(row.relative_error for row in
                     hessian_constraints(model, structure.groups, images, labels, seed=0))
     """
-    balanced = any(group.outputs for group in groups)
-    chosen = output if balanced else None
+    chosen = output if any(group.outputs for group in groups) else None
     curvature = Curvature(model, images, labels, seed, criterion, chosen)
     for group in groups:
         yield HessianConstraint(
@@ -209,7 +201,7 @@ def _relative_error(curvature: Curvature, group: Group, draws: Generator) -> flo
 
 def _largest_cosine(curvature: Curvature, group: Group) -> float | None:
     """|<g, v_u>| beside what B without signs allows, the largest over units with a gradient."""
-    along, gradient = moved(group, curvature.weights), curvature.gradient
+    along, gradient = unsigned_generator(group, curvature.weights), curvature.gradient
     norms_sq = per_unit(group, along, along) * per_unit(group, gradient, gradient)
     alive = norms_sq != 0  # True for NaN: weights that diverged shall show
     if not alive.any():

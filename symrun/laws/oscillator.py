@@ -32,7 +32,6 @@ class Oscillator:
     -   The forcing acts (1 - beta) / (2 (1 + beta)) of an update earlier. The equation of motion
         for theta goes on with (1 - beta) h^2 / 6 times its third derivative, whose projection on
         the symmetry shifts B(theta', theta') by this much; without it the law lags behind.
-
     -   A source acts log((1 + beta) / (2 beta)) / (2 gamma) earlier, which is about half an update,
         so that under a steady one the law is where SGD is. Dampening makes that of the first update
         1 / (1 - alpha) times as strong.
@@ -79,12 +78,10 @@ class Oscillator:
         if first and self.corrected:
             drive = drive / undamped
         if self.momentum_before is not None:
-            spring, friction = self._pull(degree, h, self.sgd.momentum)
-            spring_before, friction_before = self._pull(degree, h, self.momentum_before)
-            late = (spring - spring_before) / h * conserved + (
-                friction - friction_before
-            ) * velocity
-            velocity = velocity - late / 2
+            now = self._pull(degree, h, self.sgd.momentum)
+            before = self._pull(degree, h, self.momentum_before)
+            spring, friction = (one - other for one, other in zip(now, before, strict=True))
+            velocity = velocity - (spring / h * conserved + friction * velocity) / 2
         scaled = torch.stack([conserved, h * velocity, h**2 * force, h**2 * drive])
         conserved, velocity = self._propagator(degree, h) @ scaled
         return torch.stack([conserved, velocity / h])

@@ -52,37 +52,36 @@ class Propagation:
         units = len(conserved)
         rule_of = torch.zeros(units, dtype=torch.int64) if rule_of is None else rule_of
         rule_of = rule_of.to(conserved.device)
-        starts: dict[str, list[Tensor | None]] = {
-            name: [
-                one[name].start(conserved, degree, before) if name in one else None
-                for one, before in zip(laws, carried or [None] * len(laws), strict=True)
-            ]
-            for name in dict.fromkeys(name for one in laws for name in one)
-        }
         self._rows: dict[str, slice] = {}
         self._silent: dict[str, Tensor] = {}
         """Of a law that some rules lack, where it predicts nothing, bool [units]."""
+        states = [conserved.new_zeros(0, units)]  # where there is no law
         rows = 0
-        for name, found in starts.items():
-            height = max(len(start) for start in found if start is not None)
-            self._rows[name] = slice(rows, rows + height)
-            rows += height
-        self._state = conserved.new_zeros(rows, units)
-        for name, found in starts.items():
-            for rule, start in enumerate(found):
+        for name in dict.fromkeys(name for one in laws for name in one):
+            starts = [
+                one[name].start(conserved, degree, before) if name in one else None
+                for one, before in zip(laws, carried or [None] * len(laws), strict=True)
+            ]
+            height = max(len(start) for start in starts if start is not None)
+            state = conserved.new_zeros(height, units)
+            for rule, start in enumerate(starts):
                 here = rule_of == rule
                 if start is None:
                     silent = self._silent.setdefault(name, torch.zeros_like(here))
                     silent |= here
                 else:
-                    place = self._state[self._rows[name]][: len(start)]
-                    place.copy_(torch.where(here, start, place))
+                    state[: len(start)] = torch.where(here, start, state[: len(start)])
+            states.append(state)
+            self._rows[name] = slice(rows, rows + height)
+            rows += height
+        self.state = torch.cat(states)
+        """Of all laws, [rows, units]. Set it in place."""
         key = rule_of * _MOST_DEGREES + degree.long()
         kinds, which = torch.unique(key, return_inverse=True)
         self._kinds = [divmod(kind, _MOST_DEGREES) for kind in kinds.tolist()]
         """The rule and the degree of each kind of unit."""
-        size = self._state.numel()
-        places = torch.arange(size, device=which.device).view_as(self._state)
+        size = self.state.numel()
+        places = torch.arange(size, device=which.device).view_as(self.state)
         self._chosen = (places + size * which).flatten()
         """The index of each state entry in the flattened product for all kinds of unit."""
         columns = rows + Input.count(momentum)
@@ -90,14 +89,9 @@ class Propagation:
         self._prepared: list[Rule] = []
 
     @property
-    def state(self) -> Tensor:
-        """The state of all laws, [rows, units]. Set it in place."""
-        return self._state
-
-    @property
     def by_law(self) -> dict[str, Tensor]:
         """The rows of the state that belong to each law."""
-        return {name: self._state[rows] for name, rows in self._rows.items()}
+        return {name: self.state[rows] for name, rows in self._rows.items()}
 
     def continue_from(self, by_law: Mapping[str, Tensor]) -> None:
         """Go on from `by_law` of the same units, as far as their laws are the same."""
@@ -108,12 +102,12 @@ class Propagation:
     @property
     def exact(self) -> Tensor:
         """Q by the law `exact`, which every rule has, [units]: a view of the state."""
-        return self._state[self._rows["exact"].start]
+        return self.state[self._rows["exact"].start]
 
     @property
     def predicted(self) -> dict[str, Tensor]:
         """Q by law, each [units]: views of the state, which `advance` changes."""
-        found = {name: self._state[rows.start] for name, rows in self._rows.items()}
+        found = {name: self.state[rows.start] for name, rows in self._rows.items()}
         for name, silent in self._silent.items():
             found[name] = found[name].masked_fill(silent, torch.nan)
         return found
@@ -124,7 +118,7 @@ class Propagation:
             return
         self._prepared = list(rules)
         matrices = torch.zeros(self._matrices.shape, dtype=torch.float64)
-        state = len(self._state)
+        state = len(self.state)
         for place, (number, degree) in zip(matrices, self._kinds, strict=True):
             rule = rules[number]
             for name, law in rule.laws.items():
@@ -142,5 +136,5 @@ class Propagation:
 
         inputs: float64 [3 or 5, units], in the order of `Input`.
         """
-        by_kind = self._matrices @ torch.cat([self._state, inputs])
-        torch.index_select(by_kind.flatten(), 0, self._chosen, out=self._state.view(-1))
+        by_kind = self._matrices @ torch.cat([self.state, inputs])
+        torch.index_select(by_kind.flatten(), 0, self._chosen, out=self.state.view(-1))

@@ -44,7 +44,7 @@ def of_user(
     Error: UsageError if there is no such function, it fails, or returns no network.
     Example: of_user("torch.nn:Linear", {"in_features": 4, "out_features": 10}, (4,), classes=10)
     """
-    with importable(os.getcwd()):
+    with importable():
         make = imported("model", name)
         offered = {"num_classes": classes}
         offered |= {"in_channels": shape[0]} if len(shape) == 3 else {}
@@ -68,7 +68,7 @@ def imported(setting: str, name: str) -> Callable[..., Any]:
             raise UsageError(f"{setting}={name}: {module} {failed(error)}") from None
         where = f"neither in {os.getcwd()} nor installed: start symrun in the folder that holds it"
         raise UsageError(f"{setting}={name}: there is no module {error.name}, {where}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may read its options when imported
         raise UsageError(f"{setting}={name}: importing {module} {failed(error)}") from None
     make: Callable[..., Any] | None = getattr(loaded, function, None)
     if make is None or not callable(make):
@@ -89,7 +89,7 @@ def _called(name: str, make: Callable[[], Any]) -> nn.Module:
     return model
 
 
-def failed(error: Exception) -> str:
+def failed(error: BaseException) -> str:
     """The end of a message: what code of somebody else's raised."""
     return (
         f"failed with {type(error).__name__}: {in_one_line((str(error).splitlines() or [''])[0])}"
@@ -97,8 +97,9 @@ def failed(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def importable(folder: str) -> Iterator[None]:
-    """Modules of `folder` come first while something is imported."""
+def importable() -> Iterator[None]:
+    """Modules of the working directory come first while something is imported."""
+    folder = os.getcwd()
     sys.path.insert(0, folder)
     try:
         yield

@@ -23,7 +23,7 @@ class SmallImageResNet(ResNet):  # type: ignore[misc]  # torchvision has no type
     Example: SmallImageResNet(18, channels=3, classes=10, width=0.25)
     """
 
-    def __init__(self, depth: int, channels: int, classes: int, width: float = 1.0) -> None:
+    def __init__(self, depth: int, channels: int, classes: int, width: float) -> None:
         self._width = width  # `_make_layer` needs it before ResNet is made
         block, blocks = _BLOCKS[depth]
         super().__init__(block, blocks, classes)

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Output channels of each convolution at width 1; "pool" halves the resolution.
+# Convolutions in each block
 _PLANS: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-_BLOCK_CHANNELS = (64, 128, 256, 512, 512)
+_BLOCK_CHANNELS = (64, 128, 256, 512, 512)  # of each convolution at width 1
 _HIDDEN = 1024
 
 
@@ -33,8 +33,8 @@ class VGG(nn.Module):
         batch_norm: bool,
         shape: tuple[int, int, int],
         classes: int,
-        width: float = 1.0,
-        dropout: float = 0.5,
+        width: float,
+        dropout: float,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
@@ -78,12 +78,11 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg(
-    name: str, classes: int, image_size: int, width: float, dropout: float, eps: float = 1e-5
-) -> VGG:
+def vgg(name: str, classes: int, image_size: int, width: float, dropout: float) -> VGG:
     """The VGG called `name`, such as "vgg16_bn", for square RGB images.
 
     Example: vgg("vgg11_bn", classes=10, image_size=32, width=0.25, dropout=0.5)
     """
     depth, _, norm = name.removeprefix("vgg").partition("_")
-    return VGG(int(depth), norm == "bn", (3, image_size, image_size), classes, width, dropout, eps)
+    shape = (3, image_size, image_size)
+    return VGG(int(depth), norm == "bn", shape, classes, width, dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from symrun.symmetry.guards import guard_of, leads_to_division
-from symrun.symmetry.trace import tensors_in
+from symrun.symmetry.stand_ins import all_tensors
 
 _NEGLIGIBLE = 1e-24
 _COARSER = (torch.float32, torch.float16, torch.bfloat16)
@@ -56,7 +56,7 @@ class Exact(TorchDispatchMode):
         values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         name = schema.name.split("::")[-1].rstrip("_")
         for argument, value in values.items() if self._guarded else ():
-            for tensor in tensors_in(value):
+            for tensor in all_tensors(value):
                 if tensor.layout is torch.strided:
                     guarded = tensor.untyped_storage()._cdata in self._guarded
                     self.felt |= guarded and not leads_to_division(name, argument)
@@ -65,7 +65,7 @@ class Exact(TorchDispatchMode):
         values |= dict.fromkeys(small, _NEGLIGIBLE)
         if values.get("dtype") in _COARSER:  # what the network casts to a coarser type
             values["dtype"] = torch.float64
-        given = [values.pop(one.name) for one in schema.arguments[: len(args)]]
+        given = [values.pop(one) for one in names[: len(args)]]
         output = function(*given, **values)
         if guard is not None:
             self._guarded[output.untyped_storage()._cdata] = output

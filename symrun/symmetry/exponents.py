@@ -97,8 +97,8 @@ class Exponents:
     """Operations on states. Each either follows from the equations that it adds, or gives up: then
     the variables are pinned to zero."""
 
-    def __init__(self, system: LinearSystem) -> None:
-        self.system = system
+    def __init__(self) -> None:
+        self.system = LinearSystem()
 
     def pin(self, *states: State, scale: bool = True, shift: bool = True) -> None:
         """Nothing happens to these tensors. Their terms may cancel."""

@@ -1,4 +1,4 @@
-"""What a network draws at random, so drawn that no two units are alike by chance.
+"""Draws a network's random numbers so that no two units look alike by chance.
 
 A gate that is shut once in a hundred draws, as by dropout, is open in most batches, where its units
 look as if they were linear.

@@ -29,11 +29,11 @@ Vector = Mapping[str, Tensor]
 
 def generator(group: Group, parameters: Vector, factors: Tensor) -> Vector:
     """The sum of factors[u] v_u over the units u of `group`, at `parameters`. factors: [units]."""
-    return weighted(group, moved(group, parameters), factors, signs=True)
+    return weighted(group, unsigned_generator(group, parameters), factors, signs=True)
 
 
-def moved(group: Group, parameters: Vector) -> Vector:
-    """What the symmetry adds to each parameter, but for its sign: itself, or 1 for translation."""
+def unsigned_generator(group: Group, parameters: Vector) -> Vector:
+    """What the symmetry adds to each parameter, but for the sign: itself, or 1 for translation."""
     if group.symmetry.degree == 2:
         return parameters
     return {name: torch.ones_like(values) for name, values in parameters.items()}
@@ -50,7 +50,8 @@ def entries_of(group: Group, shapes: Mapping[str, Sequence[int]]) -> dict[str, T
     ones = {name: torch.ones(()).expand(*shapes[name]) for name in names}
     # Random, so that what an entry has of two units does not cancel by chance
     factors = 1 + torch.rand(group.units, generator=Generator().manual_seed(0))
-    return {name: moved != 0 for name, moved in weighted(group, ones, factors, signs=True).items()}
+    added = weighted(group, ones, factors, signs=True)
+    return {name: values != 0 for name, values in added.items()}
 
 
 def weighted(group: Group, vector: Vector, factors: Tensor, signs: bool = False) -> Vector:

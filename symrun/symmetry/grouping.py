@@ -7,8 +7,8 @@ from math import gcd, prod
 import torch
 
 from symrun.symmetry.groups import Group, Members, Symmetry, columns
-from symrun.symmetry.linear_system import Combination, whole
-from symrun.symmetry.parameters import Transformed
+from symrun.symmetry.linear_system import Combination, common_denominator
+from symrun.symmetry.parameters import Transformed, in_forward_order
 
 _NAMED = 3
 """Layers that a group's name lists on each side; of more, it lists the first and counts them."""
@@ -24,23 +24,14 @@ def groups_of(
     parameters: Sequence[Transformed], solution: Sequence[Combination]
 ) -> tuple[Group, ...]:
     """Scale, rescale, then translation, each in forward order."""
-    used = sorted(
-        (one for one in parameters if one.first_use is not None),
-        key=lambda one: (one.first_use, one.order),
-    )
+    used = in_forward_order(parameters)
     grouped: dict[frozenset[Key], list[dict[Key, list[int]]]] = {}
     for unit in _units(used, solution):
         grouped.setdefault(frozenset(unit), []).append(unit)
-    found = [_group(used, units) for units in grouped.values()]
-    found.sort(key=lambda pair: pair[0])
-    groups = [group for _, group in found]
-    ordered = [
-        group
-        for symmetry in (Symmetry.scale, Symmetry.rescale)
-        for group in groups
-        if group.symmetry is symmetry
-    ]
-    return (*_distinct([*ordered, *_translations(used, solution)]),)
+    in_order = sorted(grouped.values(), key=lambda units: next(iter(units[0]))[:2])
+    groups = [_group(used, units) for units in in_order]
+    groups.sort(key=lambda group: group.symmetry is Symmetry.rescale)
+    return (*_distinct([*groups, *_translations(used, solution)]),)
 
 
 def _units(
@@ -57,7 +48,7 @@ def _units(
         entries = _settled(used, raw[free])
         if not entries:
             continue
-        factor = whole([exponent for *_, exponent in entries])
+        factor = common_denominator(exponent for *_, exponent in entries)
         exponents = [int(exponent * factor) for *_, exponent in entries]
         shared = gcd(*exponents)
         mixed = min(exponents) < 0 < max(exponents)
@@ -97,10 +88,8 @@ def _settled(used: Sequence[Transformed], entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def _group(
-    used: Sequence[Transformed], units: list[dict[Key, list[int]]]
-) -> tuple[tuple[int, int], Group]:
-    """What it is sorted by, and the group of units that move the same blocks."""
+def _group(used: Sequence[Transformed], units: list[dict[Key, list[int]]]) -> Group:
+    """The group of units that move the same blocks."""
     keys = list(units[0])  # in forward order
     units = sorted(units, key=lambda unit: unit[keys[0]][0])
     members = {}
@@ -117,8 +106,7 @@ def _group(
     name = " -> ".join(_listed(side) for side in sides if side)
     layers = tuple(_unique([*sides[0], *sides[1]]))
     symmetry = Symmetry.rescale if mixed else Symmetry.scale
-    group = Group(symmetry, name, layers, tuple(members[key] for key in ordered))
-    return (keys[0][0], keys[0][1]), group
+    return Group(symmetry, name, layers, tuple(members[key] for key in ordered))
 
 
 def _members(parameter: Transformed, part: int, places: dict[int, int], exponent: int) -> Members:
@@ -130,12 +118,9 @@ def _members(parameter: Transformed, part: int, places: dict[int, int], exponent
         return Members(
             parameter.name, 0, tuple(units.flatten().tolist()), prod(shape[1:]), exponent
         )
-    if block.parts > 1:
-        rows = shape[0] // block.parts
-        units = units.expand(shape).reshape(block.parts, rows, -1)[:, 0].flatten()
-        return Members(parameter.name, 1, tuple(units.tolist()), rows, exponent, parts=block.parts)
-    units = units.expand(1, *shape[1:]).flatten()
-    return Members(parameter.name, 1, tuple(units.tolist()), shape[0], exponent)
+    rows = shape[0] // block.parts
+    of_columns = tuple(units.expand(shape)[::rows].flatten().tolist())
+    return Members(parameter.name, 1, of_columns, rows, exponent, block.parts)
 
 
 def _translations(used: Sequence[Transformed], solution: Sequence[Combination]) -> Iterable[Group]:

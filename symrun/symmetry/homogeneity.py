@@ -22,9 +22,14 @@ from torch import Tensor, nn
 
 from symrun.symmetry.exponents import Block, Exponents
 from symrun.symmetry.groups import Group, Members, Symmetry
-from symrun.symmetry.linear_system import Combination, LinearSystem, whole
-from symrun.symmetry.parameters import Transformed
-from symrun.symmetry.search import FOLLOWED, follow, passes_differ, without_data
+from symrun.symmetry.linear_system import (
+    Combination,
+    LinearSystem,
+    common_denominator,
+    substituted,
+)
+from symrun.symmetry.parameters import Transformed, in_forward_order
+from symrun.symmetry.search import follow, passes_differ, without_data
 from symrun.symmetry.trace import Trace
 
 NAME = "outputs"
@@ -57,7 +62,7 @@ def find_homogeneity(
 def _found(
     model: nn.Module, example: Any, output: Callable[[Any], Tensor], device: torch.device | str
 ) -> Group | None:
-    exponents = Exponents(LinearSystem())
+    exponents = Exponents()
     common = exponents.system.fresh(1)
 
     def end(trace: Trace, returned: Any) -> Tensor:
@@ -67,17 +72,11 @@ def _found(
         return outputs
 
     varies = passes_differ(model, example, lambda returned: output(returned).sum())
-    passes = FOLLOWED if varies else 1
-    parameters, _ = follow(model, example, exponents, _whole, end, device, passes)
-    used = sorted(
-        (one for one in parameters.values() if one.first_use is not None),
-        key=lambda one: (one.first_use, one.order),
-    )
+    parameters, _ = follow(model, example, exponents, _with_one_exponent, end, device, varies)
+    used = in_forward_order(parameters.values())
     solution = exponents.system.solution()
-    found = _chosen(
-        [solution[int(one.scales[0].variables.flatten()[0])] for one in used],
-        solution[int(common)],
-    )
+    of_parameters = [solution[int(one.scales[0].variables)] for one in used]
+    found = _chosen(of_parameters, solution[int(common)])
     if found is None:
         return None
     members = tuple(
@@ -89,8 +88,8 @@ def _found(
     return Group(Symmetry.homogeneity, NAME, tuple(layers), members, outputs=found[-1])
 
 
-def _whole(name: str, tensor: Tensor, order: int, system: LinearSystem) -> Transformed:
-    """A parameter with a single exponent, to which nothing is added."""
+def _with_one_exponent(name: str, tensor: Tensor, order: int, system: LinearSystem) -> Transformed:
+    """A parameter that is scaled as a whole, and not shifted."""
     shape = tuple(tensor.shape)
     block = Block(system.fresh(1).view([1] * len(shape)), ())
     return Transformed(name, shape, order, [block], [])
@@ -113,19 +112,19 @@ def _chosen(exponents: Sequence[Combination], outputs: Combination) -> list[int]
             more = _with(fixed, exponent, value)
             if more is None:
                 continue
-            now = [_put_in(one, more) for one in every if connected & one.keys()]
+            now = [substituted(one, more) for one in every if connected & one.keys()]
             known = [one.get(_ONE, Fraction(0)) for one in now if not one.keys() - {_ONE}]
-            last = _put_in(outputs, more)
+            last = substituted(outputs, more)
             if min(known, default=Fraction(0)) >= 0 and (last.keys() - {_ONE} or last):
                 fixed = more
                 break
     numbers = [
-        _put_in(one, fixed).get(_ONE, Fraction(0)) if connected & one.keys() else Fraction(0)
+        substituted(one, fixed).get(_ONE, Fraction(0)) if connected & one.keys() else Fraction(0)
         for one in every
     ]
     if not connected or min(numbers) < 0 or not numbers[-1]:
         return None
-    factor = whole(numbers)
+    factor = common_denominator(numbers)
     return [int(number * factor) for number in numbers]
 
 
@@ -147,7 +146,7 @@ def _forced(every: Sequence[Combination]) -> dict[int, Combination]:
     are, which must cancel."""
     fixed: dict[int, Combination] = {}
     while True:
-        now = [one for one in (_put_in(one, fixed) for one in every) if one]
+        now = [one for one in (substituted(one, fixed) for one in every) if one]
         positive = {free for one in now if len(one) == 1 and max(one.values()) > 0 for free in one}
         zero = {
             free for one in now if one.keys() <= positive and max(one.values()) < 0 for free in one
@@ -162,20 +161,11 @@ def _with(
 ) -> dict[int, Combination] | None:
     """`fixed`, which expresses variables by others and by a constant, where `exponent` is `value`
     as well; None if that cannot be."""
-    rest = _put_in(exponent, fixed)
+    rest = substituted(exponent, fixed)
     rest[_ONE] = rest.get(_ONE, Fraction(0)) - value
     free = next((variable for variable, c in rest.items() if variable != _ONE and c), None)
     if free is None:
         return None if rest[_ONE] else fixed
     c = rest.pop(free)
-    definition = {variable: -other / c for variable, other in rest.items()}
-    told = {free: definition}
-    return {variable: _put_in(one, told) for variable, one in fixed.items()} | told
-
-
-def _put_in(combination: Combination, fixed: dict[int, Combination]) -> Combination:
-    total: Combination = {}
-    for variable, c in combination.items():
-        for inner, factor in fixed.get(variable, {variable: Fraction(1)}).items():
-            total[inner] = total.get(inner, Fraction(0)) + c * factor
-    return {variable: c for variable, c in total.items() if c}
+    more = {free: {variable: -other / c for variable, other in rest.items()}}
+    return {variable: substituted(one, more) for variable, one in fixed.items()} | more

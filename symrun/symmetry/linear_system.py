@@ -5,7 +5,7 @@ Arrays of variables are int64 tensors on the CPU; one that does not vary along a
 there, so that it takes no memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 
@@ -121,9 +121,9 @@ class LinearSystem:
         for variable in list(parent):
             self._root[variable], self._sign[variable] = find(variable)
 
-    def sum(self, one: Tensor, other: Tensor, sign: int = 1) -> Tensor:
-        """one + sign * other, entry by entry, broadcast. What times a zero is a zero."""
-        return self._combined([one, other], [1, sign])
+    def sum(self, one: Tensor, other: Tensor) -> Tensor:
+        """one + other, entry by entry, broadcast; a wildcard where one of them is."""
+        return self._combined([one, other], [1, 1])
 
     def multiple(self, variables: Tensor, factor: int) -> Tensor:
         return self._combined([variables], [factor])
@@ -159,10 +159,7 @@ class LinearSystem:
     def _rows(self, parts: Sequence[Tensor]) -> tuple[list[list[int]], Tensor, torch.Size]:
         """The different tuples of entries that stand at one place; which of them stands at each
         place, int64 [places]; and the shape of these places, compact and broadcast."""
-        dims = max(part.dim() for part in parts)
-        aligned = [part.view([1] * (dims - part.dim()) + list(part.shape)) if part.dim() < dims
-                   else part for part in map(self.canonical, parts)]  # fmt: skip
-        spread = list(torch.broadcast_tensors(*aligned))
+        spread = torch.broadcast_tensors(*map(self.canonical, parts))
         codes, bases = spread[0].reshape(-1) + 1, []
         for part in spread[1:]:
             bases.append(int(part.max()) + 2)
@@ -230,12 +227,17 @@ def _eliminated(equations: list[Combination]) -> dict[int, Combination]:
         solved.append((pivot, definition))
     expressed: dict[int, Combination] = {}
     for pivot, definition in reversed(solved):
-        sums: Combination = {}
-        for variable, c in definition.items():
-            for free, inner in expressed.get(variable, {variable: Fraction(1)}).items():
-                sums[free] = sums.get(free, Fraction(0)) + c * inner
-        expressed[pivot] = {free: c for free, c in sums.items() if c}
+        expressed[pivot] = substituted(definition, expressed)
     return expressed
+
+
+def substituted(combination: Combination, expressed: Mapping[int, Combination]) -> Combination:
+    """`combination` with what `expressed` has in place of its variables."""
+    total: Combination = {}
+    for variable, c in combination.items():
+        for free, factor in expressed.get(variable, {variable: Fraction(1)}).items():
+            total[free] = total.get(free, Fraction(0)) + c * factor
+    return {free: c for free, c in total.items() if c}
 
 
 def compact(variables: Tensor) -> Tensor:
@@ -250,6 +252,5 @@ def compact(variables: Tensor) -> Tensor:
     return variables
 
 
-def whole(coefficients: Sequence[Fraction]) -> int:
-    """The least number that makes all coefficients whole."""
+def common_denominator(coefficients: Iterable[Fraction]) -> int:
     return lcm(*(c.denominator for c in coefficients))

@@ -30,12 +30,7 @@ from symrun.symmetry.groups import Group, Symmetry, off_diagonal
 from symrun.symmetry.lines import entries_of_units
 from symrun.symmetry.proof import SMALL_GRADIENT, Prover, in_float64
 from symrun.symmetry.search import Structure
-from symrun.symmetry.stand_ins import (
-    Criterion,
-    all_tensors,
-    random_like,
-    untouched,
-)
+from symrun.symmetry.stand_ins import Criterion, all_tensors, random_like, untouched
 
 _LOG = logging.getLogger(__name__)
 
@@ -162,7 +157,7 @@ class _Finder:
         """Whether the network makes a finite loss of these inputs, for which it may not have been
         made."""
         try:
-            found = self._prover((), inputs, 0, flipped=True).at_start()
+            found = self._prover((), inputs, 0).at_start()
         except Exception:  # what a user's forward makes of inputs that it checks
             return False
         return all(math.isfinite(one.loss) for one in found)
@@ -198,16 +193,17 @@ class _Finder:
             claimed.append(entries)
         hold = [True] * len(claims)
         for inputs in self._inputs:
-            prover = self._prover(claimed, inputs, 2 * _POINTS, flipped=False)
+            prover = self._prover(claimed, inputs, 2 * _POINTS)
             with EvenGates():
                 proofs = prover.proofs()
             hold = [held and one.reason is None for held, one in zip(hold, proofs, strict=True)]
         return hold
 
-    def _prover(self, claimed: Sequence[Group], inputs: Any, number: int, flipped: bool) -> Prover:
+    def _prover(self, claimed: Sequence[Group], inputs: Any, number: int) -> Prover:
+        """number: of the point. Where nothing is claimed, units are compared."""
         varies = True if self._drawn and claimed else self._varies
-        seed = self._seed + number
-        return Prover(self._model, claimed, inputs, self._criterion, varies, seed, flipped=flipped)
+        model, criterion, seed = self._model, self._criterion, self._seed + number
+        return Prover(model, claimed, inputs, criterion, varies, seed, flipped=not claimed)
 
     def _candidates(self) -> list[_Block]:
         """What no point has told apart."""
@@ -282,7 +278,7 @@ class _Finder:
 
     def _point(self, number: int) -> _Point:
         inputs = self._inputs[number % len(self._inputs)]
-        prover = self._prover((), inputs, number, flipped=True)
+        prover = self._prover((), inputs, number)
         with EvenGates() as mode:
             gradients: list[Vector] = [one.gradient for one in prover.at_start()]
         self._drawn |= mode.drawn
@@ -294,7 +290,8 @@ class _Finder:
         none has a gradient."""
         group, units = self._groups[block.group], block.units
         lines = max(members.units.count(units[0]) * members.length for members in group.members)
-        chunks = _cut(len(units), max(_CHUNK // lines, 1))
+        size = max(_CHUNK // lines, 1)
+        chunks = [slice(first, first + size) for first in range(0, len(units), size)]
         found, felt = ~torch.eye(len(units), dtype=torch.bool), False
         for gradient, every in zip(point.gradients, alive, strict=True):
             lives = every[list(units)]
@@ -338,10 +335,6 @@ def _probe(block: _Block, draws: torch.Generator) -> _Block:
 
 def _within(part: _Block, whole: _Block) -> bool:
     return part.group == whole.group and set(part.units) <= set(whole.units)
-
-
-def _cut(count: int, size: int) -> list[slice]:
-    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _vanish(

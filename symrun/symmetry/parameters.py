@@ -1,5 +1,6 @@
 """The parameters of a network and the variables that stand for what is done to them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -46,6 +47,12 @@ class Transformed:
         )
 
 
+def in_forward_order(parameters: Iterable[Transformed]) -> list[Transformed]:
+    """Those that an operation reads, in the order of their first use."""
+    used = (one for one in parameters if one.first_use is not None)
+    return sorted(used, key=lambda one: (one.first_use, one.order))
+
+
 def _only(shape: tuple[int, ...], axis: int) -> list[int]:
     return [size if number == axis else 1 for number, size in enumerate(shape)]
 
@@ -66,8 +73,10 @@ def overlapping(model: nn.Module) -> set[str]:
         by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((first, last, name))
     found: set[str] = set()
     for spans in by_storage.values():
-        spans.sort()
-        for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
-            if start <= end:
-                found |= {one, other}
+        furthest, owner = -1, ""
+        for first, last, name in sorted(spans):
+            if first <= furthest:
+                found |= {owner, name}
+            if last > furthest:
+                furthest, owner = last, name
     return found

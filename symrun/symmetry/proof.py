@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from symrun.errors import UsageError
 from symrun.symmetry.exactly import exactly, nearby
-from symrun.symmetry.generator import moved, per_unit, weighted
+from symrun.symmetry.generator import per_unit, unsigned_generator, weighted
 from symrun.symmetry.groups import Group, Symmetry
 from symrun.symmetry.lines import entries_of_units, with_entries
 from symrun.symmetry.search import passes_differ
@@ -71,7 +71,6 @@ def prove(
     inputs: Any,
     criterion: Criterion,
     varies: bool | None = None,
-    seed: int = 0,
     output: Callable[[Any], Tensor] = lambda returned: returned,
 ) -> list[Proof]:
     """Hold `groups` against `model`, in the mode in which its modules are; nothing of it changes.
@@ -87,7 +86,7 @@ def prove(
         [proof.group.name for proof in proofs if proof.reason is not None]
     """
     with untouched(model), in_float64(model, inputs, "symmetries cannot be proven"):
-        return Prover(model, groups, inputs, criterion, varies, seed, output).proofs()
+        return Prover(model, groups, inputs, criterion, varies, 0, output).proofs()
 
 
 @contextlib.contextmanager
@@ -153,11 +152,6 @@ class Prover:
             for group, factors in zip(groups, self._factors, strict=True)
         ]
 
-    def _tensors(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In place of the model's own, with `values`."""
-        given = iter(values.values())
-        return stand_ins(self._model, lambda _: next(given).clone())
-
     def _flip(self, values: Tensor) -> None:
         """Change the signs of random rows, and of random columns: as good as of random entries,
         for which large layers need seconds."""
@@ -207,7 +201,8 @@ class Prover:
 
     def _passes(self, values: dict[str, Tensor], with_gradients: bool = False) -> list[Pass]:
         """Each with `values` as parameters and buffers."""
-        tensors = self._tensors(values)
+        given = iter(values.values())
+        tensors = stand_ins(self._model, lambda _: next(given).clone())
         trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
         found = []
         with untouched(self._model):
@@ -290,7 +285,8 @@ class Prover:
         return found
 
     def _defect(self, group: Group, one: Pass, floor: float) -> float:
-        along = moved(group, {one.parameter: self.start[one.parameter] for one in group.members})
+        start = {one.parameter: self.start[one.parameter] for one in group.members}
+        along = unsigned_generator(group, start)
         inner = per_unit(group, along, one.gradient, signs=True) - group.outputs * one.source
         size = per_unit(group, along, along).sqrt()
         steepness = per_unit(group, one.gradient, one.gradient).sqrt()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from symrun.symmetry.exponents import State, Term
 from symrun.symmetry.guards import guard_of
-from symrun.symmetry.linear_system import WILDCARD, compact
+from symrun.symmetry.linear_system import WILDCARD, LinearSystem, compact
 from symrun.symmetry.trace import Operation, rule
 
 
@@ -27,7 +27,6 @@ def _same(op: Operation) -> State:
 def _moving(op: Operation) -> Any:
     """The variables move as the entries do."""
     rest = {name: value for name, value in op.arguments.items() if name != "self"}
-
     function = getattr(torch.ops.aten, op.name) if op.in_place else op.function
 
     def moved(variables: Tensor) -> Any:
@@ -164,16 +163,14 @@ def _homogeneous(op: Operation) -> State:
 def _clamped(op: Operation) -> State:
     """Homogeneous if it bounds by zero alone, or keeps a division safe."""
     state = op.state("self")
-    below, above = (
-        next((op.arguments[name] for name in names if op.arguments.get(name) is not None), None)
-        for names in (("min", "min_val", "threshold"), ("max", "max_val"))
-    )
-    if any(isinstance(bound, Tensor) for bound in (below, above)):
+    names = ("min", "min_val", "threshold", "max", "max_val")
+    bounds = [op[name] for name in names if op.arguments.get(name) is not None]
+    if any(isinstance(bound, Tensor) for bound in bounds):
         op.exponents.pin(*op.read())
         return State()
-    bounds = [bound for bound in (below, above) if bound is not None and abs(bound) != inf]
+    finite = [bound for bound in bounds if abs(bound) != inf]
     guards = guard_of(op.name, op.arguments) is not None
-    homogeneous = guards or not any([*bounds, op.arguments.get("value", 0)])
+    homogeneous = guards or not any([*finite, op.arguments.get("value", 0)])
     op.exponents.pin(state, scale=not homogeneous)
     return State(state.scale, guarded=guards) if homogeneous else State()
 
@@ -193,15 +190,15 @@ def _dropped(op: Operation) -> Any:
 @rule("add", "sub", "rsub", "lerp")
 def _added(op: Operation) -> State:
     """Both have the same exponents. Shifts add up, each with a number of its own."""
-    one, other = op.state("self"), op.arguments.get("other", op.arguments.get("end"))
+    name = "end" if op.name == "lerp" else "other"
+    one, other = op.state("self"), op[name]
     if not isinstance(other, Tensor):
         guards = guard_of(op.name, op.arguments) is not None
         if other != 0 and not guards:
             op.exponents.pin(one, shift=False)
             return State(shift=one.shift)
         return State(one.scale, one.shift, guarded=guards and bool(one.scale))
-    two = op.state("other" if "other" in op.arguments else "end")
-    shape = op.shape
+    two, shape = op.state(name), op.shape
     shifts = tuple(term.to(shape) for term in (*one.shift, *two.shift))
     if op.name == "lerp":
         op.exponents.pin(op.state("weight"))
@@ -276,30 +273,24 @@ def _power(op: Operation) -> State:
     op.exponents.pin(state, scale=False)
     powers = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}
     power = powers[op.name] if op.name in powers else op["exponent"]
-    if isinstance(power, Tensor) or not isinstance(op["self"], Tensor) or 2 * power % 1:
+    numbers = isinstance(op["self"], Tensor) and not isinstance(power, Tensor)
+    if not numbers or power == 0 or 2 * power % 1:
         op.exponents.pin(*op.read())
         return State()
-    if power % 1 == 0:
-        return State(_multiples(op, state, int(power)))
-    halves = [_half(op, term.variables, int(2 * power)) for term in state.scale]
-    return State(tuple(Term(variables) for variables in halves))
-
-
-def _multiples(op: Operation, state: State, factor: int) -> tuple[Term, ...]:
-    if factor == 0:
-        op.exponents.pin(state)
-        return ()
     system = op.exponents.system
-    return tuple(
-        Term(system.multiple(term.variables, factor).expand(op.shape)) for term in state.scale
-    )
+
+    def multiplied(variables: Tensor) -> Tensor:
+        if power % 1:
+            return _halves(system, variables, int(2 * power))
+        return system.multiple(variables, int(power))
+
+    return State(tuple(Term(multiplied(term.variables).expand(op.shape)) for term in state.scale))
 
 
-def _half(op: Operation, variables: Tensor, factor: int) -> Tensor:
-    """New variables h with 2 h = factor * variables."""
-    system = op.exponents.system
+def _halves(system: LinearSystem, variables: Tensor, factor: int) -> Tensor:
+    """New variables h with 2 h = factor * variables; compact."""
     narrow = compact(variables)
     distinct, back = torch.unique(narrow.reshape(-1), return_inverse=True)
     halves = torch.where(distinct > 0, system.fresh(len(distinct)), distinct)
     system.equate(system.multiple(halves, 2), system.multiple(distinct, factor))
-    return halves[back].view(narrow.shape).expand(variables.shape)
+    return halves[back].view(narrow.shape)

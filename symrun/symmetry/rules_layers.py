@@ -20,14 +20,17 @@ def _aligned(term: Term, axes: str, order: str, sizes: dict[str, int]) -> Term:
     return replace(term, variables=variables.expand([sizes[axis] for axis in order]))
 
 
-def contracted(
-    op: Operation,
-    one: tuple[State, Sequence[int], str],
-    other: tuple[State, Sequence[int], str],
-    out: str,
-) -> State:
+Factor = tuple[State, Sequence[int], str]
+"""Of a product: a tensor's state and shape, and a letter for each of its axes."""
+
+
+def _factor(op: Operation, argument: str, axes: str) -> Factor:
+    return op.state(argument), op[argument].shape, axes
+
+
+def contracted(op: Operation, one: Factor, other: Factor, out: str) -> State:
     """Of a product that sums over the axes that are not in `out`: what varies along them must
-    cancel. Each factor: its state, shape and axes."""
+    cancel."""
     sizes = {
         axis: size
         for _, shape, axes in (one, other)
@@ -58,41 +61,24 @@ def contracted(
     return State(op.exponents.merged(scale, [sizes[a] for a in out]), tuple(shifts))
 
 
-@rule("mm", "bmm")
+_PRODUCTS = {
+    "mm": (("self", "mk"), ("mat2", "kn"), "mn"),
+    "bmm": (("self", "bmk"), ("mat2", "bkn"), "bmn"),
+    "mv": (("self", "mk"), ("vec", "k"), "m"),
+    "dot": (("self", "k"), ("tensor", "k"), ""),
+    "vdot": (("self", "k"), ("other", "k"), ""),
+    "addmm": (("mat1", "mk"), ("mat2", "kn"), "mn"),
+    "baddbmm": (("batch1", "bmk"), ("batch2", "bkn"), "bmn"),
+}
+"""The factors with their axes, and the axes of the output."""
+
+
+@rule(*_PRODUCTS)
 def _product(op: Operation) -> State:
-    batch = "b" if op.name == "bmm" else ""
-    second = op["mat2"]
-    return contracted(
-        op,
-        (op.state("self"), op["self"].shape, f"{batch}mk"),
-        (op.state("mat2"), second.shape, f"{batch}kn"),
-        f"{batch}mn",
-    )
-
-
-@rule("mv")
-def _vector(op: Operation) -> State:
-    one, other = (op.state("self"), op["self"].shape, "mk"), (op.state("vec"), op["vec"].shape, "k")
-    return contracted(op, one, other, "m")
-
-
-@rule("dot", "vdot")
-def _dot(op: Operation) -> State:
-    name = "tensor" if op.name == "dot" else "other"
-    one, other = (op.state("self"), op["self"].shape), (op.state(name), op[name].shape)
-    return contracted(op, (*one, "k"), (*other, "k"), "")
-
-
-@rule("addmm", "baddbmm")
-def _product_and_bias(op: Operation) -> State:
-    names = ("mat1", "mat2") if op.name == "addmm" else ("batch1", "batch2")
-    batch = "" if names[0] == "mat1" else "b"
-    product = contracted(
-        op,
-        (op.state(names[0]), op[names[0]].shape, f"{batch}mk"),
-        (op.state(names[1]), op[names[1]].shape, f"{batch}kn"),
-        f"{batch}mn",
-    )
+    one, other, out = _PRODUCTS[op.name]
+    product = contracted(op, _factor(op, *one), _factor(op, *other), out)
+    if op.name not in ("addmm", "baddbmm"):
+        return product
     return _with_bias(op, product, op["self"], op.state("self"))
 
 
@@ -108,12 +94,9 @@ def _with_bias(op: Operation, state: State, bias: Any, bias_state: State) -> Sta
 
 @rule("linear")
 def _linear(op: Operation) -> State:
-    x, weight = op["input"], op["weight"]
-    batch = "abcdefg"[: x.dim() - 1]
-    product = contracted(
-        op, (op.state("input"), x.shape, f"{batch}k"),
-        (op.state("weight"), weight.shape, "nk"), f"{batch}n",
-    )  # fmt: skip
+    batch = "abcdefg"[: op["input"].dim() - 1]
+    inputs, weight = _factor(op, "input", f"{batch}k"), _factor(op, "weight", "nk")
+    product = contracted(op, inputs, weight, f"{batch}n")
     return _with_bias(op, product, op["bias"], op.state("bias"))
 
 
@@ -161,16 +144,10 @@ def _convolution(op: Operation) -> State:
       "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable",
       "_scaled_dot_product_attention_math_for_mps")  # fmt: skip
 def _attention(op: Operation) -> State:
-    query, key, value = (op[name] for name in ("query", "key", "value"))
-    scores = contracted(
-        op, (op.state("query"), query.shape, "abqd"), (op.state("key"), key.shape, "abkd"), "abqk"
-    )
+    scores = contracted(op, _factor(op, "query", "abqd"), _factor(op, "key", "abkd"), "abqk")
     op.exponents.pin(scores, op.state("attn_mask"), op.state("attn_bias"))
-    weights = State()
-    shape = (*query.shape[:3], key.shape[2])
-    return contracted(
-        op, (weights, shape, "abqk"), (op.state("value"), value.shape, "abkd"), "abqd"
-    )
+    weights = State(), (*op["query"].shape[:3], op["key"].shape[2]), "abqk"
+    return contracted(op, weights, _factor(op, "value", "abkd"), "abqd")
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "std", "var", "var_mean",
@@ -178,11 +155,9 @@ def _attention(op: Operation) -> State:
 def _reduced(op: Operation) -> Any:
     """Nothing may vary along what is summed. A variance has twice the exponents."""
     state, tensor = op.state("self"), op["self"]
-    axes = op.arguments.get("dim")
-    axes = list(range(tensor.dim())) if axes is None or axes == [] else axes
-    axes = sorted(
-        {axis % max(tensor.dim(), 1) for axis in ([axes] if isinstance(axes, int) else axes)}
-    )
+    given = op.arguments.get("dim")
+    given = [given] if isinstance(given, int) else given or range(tensor.dim())
+    axes = sorted({axis % max(tensor.dim(), 1) for axis in given})
     kept = op.exponents.alike(state, axes, tensor.shape, op.name in ("sum", "mean", "nansum"))
     outputs = op.output if isinstance(op.output, (tuple, list)) else (op.output,)
     shape = outputs[0].shape

@@ -34,16 +34,15 @@ from symrun.symmetry.stand_ins import (
     standing_in,
     untouched,
 )
-from symrun.symmetry.trace import Trace, tensors_in
+from symrun.symmetry.trace import Trace
 
-PASSES = 3
+_COMPARED = 3
 """Forward passes that show whether all make the same operations."""
+_FOLLOWED = 4
+"""Those of a model in which they do not, as where it skips layers at random or counts its calls."""
 Made = Callable[[str, Tensor, int, LinearSystem], Transformed]
 """From the name of a parameter, its tensor and its number to what may be done to it."""
 Found = TypeVar("Found")
-
-FOLLOWED = 4
-"""Of a model whose passes do not, such as one that skips layers at random or counts its calls."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ def cross_entropy(outputs: Any) -> Tensor:
 
 
 def find_structure(
-    model: nn.Module,
-    example_input: Any,
-    criterion: Criterion = cross_entropy,
+    model: nn.Module, example_input: Any, criterion: Criterion = cross_entropy
 ) -> Structure:
     """The layers of `model` and every symmetry group that follows from its operations.
 
@@ -127,7 +124,7 @@ def without_data(
 def _found(
     model: nn.Module, example: Any, criterion: Criterion, device: torch.device | str
 ) -> Structure:
-    exponents = Exponents(LinearSystem())
+    exponents = Exponents()
 
     def end(trace: Trace, returned: Any) -> Tensor:
         loss = criterion(returned)
@@ -135,8 +132,7 @@ def _found(
         return loss
 
     varies = _differ(model, example, criterion)
-    passes = FOLLOWED if varies else 1
-    parameters, uses = follow(model, example, exponents, Transformed.of, end, device, passes)
+    parameters, uses = follow(model, example, exponents, Transformed.of, end, device, varies)
     _fix_what_is_left(parameters, exponents)
     groups = groups_of(list(parameters.values()), exponents.system.solution())
     return Structure(_layers(uses), groups, varies)
@@ -149,12 +145,13 @@ def follow(
     made: Made,
     end: Callable[[Trace, Any], Tensor],
     device: torch.device | str,
-    passes: int,
+    varies: bool,
 ) -> tuple[dict[str, Transformed], list[tuple[str, str, tuple[int, ...]]]]:
     """The parameters that may be transformed, once the equations of forward passes are in
     `exponents`; and the uses of weights, as in `Trace`.
 
-    end: from what the model returned to what all is trained for, whose equations it adds.
+    end: from what the model returned to what all is trained for, whose equations it adds. varies:
+    as in `Structure`.
     """
     tensors = stand_ins(model, lambda tensor: tensor.to(device, copy=True))
     excluded = overlapping(model)
@@ -169,7 +166,7 @@ def follow(
     uses: list[tuple[str, str, tuple[int, ...]]] = []
     trained: set[str] = set()
     with untouched(model):
-        for number in range(passes):
+        for number in range(_FOLLOWED if varies else 1):
             seed_all(number)
             trace = Trace(exponents, parameters)
             for name, _ in model.named_parameters():
@@ -222,7 +219,7 @@ def _differ(
     tensors = stand_ins(model, made)
     seen = set()
     with untouched(model):
-        for number in range(PASSES):
+        for number in range(_COMPARED):
             seed_all(number)
             before = random_numbers()
             with standing_in(model, tensors), _Operations() as operations:
@@ -243,7 +240,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(args)]
+        shapes = [tuple(tensor.shape) for tensor in all_tensors(args)]
         numbers = [one for one in args if isinstance(one, int | float)]
         self.made.append((function, *shapes, *numbers))
         return function(*args, **(kwargs or {}))

@@ -6,7 +6,7 @@ nothing has to be captured first: torch.fx and torch.export show the same operat
 refuse models that this can follow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from symrun.symmetry.exponents import Exponents, State
 from symrun.symmetry.guards import leads_to_division
 from symrun.symmetry.parameters import Transformed
+from symrun.symmetry.stand_ins import all_tensors
 
 Rule = Callable[["Operation"], Any]
 RULES: dict[str, Rule] = {}
@@ -79,9 +80,7 @@ class Operation:
 
     def read(self) -> list[State]:
         """The states of all tensors among the arguments."""
-        return [
-            self._trace.state_of(tensor) for tensor in tensors_in(tuple(self.arguments.values()))
-        ]
+        return [self._trace.state_of(tensor) for tensor in all_tensors(self.arguments)]
 
 
 _MAKE_ZEROS = ("zeros", "zeros_like", "new_zeros")
@@ -163,26 +162,13 @@ class Trace(TorchDispatchMode):
         return output
 
     def _record(self, output: Any, result: Any, written: bool) -> None:
-        if isinstance(output, Tensor):
-            self._kept.append(output)
-            self.set_state(output, result if isinstance(result, State) else result[0], written)
-        elif isinstance(output, (tuple, list)):
-            states: Sequence[State] = (
-                [result, *[State()] * len(output)] if isinstance(result, State) else result
-            )
-            for one, state in zip(output, states, strict=False):
-                if isinstance(one, Tensor):
-                    self._kept.append(one)
-                    self.set_state(one, state, written)
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """All tensors in nested tuples and lists, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, (tuple, list)):
-        return [tensor for value in values for tensor in tensors_in(value)]
-    return []
+        """result: the state of the first tensor of `output`, or one for each."""
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        states = [result, *[State()] * len(outputs)] if isinstance(result, State) else result
+        for one, state in zip(outputs, states, strict=False):
+            if isinstance(one, Tensor):
+                self._kept.append(one)
+                self.set_state(one, state, written)
 
 
 def _place(tensor: Tensor) -> tuple[int, tuple[Any, ...]]:

@@ -32,11 +32,11 @@ _DIVERGED = 1e18
 
 @dataclass(frozen=True)
 class Violation:
-    """What was said is not what happened, between the records of two steps.
+    """A record that contradicts the identity `exact`, or a gradient its constraint.
 
-    group: its place among the groups. unit: the worst. size: relative to the unit's magnitude, and
-    `bound`, what rounding explains at most. of_gradient: the gradient breaks its constraint; else
-    the identity `exact` missed.
+    before, step: the records between which it happened. group: its place among the groups. unit:
+    the worst. size: relative to the unit's magnitude, and `bound`, what rounding explains at most.
+    of_gradient: the gradient breaks its constraint; else the identity missed.
     """
 
     before: int
@@ -59,10 +59,7 @@ class Audit:
     """
 
     def __init__(
-        self,
-        groups: Sequence[Group],
-        weights: torch.dtype,
-        incomplete: Set[int] = frozenset(),
+        self, groups: Sequence[Group], weights: torch.dtype, incomplete: Set[int] = frozenset()
     ) -> None:
         self._groups, self._incomplete = groups, incomplete
         self._rounding = torch.finfo(weights).eps / 2

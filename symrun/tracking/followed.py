@@ -209,27 +209,20 @@ class FollowedOptimizer:
         settings = None if moving is None else self._settings[moving]
         if not observed:
             assert settings is not None
-            return _laws_of_sgd(settings._replace(lr=0.0))
-        decays = settings is not None and self._decays_alone
-        return _laws_observed(settings.weight_decay if settings is not None and decays else 0.0)
+            return _laws_predicting(settings._replace(lr=0.0))
+        decay = settings.weight_decay if settings is not None and self._decays_alone else 0.0
+        return _laws_observing(decay)
 
     def _read(self) -> list[Settings]:
         found = [Settings.of(group) for group in self._optimizer.param_groups]
-        declared = self._declared
-        if declared is None:
+        if self._declared is None:
             return found
-        settings = (
-            declared.weight_decay,
-            declared.momentum,
-            declared.dampening,
-            declared.nesterov,
-            False,
-        )
-        return [Settings(one.lr, *settings) for one in found]
+        declared = {**vars(self._declared), "maximize": False}
+        return [one._replace(**declared) for one in found]
 
 
 @lru_cache(1024)
-def _laws_of_sgd(settings: Settings) -> Mapping[str, Law]:
+def _laws_predicting(settings: Settings) -> Mapping[str, Law]:
     momentum = settings.momentum
     dampening = settings.dampening if momentum else 0.0
     sgd = SGD(settings.weight_decay, momentum, dampening, settings.nesterov)
@@ -250,7 +243,7 @@ def _after_another(laws: Mapping[str, Law], momentum: float) -> Mapping[str, Law
 
 
 @lru_cache(1024)
-def _laws_observed(decay: float) -> Mapping[str, Law]:
+def _laws_observing(decay: float) -> Mapping[str, Law]:
     return {"exact": ObservedUpdate(decay), "baseline": DecayAlone(decay, stepwise=True)}
 
 

@@ -161,10 +161,7 @@ class KernelSums:
 
 
 def _same_layout(tensor: Tensor, weight: Tensor) -> bool:
-    if tensor.dtype is not weight.dtype:
-        return False
-    ours, theirs = tensor.stride(), weight.stride()
-    return ours == theirs or all(
-        size == 1 or our == their
-        for size, our, their in zip(weight.shape, ours, theirs, strict=True)
+    axes = zip(weight.shape, tensor.stride(), weight.stride(), strict=True)
+    return tensor.dtype is weight.dtype and all(
+        size == 1 or ours == theirs for size, ours, theirs in axes
     )

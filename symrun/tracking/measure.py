@@ -34,7 +34,7 @@ class GradientReductions:
     """grad_norm_sq: sum of |sign| g^2 over all of a unit's parameters, float64 [units].
 
     inputs: the inputs of the laws for the next update, [3 or 5, units], in the order of `Input`;
-    the source is 0, as `with_source` mends.
+    the source, which the tracker knows, is 0.
     """
 
     grad_norm_sq: Tensor
@@ -65,10 +65,8 @@ class Measure:
         shares: Shares | None = None,
     ) -> None:
         shares = shares or Shares(model)
-        plain, mixing = (
-            [one for one in groups if not one.pairs],
-            [one for one in groups if one.pairs],
-        )
+        plain = [one for one in groups if not one.pairs]
+        mixing = [one for one in groups if one.pairs]
         assert list(groups) == plain + mixing, "groups of general_linear come last"
         self._kinds: list[GroupSums | PairSums] = []
         if plain:
@@ -138,8 +136,9 @@ class GroupSums:
         self._reductions = Reductions(model, groups, lenient, shares)
         self._shares = shares
         self._sums = select_sums(sums, self._reductions, momentum)
-        plain = self._sums if isinstance(self._sums, TorchSums) else None
-        self._plain = plain or TorchSums(self._reductions, None)
+        self._plain = (
+            self._sums if isinstance(self._sums, TorchSums) else TorchSums(self._reductions, None)
+        )
         self._before: dict[nn.Parameter, Tensor] = {}
         self.degree = self._reductions.degree
         self._forced = (self.degree > 1).to(self.degree)
@@ -152,12 +151,14 @@ class GroupSums:
 
     def gradients(self, norms: bool) -> Tensor:
         """The inputs of the laws in the order of `Input`, then sums of |sign| g^2."""
-        plain = self._sums if isinstance(self._sums, TorchSums) else None
-        found = self._sums.gradients(norms) if plain is None else plain.distinct(norms)
-        sums = self._shares.added(found)
-        units = self._reductions.signed(sums)
-        defect, force, *carried = units if plain is None else plain.completed(units, norms)
-        squares = sums[1:2] if plain is None else sums[:1]
+        if isinstance(self._sums, TorchSums):
+            sums = self._shares.added(self._sums.distinct(norms))
+            units = self._sums.completed(self._reductions.signed(sums), norms)
+            squares = sums[:1]
+        else:
+            sums = self._shares.added(self._sums.gradients(norms))
+            units, squares = self._reductions.signed(sums), sums[1:2]
+        defect, force, *carried = units
         scale = self._reductions.unsigned(squares)[0] if norms else torch.zeros_like(defect)
         return torch.stack([self._forced * force, defect, *carried, scale])
 

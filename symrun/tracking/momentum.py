@@ -1,6 +1,7 @@
 """Predicts the next update of SGD with momentum from its buffers, without changing them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,22 +36,20 @@ class Momentum:
 
     @property
     def nesterov(self) -> bool:
-        declared = self._declared
-        return bool(
-            declared.nesterov if declared else self._optimizer.param_groups[self._group]["nesterov"]
-        )
+        return bool(self._settings["nesterov"])
 
     @property
     def factors(self) -> tuple[float, float, float]:
         """Weight decay, momentum, and 1 - dampening, as they stand now."""
-        if self._declared is not None:
-            return (
-                self._declared.weight_decay,
-                self._declared.momentum,
-                1 - self._declared.dampening,
-            )
-        settings = self._optimizer.param_groups[self._group]
+        settings = self._settings
         return settings["weight_decay"], settings["momentum"], 1 - settings["dampening"]
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        if self._declared is not None:
+            return vars(self._declared)
+        settings: Mapping[str, Any] = self._optimizer.param_groups[self._group]
+        return settings
 
     def buffer(self, parameter: nn.Parameter) -> Tensor:
         """b_{n-1} of `parameter`. Assumes: this is not the first update."""

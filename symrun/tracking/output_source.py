@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from symrun.laws import Input
 from symrun.symmetry import Group
 
 _LOG = logging.getLogger(__name__)
@@ -119,13 +118,3 @@ class OutputSource:
     def _commit(self, _: Tensor) -> None:
         self._sum.add_(self._pending)
         self._pending.zero_()
-
-
-def with_source(inputs: Tensor, source: Tensor) -> Tensor:
-    """`inputs` of the laws with h S in its place; [3 or 5, units].
-
-    source: h S of each unit, 0 but for homogeneity, [units].
-    """
-    found = inputs.clone()
-    found[Input.source] = source
-    return found

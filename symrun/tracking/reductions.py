@@ -34,10 +34,9 @@ class Layout:
     """
 
     def __init__(self, units: Tensor, first: int, count: int, device: torch.device) -> None:
-        self.count = count
         self.slots = torch.where(units < 0, -1, first + units)
         """The slot of each line, int64 [lines], on the CPU; -1: none."""
-        table, in_order = lines_by_unit(units, self.count), torch.arange(len(units))
+        table, in_order = lines_by_unit(units, count), torch.arange(len(units))
         neighbours = torch.equal(table.T.flatten(), in_order)
         self._single = len(table) == 1
         self._summed, self._shape = (2, table.T.shape) if neighbours else (1, table.shape)
@@ -104,7 +103,7 @@ class Source:
             slot = self.first_slots[one] = first_slot + self.slots
             count = max(one.units) + 1
             layout = Layout(self._as_in_memory(one), slot, count, first.device)
-            self.slots += layout.count
+            self.slots += count
             here = passes.setdefault(one.degree, Pass(one.degree, [], []))
             (here.columns if one.axis else here.rows).append(layout)
         self.passes = list(passes.values())
@@ -117,12 +116,10 @@ class Source:
         return torch.cat([start + share.axes[0] for start, share in pairs])
 
     def _parts(self, lines: Iterable[Lines]) -> int:
-        rows = len(self._rows)
-        height = rows
-        for parts in {one.parts for one in lines}:
-            part = self._rows // max(1, self._shape[:1].numel() // parts) if parts > 1 else None
-            if part is not None:
-                height = math.gcd(height, *(1 + part.diff().nonzero().flatten()).tolist())
+        height = rows = len(self._rows)
+        for parts in {one.parts for one in lines} - {1}:
+            part = self._rows // max(1, self._shape[:1].numel() // parts)
+            height = math.gcd(height, *(1 + part.diff().nonzero().flatten()).tolist())
         return rows // height if rows else 1
 
     def _as_in_memory(self, lines: Lines) -> Tensor:
@@ -132,11 +129,8 @@ class Source:
             return units[self._rows].view(self.parts, -1).T.flatten()
         units = units.view(lines.parts, *self._shape[1:])
         firsts = self._rows[:: max(1, len(self._rows) // self.parts)]
-        places = [
-            firsts * lines.parts // max(1, self._shape[:1].numel()),
-            *self._shares[0].axes[1:],
-        ]
-        units = units[torch.meshgrid(*places, indexing="ij")]
+        part = firsts * lines.parts // max(1, self._shape[:1].numel())
+        units = units[torch.meshgrid(part, *self._shares[0].axes[1:], indexing="ij")]
         return units.permute(self._order).flatten()
 
     @property

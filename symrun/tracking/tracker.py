@@ -19,7 +19,7 @@ from symrun.runs.tables import DYNAMICS, MEASUREMENTS, UPDATE, parameters_schema
 from symrun.runs.writer import RecordSink
 from symrun.symmetry import Group, Structure, Symmetry
 from symrun.tracking.movement import Movement, OneRule
-from symrun.tracking.output_source import OutputSource, with_source
+from symrun.tracking.output_source import OutputSource
 from symrun.tracking.parts import PartMeasures
 from symrun.tracking.sample import ParameterSample
 from symrun.tracking.shares import Shares
@@ -197,8 +197,9 @@ class Tracker:
         gradients, observation = self._measures.gradients(due), None
         inputs = gradients.inputs
         if self._source is not None:
-            source = torch.where(self._exponents > 0, self._exponents * self._source.taken(), 0.0)
-            inputs = with_source(inputs, source)
+            source = self._exponents * self._source.taken()
+            inputs = inputs.clone()
+            inputs[Input.source] = torch.where(self._exponents > 0, source, 0.0)
         if due:
             norm_sq = gradients.grad_norm_sq
             defect = inputs[Input.defect] - inputs[Input.source]
@@ -257,10 +258,10 @@ class Tracker:
             return observation
         measured = observation.units[observation.columns.index("measured")]
         found = terms.columns(measured.double(), inputs, before - self._laws.exact)
-        units = torch.stack([found[name] for name in self._more if name in found])
-        columns = (*observation.columns, *(name for name in self._more if name in found))
-        units = torch.cat([observation.units, units.to(self._dtype)])
-        return Observation(columns, units, observation.parameters)
+        wanted = [name for name in self._more if name in found]
+        more = torch.stack([found[name] for name in wanted]).to(self._dtype)
+        units = torch.cat([observation.units, more])
+        return Observation((*observation.columns, *wanted), units, observation.parameters)
 
     def _observation(self, gradients: dict[str, Tensor]) -> Observation:
         weights = self._measures.weights()

@@ -1,7 +1,6 @@
 """The symmetries of a network in training: found, named by hand, proven with its own loss."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,7 +150,7 @@ def _by_hand(families: Sequence[str], model: nn.Module) -> Iterator[tuple[str, G
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     shapes = {name: tuple(parameter.shape) for name, parameter in trained}
     for name in families:
-        with importable(os.getcwd()):
+        with importable():
             family = imported("track.families", name)
             if not (isinstance(family, type) and issubclass(family, Family)):
                 raise UsageError(

@@ -142,6 +142,9 @@ def test_what_was_excluded_and_too_few_units_are_said(tmp_path):
     assert text.endswith("*: judged by fewer than 5 units.")
     assert shortcomings(rows, min_explained=0.9, min_moved=0.5) == []
     assert shortcomings(rows, min_moved=0.6) == ["scale g: moved 0.5, the bar is 0.6"]
+    # A matrix has two groups of one name, its diagonal and its other entries
+    others = [dataclasses.replace(row, symmetry="rescale", moved=2) for row in rows]
+    assert shortcomings(rows + others, min_moved=0.6) == shortcomings(rows, min_moved=0.6)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def nets(tmp_path, monkeypatch):
     (tmp_path / name / "mine.py").write_text(NETS)
     (tmp_path / name / "broken.py").write_text("import nowhere_at_all")
     (tmp_path / name / "wrong.py").write_text("1 / 0")
+    (tmp_path / name / "script.py").write_text("import sys; sys.exit(2)")
     monkeypatch.chdir(tmp_path)
     yield name
     for module in [module for module in sys.modules if module.startswith(name)]:
@@ -141,6 +142,7 @@ def test_what_cannot_be_trained_is_refused_before(settings, message):
         (["nowhere_at_all:two"], "no module nowhere_at_all, neither in HERE nor installed"),
         (["NETS.broken:two"], "NETS.broken failed with ModuleNotFoundError: No module named 'now"),
         (["NETS.wrong:two"], "importing NETS.wrong failed with ZeroDivisionError: division by"),
+        (["NETS.script:two"], "importing NETS.script failed with SystemExit: 2"),
         (["NETS.mine:fails"], "NETS.mine:fails failed with RuntimeError: first line: mend it or"),
         (["NETS.mine:number"], "NETS.mine:number must return a torch.nn.Module, got int"),
         (["NETS.mine:without_classes"], "missing 1 required positional argument: 'width': mend"),

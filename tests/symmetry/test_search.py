@@ -12,6 +12,7 @@ from torch import nn
 from symrun.errors import UsageError
 from symrun.models.vgg import vgg
 from symrun.symmetry import Members, Symmetry, columns, find_structure, rows
+from symrun.symmetry.parameters import overlapping
 
 
 def units_by_symmetry(structure):
@@ -248,6 +249,12 @@ def test_a_model_that_reads_numbers_is_followed_on_copies():
             return self.layers(x if x.sum() >= 0 else -x)
 
     assert names(Dynamic(), FEATURES)[0] == "layers.0 -> layers.2"
+
+
+def test_all_parameters_within_the_memory_of_a_longer_one_overlap_it():
+    memory = torch.randn(36)
+    pieces = {"long": memory, "first": memory[2:6], "second": memory[20:24], "alone": memory + 1}
+    assert overlapping(nn.ParameterDict(pieces)) == {"long", "first", "second"}
 
 
 def test_a_model_that_fails_is_one_clear_error():
