@@ -121,7 +121,7 @@ def show(arguments: list[str], words: list[str]) -> None:
 
     Error: UsageError as in `launch`.
     """
-    for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
+    for member in _members(words, several=False):
         compose(member)
     folder = [word for word in words if word.startswith(MORE_PRESETS)]
     readable = {}
