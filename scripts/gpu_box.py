@@ -227,7 +227,7 @@ def work(box: Box) -> None:
 def gpu_tests() -> list[str]:
     """The command for all tests marked gpu, of the files that have some: the others may need what
     a box lacks. Its log has a line a test, which `outcomes` reads."""
-    files = (path for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [str(path) for path in files if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
     # Warnings of other versions than ours are shown; the plugin for benchmarks warns beside xdist
     options = ["-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark"]

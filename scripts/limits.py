@@ -156,10 +156,8 @@ def trained(study: Sequence[Member]) -> Iterator[tuple[Member, RunDirectory]]:
                     path = train_member(member.config, stop)
                     runs[member.config] = RunDirectory.open(path)
                 except Diverged as error:
-                    print(
-                        f"limits: {member.effect} {member.value} is left out: {error}",
-                        file=sys.stderr,
-                    )
+                    which = f"{member.effect} {member.value}"
+                    print(f"limits: {which} is left out: {error}", file=sys.stderr)
             if run := runs[member.config]:
                 yield member, run
 

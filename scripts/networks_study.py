@@ -61,11 +61,11 @@ BATCH = "train.batch_size=32"
 TRANSFORMER = ("model.layers=2", "model.heads=4", "model.width=32")
 PRECISIONS = ("float64", "float32", "bf16")
 DECAY = "optim.weight_decay=5e-4"
-OPTIMISERS = ("SGD", "momentum", "AdamW")
+ADAMW, MOMENTUM = "AdamW", "momentum"
+OPTIMISERS = ("SGD", MOMENTUM, ADAMW)
 CLASSES = 20
 """Of Tiny ImageNet: the first, so that a run is not mostly validation."""
 WORDS = 40_000
-ADAMW, MOMENTUM = "AdamW", "momentum"
 
 
 @dataclass(frozen=True)

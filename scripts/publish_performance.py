@@ -156,9 +156,8 @@ def box(done: dict[str, Any], tests: dict[str, Any]) -> Paragraph:
             f"Of {tests['collected']} tests marked `gpu`, {tests['passed']} passed and "
             f"{len(tests['failed'])} failed before the time was up or all were done."
         )
-        told += [f"Failed: {', '.join(f'`{name}`' for name in tests['failed'])}."] * bool(
-            tests["failed"]
-        )
+        names = ", ".join(f"`{name}`" for name in tests["failed"])
+        told += [f"Failed: {names}."] if names else []
     return Paragraph(" ".join(told))
 
 
