@@ -30,7 +30,7 @@ from symrun.display import guarded
 from symrun.errors import Interrupted, SymrunError, in_one_line, refusal
 
 _RESULTS_ARE_PRINTED = ("check", "symmetries", "bench", "runs", "show", "compare", "watch")
-"""Commands that fail once nobody can take their output; others go on without it."""
+"""Commands that fail once their output can no longer be written; others go on without it."""
 
 _ON_SEVERAL_PROCESSES = ("train", "resume")
 """Commands that torchrun may start on several processes, which then work together."""

@@ -15,12 +15,12 @@ LINE_SECONDS = 30.0
 """A log file gets at most one line of a bar in this time."""
 
 _SHORT_SECONDS = 1.0
-"""What is over sooner shows no bar that would disappear at once."""
+"""Work that is over sooner shows no bar, which would disappear at once."""
 
 
 @contextlib.contextmanager
 def guarded(output_needed: bool = False) -> Iterator[None]:
-    """Standard output and error lose what nobody can take, instead of raising an error.
+    """Standard output and error drop what can no longer be written, instead of raising an error.
 
     A descriptor that fails, or was closed from the start, leads to the null device from then on:
     the next file that is opened would get its number otherwise. Streams that are no files, such as

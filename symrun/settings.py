@@ -18,7 +18,7 @@ from symrun.overrides import NAMED_MODELS, REGISTRIES, choices_of, configs, valu
 from symrun.typed import settings_of
 
 ALWAYS = {"train": TrainConfig, "track": TrackConfig, "run": RunConfig, "": Config}
-"""Groups that every run has, and what stands in none."""
+"""Groups that every run has, and the settings that are in no group."""
 _HELP = "symrun train: train a network and record what theory says of it"
 _EXAMPLES = {
     "symrun train experiment=quickstart_bn": "a minute on 2 cores, no download",

@@ -67,7 +67,7 @@ def _markdown(block: Block) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as code, whatever signs it has.
+    """`text` as code, whatever characters it has.
 
     Example: code("a`b") == "``a`b``"
     """
@@ -77,7 +77,7 @@ def code(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""`text` in which a backtick is no more than that.
+    r"""`text` in which backticks are characters, and no mark of code.
 
     Example: plain("a`b") == r"a\`b"
     """

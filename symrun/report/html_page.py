@@ -121,14 +121,12 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
     Error: UsageError for a run that is given twice.
     """
-    parts = 1
-    while True:
-        names = ["/".join(run.path.resolve().parts[-parts:]) for run in runs]
+    paths = [run.path.resolve().parts for run in runs]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):
             return names
-        if parts > max(len(run.path.resolve().parts) for run in runs):
-            raise UsageError("a run is given twice")
-        parts += 1
+    raise UsageError("a run is given twice")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
-from symrun.analysis.report import moved_units
+from symrun.analysis.report import law_in_words, moved_units
 from symrun.display import bar, duration
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, select_runs
@@ -103,7 +103,7 @@ def _figures(
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
     single = runs if each else {}
-    others = {name: run for name, run in single.items() if not _is_vgg(run)}
+    others = {name: run for name, run in single.items() if not run.info().model.is_vgg}
     yield from _each("symmetries", "Symmetries of", others)
     if scored := [run for run in runs.values() if _tells_loss(run)]:
         yield "Loss and accuracy", "progress", progress, scored
@@ -117,11 +117,6 @@ def _each(
     """As `_figures`: a figure of that kind for each run."""
     for name, run in runs.items():
         yield f"{title} {name}", kind, f"{kind}_{name.replace('/', '_')}", [run]
-
-
-def _is_vgg(run: RunDirectory) -> bool:
-    """Whether the figures of the paper are about such a network."""
-    return run.info().model.family.startswith("VGG")
 
 
 def _tells_loss(run: RunDirectory) -> bool:
@@ -254,12 +249,11 @@ def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
 
 
 def _law_row(name: str, row: Agreement) -> list[str]:
-    law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
     numbers = [formatted(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
     worst = plain(row.worst_unit or "-")
-    return [code(name), row.symmetry, law, *counts, *numbers, worst]
+    return [code(name), row.symmetry, law_in_words(row.law), *counts, *numbers, worst]
 
 
 def audit(evidences: Sequence[Evidence]) -> Paragraph | None:
