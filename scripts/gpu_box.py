@@ -41,7 +41,7 @@ from ways import WAYS, collected, fastest, outcomes
 
 from symrun.cli import exit_code
 from symrun.data.registry import TinyImageNetConfig
-from symrun.files import complete_or_absent
+from symrun.files import complete_or_absent, write_text
 from symrun.launch import compose
 
 ROOT = Path(__file__).parent.parent
@@ -136,8 +136,7 @@ class Box:
         self.save("box.json", json.dumps(self.done, indent=1))
 
     def save(self, name: str, text: str) -> None:
-        with complete_or_absent(self.results / name) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(self.results / name, text)
 
 
 def run(

@@ -42,7 +42,7 @@ from symrun.config import Config
 from symrun.errors import RunError, UsageError
 from symrun.figures.captions import width_label
 from symrun.figures.style import save
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.launch import compose
 from symrun.members import Composed, sweep
 from symrun.report.document import Table, as_markdown
@@ -309,8 +309,7 @@ def write(name: str, info: RunInfo, rows: Sequence[Row], out: Path) -> Path:
         "tables": [dataclasses.asdict(table) for table in tables(rows)],
     }
     path = out / f"{name}.json"
-    with complete_or_absent(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

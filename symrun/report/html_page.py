@@ -21,7 +21,7 @@ from PIL import Image
 from symrun.analysis import is_identity
 from symrun.display import bar
 from symrun.errors import UsageError, refusal
-from symrun.files import complete_or_absent, require_place
+from symrun.files import require_place, write_text
 from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
 from symrun.report.document import Table, formatted
 from symrun.report.evidence import Evidence, csv_text, evidence
@@ -66,8 +66,7 @@ def report(runs: Sequence[RunDirectory], out: Path) -> Path:
         run.warn_unless_finished()
     text = page(runs)
     try:
-        with complete_or_absent(out) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(out, text)
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {refusal(error)}") from None
     return out
