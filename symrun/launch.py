@@ -212,7 +212,7 @@ def _composed(words: list[str]) -> DictConfig:
             choices = (*GROUPS, MORE_PRESETS, "model.name")
             chosen = [word for word in words if word.partition("=")[0] in choices]
             try:
-                known = _plain(hydra.compose("config", chosen))
+                known = _as_dict(hydra.compose("config", chosen))
             except (HydraException, OmegaConfBaseException):  # a preset of the user's own is broken
                 raise UsageError(_refusal(error)) from None
             require_known(words, known)
@@ -224,7 +224,7 @@ def _config(settings: dict[str, Any]) -> Config:
     return Config.from_mapping({name: settings[name] for name in settings if name != "sweep"})
 
 
-def _plain(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
+def _as_dict(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
     plain = OmegaConf.to_container(settings, resolve=resolve)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
@@ -241,7 +241,7 @@ def _typed(words: list[str], build: Callable[[dict[str, Any]], Typed]) -> Typed:
     try:
         for name in sorted(OmegaConf.missing_keys(settings)):
             raise UsageError(f"{name} must have a value, got ???")
-        plain = _plain(settings, resolve=True)
+        plain = _as_dict(settings, resolve=True)
     except OmegaConfBaseException as error:
         named = next((word for word in words if "${" in word), None)
         refusal = f"{named}: no setting has the name in braces" if named else _refusal(error)
@@ -264,7 +264,7 @@ def _blame_preset(words: list[str], settings: dict[str, Any], error: UsageError)
         return
     preset, model = typed["experiment"], f"model={settings['model']['name']}"
     alone = as_read([typed[one] for one in (MORE_PRESETS, "model", "model.name") if one in typed])
-    own = _plain(_composed(alone))["model"]
+    own = _as_dict(_composed(alone))["model"]
     for key, value in settings["model"].items():
         name = f"model.{key}"
         ours = name in typed or own.get(key) == value

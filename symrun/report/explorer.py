@@ -67,7 +67,7 @@ def _group(group: Comparison, units: int, records: int) -> dict[str, Any]:
         "units": chosen.tolist(),
         "names": [name_of(unit, group.pairs) for unit in chosen.tolist()],
         "laws": list(group.predicted),
-        "unexplained": {name: _plain(share[chosen]) for name, share in shares.items()},
+        "unexplained": {name: _finite(share[chosen]) for name, share in shares.items()},
         "steps": group.steps[kept].tolist(),
         "curves": base64.b64encode(curves.astype("<f4").tobytes()).decode(),
         "rounding": CONSERVED * float(group.magnitude.max()),
@@ -87,7 +87,7 @@ def _judging(shares: Mapping[str, Array]) -> str | None:
     return min(shares, key=is_identity, default=None)
 
 
-def _plain(values: Array) -> list[float | None]:
+def _finite(values: Array) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 

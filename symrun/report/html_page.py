@@ -262,8 +262,8 @@ _CODE = re.compile(r"\\`|(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 
 
 def _inline(text: str) -> Markup:
-    """Text with code as `document.code` and `document.plain` write it, and with no other Markdown;
-    no line breaks inside 1.2e-03."""
+    """Text as `document.code` and `document.literal` write it, and with no other Markdown; no line
+    breaks inside 1.2e-03."""
     pieces = _CODE.split(text)
     parts = [_whole_numbers(pieces[0])]
     for fence, code, words in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):

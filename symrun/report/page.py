@@ -18,7 +18,7 @@ from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, plain
+from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, literal
 from symrun.report.evidence import Evidence
 from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
@@ -154,7 +154,7 @@ def _run_row(one: Evidence) -> list[str]:
     speed = statistics.median(speeds) if speeds else None
     return [
         code(one.name),
-        plain(_network(setup)),
+        literal(_network(setup)),
         ", ".join([*optimiser(setup), setup.batch]),
         formatted(setup.epochs(last), ".3g"),
         _updates(setup, last),
@@ -200,7 +200,7 @@ def machine(evidences: Sequence[Evidence]) -> Paragraph:
     """Data, precision, hardware and versions, once where all runs share them."""
     names: dict[str, list[str]] = {}
     for one in evidences:
-        names.setdefault(plain(circumstances(one.setup)), []).append(code(one.name))
+        names.setdefault(literal(circumstances(one.setup)), []).append(code(one.name))
     if len(names) == 1:
         return Paragraph(*names)
     return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
@@ -243,7 +243,7 @@ def laws_table(evidences: Sequence[Evidence]) -> Table:
 
 def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
     """Which laws make no prediction of which run, and why; None if every law predicts each."""
-    lines = [f"{code(one.name)}: {plain('; '.join(found))}." for one in evidences
+    lines = [f"{code(one.name)}: {literal('; '.join(found))}." for one in evidences
              if (found := silences(one.setup))]  # fmt: skip
     return Paragraph(" ".join(lines)) if lines else None
 
@@ -252,7 +252,7 @@ def _law_row(name: str, row: Agreement) -> list[str]:
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
     numbers = [formatted(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
-    worst = plain(row.worst_unit or "-")
+    worst = literal(row.worst_unit or "-")
     return [code(name), row.symmetry, law_in_words(row.law), *counts, *numbers, worst]
 
 
