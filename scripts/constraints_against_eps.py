@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
+from symrun.analysis.report import aligned
 from symrun.constraints import HessianConstraint, hessian_constraints
 from symrun.constraints.hessian import Curvature
 from symrun.data import load
@@ -47,7 +48,7 @@ RESCALE: dict[str, Any] = {"marker": "s", "markersize": 3, "linewidth": 0.6, "fi
 PREDICTED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 0.7}
 NAME: dict[str, Any] = {"color": "0.4", "fontsize": 6.5, "ha": "right"}
 MARKERSIZES = (6.5, 4.5, 2.5)
-# Curves that coincide show as rings.
+"""Curves that coincide show as rings."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,7 @@ def table(points: Sequence[Point]) -> str:
             numbers += [of_filters.relative_error, of_filters.largest_cosine]
             numbers += [filters[rank].predicted, of_norm.relative_error, of_norm.largest_cosine]
         lines.append(["-" if number is None else f"{number:.1e}" for number in numbers])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from symrun.bench.steps import endless
+from symrun.bench.tracking_cost import endless
 from symrun.cli import exit_code
 from symrun.config import Config
 from symrun.data import load

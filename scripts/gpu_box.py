@@ -41,7 +41,7 @@ from ways import WAYS, collected, fastest, outcomes
 
 from symrun.cli import exit_code
 from symrun.data.registry import TinyImageNetConfig
-from symrun.files import complete_or_absent
+from symrun.files import complete_or_absent, write_text
 from symrun.launch import compose
 
 ROOT = Path(__file__).parent.parent
@@ -136,8 +136,7 @@ class Box:
         self.save("box.json", json.dumps(self.done, indent=1))
 
     def save(self, name: str, text: str) -> None:
-        with complete_or_absent(self.results / name) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(self.results / name, text)
 
 
 def run(
@@ -227,7 +226,7 @@ def work(box: Box) -> None:
 def gpu_tests() -> list[str]:
     """The command for all tests marked gpu, of the files that have some: the others may need what
     a box lacks. Its log has a line a test, which `outcomes` reads."""
-    files = (path for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [str(path) for path in files if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
     # Warnings of other versions than ours are shown; the plugin for benchmarks warns beside xdist
     options = ["-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark"]

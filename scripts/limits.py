@@ -48,7 +48,7 @@ from symrun.config import Config, flat
 from symrun.errors import Diverged
 from symrun.figures.captions import captions, power, settings_and_papers
 from symrun.figures.style import frame, save, styled
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.launch import compose
 from symrun.models.registry import BN_EPS
 from symrun.report.document import Table, as_markdown
@@ -156,10 +156,8 @@ def trained(study: Sequence[Member]) -> Iterator[tuple[Member, RunDirectory]]:
                     path = train_member(member.config, stop)
                     runs[member.config] = RunDirectory.open(path)
                 except Diverged as error:
-                    print(
-                        f"limits: {member.effect} {member.value} is left out: {error}",
-                        file=sys.stderr,
-                    )
+                    which = f"{member.effect} {member.value}"
+                    print(f"limits: {which} is left out: {error}", file=sys.stderr)
             if run := runs[member.config]:
                 yield member, run
 
@@ -269,8 +267,7 @@ def write(rows: Sequence[Row], run: RunDirectory, out: Path) -> Path:
         "table": dataclasses.asdict(table(rows)),
     }
     path = out / "limits.json"
-    with complete_or_absent(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

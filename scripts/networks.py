@@ -20,7 +20,7 @@ import symrun
 from symrun.cli import exit_code
 from symrun.commands.symmetries import findings, subject_of, with_matrices
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.report.document import Block, Heading, Paragraph, Table, as_markdown
 from symrun.symmetry import Symmetry
 from symrun.training.isolation import isolated
@@ -195,10 +195,8 @@ def main() -> int:
         found[name] = measured(NETWORKS[name])
         print(name, json.dumps(found[name]), flush=True)
         found = {one: found[one] for one in NETWORKS if one in found}
-        with complete_or_absent(store) as draft:
-            draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    with complete_or_absent(DOCS / "networks.md") as draft:
-        draft.write_text(page(found), encoding="utf-8")
+        write_text(store, json.dumps(found, indent=1) + "\n")
+    write_text(DOCS / "networks.md", page(found))
     return 0
 
 

@@ -42,7 +42,7 @@ from symrun.config import Config
 from symrun.errors import RunError, UsageError
 from symrun.figures.captions import width_label
 from symrun.figures.style import save
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.launch import compose
 from symrun.members import Composed, sweep
 from symrun.report.document import Table, as_markdown
@@ -61,11 +61,11 @@ BATCH = "train.batch_size=32"
 TRANSFORMER = ("model.layers=2", "model.heads=4", "model.width=32")
 PRECISIONS = ("float64", "float32", "bf16")
 DECAY = "optim.weight_decay=5e-4"
-OPTIMISERS = ("SGD", "momentum", "AdamW")
+ADAMW, MOMENTUM = "AdamW", "momentum"
+OPTIMISERS = ("SGD", MOMENTUM, ADAMW)
 CLASSES = 20
 """Of Tiny ImageNet: the first, so that a run is not mostly validation."""
 WORDS = 40_000
-ADAMW, MOMENTUM = "AdamW", "momentum"
 
 
 @dataclass(frozen=True)
@@ -309,8 +309,7 @@ def write(name: str, info: RunInfo, rows: Sequence[Row], out: Path) -> Path:
         "tables": [dataclasses.asdict(table) for table in tables(rows)],
     }
     path = out / f"{name}.json"
-    with complete_or_absent(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

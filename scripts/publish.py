@@ -19,7 +19,7 @@ from pathlib import Path
 from symrun.cli import exit_code
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, settings, settings_and_papers
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.report.document import Block, Heading, Paragraph, Picture, Table, as_markdown
 from symrun.report.evidence import Evidence, evidence
 from symrun.report.page import circumstances, draw, section
@@ -205,8 +205,7 @@ def main() -> int:
     target = results / "README.md"
     if target.exists() and not target.read_text(encoding="utf-8").startswith(TITLE):
         raise UsageError(f"{target} is another page: take a FOLDER elsewhere")
-    with complete_or_absent(target) as draft:
-        draft.write_text(page(results), encoding="utf-8")
+    write_text(target, page(results))
     print(target)
     return 0
 

@@ -20,7 +20,7 @@ from typing import Any
 from symrun.bench.report import way
 from symrun.cli import exit_code
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.report.document import Block, Heading, Paragraph, Table, as_markdown
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -156,9 +156,8 @@ def box(done: dict[str, Any], tests: dict[str, Any]) -> Paragraph:
             f"Of {tests['collected']} tests marked `gpu`, {tests['passed']} passed and "
             f"{len(tests['failed'])} failed before the time was up or all were done."
         )
-        told += [f"Failed: {', '.join(f'`{name}`' for name in tests['failed'])}."] * bool(
-            tests["failed"]
-        )
+        names = ", ".join(f"`{name}`" for name in tests["failed"])
+        told += [f"Failed: {names}."] if names else []
     return Paragraph(" ".join(told))
 
 
@@ -186,9 +185,7 @@ def main() -> int:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(f"{page} lacks the lines between which this writes: {BEGIN} and {END}")
-    with complete_or_absent(page) as draft:
-        text = f"{before}{BEGIN}\n\n{section(machines)}\n{END}{after}"
-        draft.write_text(text, encoding="utf-8")
+    write_text(page, f"{before}{BEGIN}\n\n{section(machines)}\n{END}{after}")
     print(page)
     return 0
 

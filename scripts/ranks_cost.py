@@ -1,13 +1,14 @@
 """What an update costs on several processes, tracked and untracked.
 
-Updates with and without the tracker alternate, in an order that turns round, so that a drift of the
-machine affects both alike. The ratio is that of a pair, the median over pairs. Start it alone and
-by torchrun on the same machine, with as many threads for each process as its share of the cores:
+Updates with and without the tracker alternate, and so does which of the two comes first: a drift of
+the machine then affects both alike. The ratio is that of a pair, the median over pairs. Start it
+alone and by torchrun on the same machine, with as many threads for each process as its share of the
+cores:
 
     OMP_NUM_THREADS=2 python scripts/ranks_cost.py experiment=quickstart_bn
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 scripts/ranks_cost.py experiment=quickstart_bn
 
-PAIRS=N makes so many pairs, 200 by default; all other words are settings of `symrun train`.
+PAIRS=N measures N pairs, 200 by default; all other words are settings of `symrun train`.
 """
 
 import os

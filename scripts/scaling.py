@@ -29,7 +29,7 @@ from torch import nn
 import symrun
 from symrun.analysis import judge
 from symrun.cli import exit_code
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.launch import compose
 from symrun.laws import SGD, laws_of_sgd
 from symrun.report.document import Block, Heading, Paragraph, Table, as_markdown
@@ -361,10 +361,8 @@ def main() -> int:
         return 0
     store = DOCS / "scaling.json"
     found = json.loads(store.read_text(encoding="utf-8")) if options.page else everything()
-    with complete_or_absent(store) as draft:
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    with complete_or_absent(DOCS / "scaling.md") as draft:
-        draft.write_text(page(found), encoding="utf-8")
+    write_text(store, json.dumps(found, indent=1) + "\n")
+    write_text(DOCS / "scaling.md", page(found))
     return 0
 
 

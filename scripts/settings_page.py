@@ -51,14 +51,12 @@ def page() -> str:
         for kind, names in members.items():
             shown = (NAMED_MODELS.get(name, name) for name in names)
             blocks.append(", ".join(f"`{group}={name}`" for name in shown))
-            files = (configs() / group / f"{name}.yaml" for name in names)
-            values = [_of_file(path) for path in files]
-            if found := [rows(kind, group, one) for one in values]:
-                blocks.append(_settings_table(found))
+            values = [_of_file(configs() / group / f"{name}.yaml") for name in names]
+            blocks.append(_settings_table([rows(kind, group, one) for one in values]))
     defaults = _of_file(configs() / "config.yaml")
     for group, kind in ALWAYS.items():
-        values = [defaults[group] if group else defaults]
-        blocks += [f"## {group or 'All else'}", _settings_table([rows(kind, group, values[0])])]
+        own = rows(kind, group, defaults[group] if group else defaults)
+        blocks += [f"## {group or 'All else'}", _settings_table([own])]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
@@ -77,7 +75,7 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
 
 
-def _of_file(path: Any) -> dict[str, Any]:
+def _of_file(path: Path) -> dict[str, Any]:
     """The plain values of a file in `configs/`, with what refers to others as it is typed."""
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)

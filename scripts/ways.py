@@ -13,11 +13,11 @@ WAYS = {
 }
 """How an update can be made; each needs what its name says, "both" the other two."""
 UNMEASURED = 0.009
-"""Seconds of an update of full VGG16 where no bench could tell."""
+"""Seconds assumed for an update of full VGG16 where no bench has measured one."""
 
 
 def outcomes(log: Path) -> dict[str, bool]:
-    """Of each test in a log of pytest -v, by its name, whether it passed."""
+    """Test -> whether it passed, from a log of pytest -v."""
     found = {}
     for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
         words = line.split(" - ")[0].split()
@@ -35,13 +35,14 @@ def collected(log: Path) -> int:
 
 
 def words_in(text: str) -> frozenset[str]:
-    """What of a GPU's own ways settings, or the name of a test, tell of."""
+    """Which of "graph" and "compile" stand in some settings, or in the name of a test."""
     return frozenset(word for word in ("graph", "compile") if word in text)
 
 
 def is_trusted(box: Any, way: str) -> bool:
-    """Whether tests have passed here that take this way, and none has failed that does no more, of
-    those without momentum, as the runs are. A box that skips the tests relies on earlier ones."""
+    """Whether an update may be made this way: a test that does so has passed here, and none that
+    needs no more than it has failed. Tests with momentum, which no run has, do not count. A box
+    that skips the tests relies on those of earlier boxes."""
     words = words_in(way)
     if "tests" in box.get("SKIP", "").split():
         earlier = map(Path.read_text, box.docs.glob("performance/*/tests.json"))
@@ -57,8 +58,8 @@ def is_trusted(box: Any, way: str) -> bool:
 
 
 def fastest(box: Any) -> tuple[float, list[str]]:
-    """Seconds of a tracked update and the settings for it: the least that was measured, here or
-    else by an earlier box, and is trusted."""
+    """Seconds of a tracked update, and the settings for it: of the ways that are trusted the
+    fastest that was measured, here or else by an earlier box."""
     found = []
     earlier, here = box.docs.glob("performance/*/bench_*.json"), box.results.glob("bench_*.json")
     for path in {path.name: path for path in [*sorted(earlier), *here]}.values():

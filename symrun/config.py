@@ -5,7 +5,6 @@ default here too, so that older runs stay readable. Every refusal names the sett
 and the value.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from symrun.data.registry import DATA_SETS, DataConfig
 from symrun.models.registry import MODELS, ModelConfig, entry_of
 from symrun.optimizers import OPTIMIZERS, OptimConfig
 from symrun.tasks import TaskConfig, task_config
-from symrun.typed import Setting, build, build_named, require, require_settings
+from symrun.typed import Setting, build, build_named, plain, require, require_settings
 
 
 class Precision(Enum):
@@ -151,8 +150,8 @@ class RunConfig:
     again: Annotated[bool, Setting("in a sweep, train members that are finished once more")]
 
     def __post_init__(self) -> None:
-        plain = self.name == Path(self.name).name and self.name not in ("", "..")
-        require("run.name", plain, "a name without slashes", repr(self.name))
+        is_plain = self.name == Path(self.name).name and self.name not in ("", "..")
+        require("run.name", is_plain, "a name without slashes", repr(self.name))
 
 
 WITHOUT_EFFECT = (
@@ -206,17 +205,8 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The same settings as plain JSON values; `from_mapping` reads them back."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            if isinstance(value, Enum):
-                return value.value
-            if isinstance(value, tuple):
-                return list(value)
-            return str(value) if isinstance(value, Path) else value
-
-        return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        settings: dict[str, Any] = plain(self, whole=True)
+        return settings
 
     def differences(self, other: "Config", free: tuple[str, ...] = WITHOUT_EFFECT) -> list[str]:
         """The settings in which `other` is another, such as "optim.lr 0.1 -> 0.2".

@@ -15,12 +15,12 @@ LINE_SECONDS = 30.0
 """A log file gets at most one line of a bar in this time."""
 
 _SHORT_SECONDS = 1.0
-"""What is over sooner shows no bar that would disappear at once."""
+"""Work that is over sooner shows no bar, which would disappear at once."""
 
 
 @contextlib.contextmanager
 def guarded(output_needed: bool = False) -> Iterator[None]:
-    """Standard output and error lose what nobody can take, instead of raising an error.
+    """Standard output and error drop what can no longer be written, instead of raising an error.
 
     A descriptor that fails, or was closed from the start, leads to the null device from then on:
     the next file that is opened would get its number otherwise. Streams that are no files, such as
@@ -132,8 +132,9 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, hours = divmod(round(seconds), 60), divmod(round(seconds) // 60, 60)
-    if hours[0] < 1:
-        return f"{minutes[0]} min {minutes[1]} s"
-    days = divmod(hours[0], 24)
-    return f"{days[0]} d {days[1]} h" if days[0] else f"{hours[0]} h {hours[1]} min"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour} h"
+    return f"{hours} h {minute} min" if hours else f"{minutes} min {second} s"

@@ -39,6 +39,15 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
     _flush(target.parent)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a file of text in UTF-8, as `complete_or_absent` does. Error: OSError.
+
+    Example: write_text(Path("docs/results/README.md"), "# Results\\n")
+    """
+    with complete_or_absent(target) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def require_place(option: str, file: Path) -> None:
     """Refuse a `file`, given by `option`, that is a folder or lies in none that exists.
 

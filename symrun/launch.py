@@ -24,6 +24,7 @@ from symrun.members import Composed, print_run, raise_if_stopped, sweep
 from symrun.overrides import (
     GROUPS,
     MORE_PRESETS,
+    as_read,
     choices_of,
     combinations,
     configs,
@@ -43,9 +44,8 @@ def compose(words: list[str]) -> Config:
     Error: UsageError, in one line, for what cannot be composed.
     Example: compose(["experiment=quickstart_bn", "optim.lr=0.01"]).optim.lr
     """
-    for word in words:
-        if _is_of_sweep(word):
-            raise UsageError(f"{word} has no effect on one run: leave it out")
+    if own := _of_sweep(words):
+        raise UsageError(f"{own[0]} has no effect on one run: leave it out")
     return _typed(words, _config)
 
 
@@ -87,7 +87,7 @@ def launch(words: list[str], several: bool) -> None:
     """
     with StopRequest() as stop:
         members = _members(words, several)
-        own = [word for word in words if _is_of_sweep(word)]
+        own = _of_sweep(words)
         if len(members) > 1 or several:
             chosen = _typed([*members[0], *own], sweep_config)
             sweep(chosen, Composed.all_of(members, compose), stop)
@@ -110,8 +110,8 @@ def show_help(words: list[str], options: dict[str, str]) -> None:
     """
     from symrun.settings import print_help
 
-    own = [word for word in words if _is_of_sweep(word)]
-    print_help(_typed([*_members(words, several=True)[0], *own], dict), options)
+    chosen = [*_members(words, several=True)[0], *_of_sweep(words)]
+    print_help(_typed(chosen, dict), options)
 
 
 def show(arguments: list[str], words: list[str]) -> None:
@@ -121,13 +121,12 @@ def show(arguments: list[str], words: list[str]) -> None:
 
     Error: UsageError as in `launch`.
     """
-    for member in _members(words, several="-m" in arguments or "--multirun" in arguments):
+    for member in _members(words, several=False):
         compose(member)
     folder = [word for word in words if word.startswith(MORE_PRESETS)]
     readable = {}
     for word in words:
-        overrides = read([*folder, word], several=True)[len(folder) :]
-        readable[word] = [override.input_line or word for override in overrides]
+        readable[word] = as_read([*folder, word], several=True)[len(folder) :]
     main = hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")
     with _own_hydra():
         sys.argv = ["symrun train"]
@@ -175,14 +174,16 @@ def _replaced(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _is_of_sweep(word: str) -> bool:
-    """Whether a setting says how a sweep is run, and nothing of its members."""
-    return word.partition("=")[0].strip().lstrip("+").partition(".")[0] == "sweep"
+def _of_sweep(words: list[str]) -> list[str]:
+    """The settings that say how a sweep is run, and nothing of its members."""
+    names = (word.partition("=")[0].strip().lstrip("+") for word in words)
+    groups = [name.partition(".")[0] for name in names]
+    return [word for word, group in zip(words, groups, strict=True) if group == "sweep"]
 
 
 def _members(words: list[str], several: bool) -> list[list[str]]:
     """The settings of each run: more than one if this is a sweep."""
-    of_sweep = [word for word in words if _is_of_sweep(word)]
+    of_sweep = _of_sweep(words)
     for override in read(of_sweep, several=True):
         if override.is_sweep_override():
             remedy = f"a sweep is run in one way: type {override.key_or_group}=VALUE"
@@ -195,7 +196,7 @@ def _members(words: list[str], several: bool) -> list[list[str]]:
     ]
     preset = _composed(single).hydra
     if not (several or preset.mode is RunMode.MULTIRUN):
-        return [[override.input_line or "" for override in read(words)]]
+        return [as_read(words)]
     given = {word.partition("=")[0] for word in words}
     listed = (preset.sweeper.params or {}).items()
     varied = [f"{name}={values}" for name, values in listed if name not in given]
@@ -211,11 +212,11 @@ def _composed(words: list[str]) -> DictConfig:
             choices = (*GROUPS, MORE_PRESETS, "model.name")
             chosen = [word for word in words if word.partition("=")[0] in choices]
             try:
-                known = _plain(hydra.compose("config", chosen))
+                known = _as_dict(hydra.compose("config", chosen))
             except (HydraException, OmegaConfBaseException):  # a preset of the user's own is broken
-                raise UsageError(_first_line(error)) from None
+                raise UsageError(_refusal(error)) from None
             require_known(words, known)
-            raise UsageError(_first_line(error)) from None
+            raise UsageError(_refusal(error)) from None
 
 
 def _config(settings: dict[str, Any]) -> Config:
@@ -223,27 +224,27 @@ def _config(settings: dict[str, Any]) -> Config:
     return Config.from_mapping({name: settings[name] for name in settings if name != "sweep"})
 
 
-def _plain(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
+def _as_dict(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:
     plain = OmegaConf.to_container(settings, resolve=resolve)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
 
 
-def _first_line(error: Exception) -> str:
+def _refusal(error: Exception) -> str:
     return f"these settings cannot be composed: {str(error).splitlines()[0]}"
 
 
 def _typed(words: list[str], build: Callable[[dict[str, Any]], Typed]) -> Typed:
-    settings = _composed([override.input_line or "" for override in read(words)])
+    settings = _composed(as_read(words))
     with open_dict(settings):
         settings.pop("hydra")
     try:
         for name in sorted(OmegaConf.missing_keys(settings)):
             raise UsageError(f"{name} must have a value, got ???")
-        plain = _plain(settings, resolve=True)
+        plain = _as_dict(settings, resolve=True)
     except OmegaConfBaseException as error:
         named = next((word for word in words if "${" in word), None)
-        refusal = f"{named}: no setting has the name in braces" if named else _first_line(error)
+        refusal = f"{named}: no setting has the name in braces" if named else _refusal(error)
         raise UsageError(refusal) from None
     try:
         return build(plain)
@@ -262,8 +263,8 @@ def _blame_preset(words: list[str], settings: dict[str, Any], error: UsageError)
     if not {"experiment", "model"} <= typed.keys():
         return
     preset, model = typed["experiment"], f"model={settings['model']['name']}"
-    alone = read([typed[one] for one in (MORE_PRESETS, "model", "model.name") if one in typed])
-    own = _plain(_composed([override.input_line or "" for override in alone]))["model"]
+    alone = as_read([typed[one] for one in (MORE_PRESETS, "model", "model.name") if one in typed])
+    own = _as_dict(_composed(alone))["model"]
     for key, value in settings["model"].items():
         name = f"model.{key}"
         ours = name in typed or own.get(key) == value

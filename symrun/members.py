@@ -249,7 +249,7 @@ def print_run(path: Path) -> None:
     quoted = shlex.quote(str(path))
     info = RunDirectory(path).info()
     figure = "symmetries" if set(LAWS) - set(info.unpredicted) else "progress"
-    if info.model.family.startswith("VGG") and info.groups_of(Symmetry.scale):
+    if info.model.is_vgg and info.groups_of(Symmetry.scale):
         figure = "fig1"
     following = f"symrun check {quoted}; symrun plot {figure} {quoted}"
     if info.diverged is not None:  # too few finite records may be left to check or to draw

@@ -105,6 +105,15 @@ def read(words: Sequence[str], several: bool = False) -> list[Override]:
     return overrides
 
 
+def as_read(words: Sequence[str], several: bool = False) -> list[str]:
+    """The text of each word as `read` understands it, which Hydra can compose.
+
+    Error: UsageError as in `read`.
+    Example: as_read(["model=torchvision/resnet18"])[0] == "model='torchvision'"
+    """
+    return [override.input_line or "" for override in read(words, several)]
+
+
 def combinations(words: Sequence[str]) -> list[list[str]]:
     """Every combination of the values in words that list several.
 
@@ -132,7 +141,7 @@ def require_known(words: Sequence[str], settings: Mapping[str, Any]) -> None:
     for override in read(words, several=True):
         name = override.key_or_group
         if name not in {*GROUPS, *known, *settings, MORE_PRESETS}:
-            raise UsageError(_unknown(name, known))
+            raise UsageError(_unknown_setting(name, known))
 
 
 def choices_of(group: str, words: Sequence[str] = ()) -> list[str]:
@@ -204,7 +213,9 @@ def _read(word: str, following: Sequence[str], several: bool) -> Override:
         raise UsageError(f"{word}: leave the + out: type {plain}={value}")
     _refuse_hydra(word, plain)
     if not value:
-        raise UsageError(f"{word} has no value: type {plain}=VALUE, such as {plain}={_some(plain)}")
+        raise UsageError(
+            f"{word} has no value: type {plain}=VALUE, such as {plain}={_example(plain)}"
+        )
     override = _parse(word, plain, value)
     if override.is_sweep_override() and not several:
         if plain not in _FREE_TEXT or not isinstance(override.value(), ChoiceSweep):
@@ -237,10 +248,10 @@ def _parse(word: str, name: str, value: str) -> Override:
         if name in GROUPS:
             _refuse_choice(name, value, choices_of(name))
         if name not in names():
-            raise UsageError(_unknown(name, dict.fromkeys((*GROUPS, *names())))) from None
+            raise UsageError(_unknown_setting(name, dict.fromkeys((*GROUPS, *names())))) from None
         if value[0] in "'\"":
             raise UsageError(f"{word}: the quotes do not close: type {name}=VALUE") from None
-        raise UsageError(f"{word} cannot be read: type {name}={_some(name)}") from None
+        raise UsageError(f"{word} cannot be read: type {name}={_example(name)}") from None
 
 
 def _quoted(name: str, value: str) -> Override:
@@ -286,7 +297,7 @@ def _refuse_choice(group: str, value: object, choices: list[str]) -> typing.NoRe
     raise UsageError(f"{group} must be one of {', '.join(choices)}, got {value}{meant}") from None
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
+def _unknown_setting(name: str, known: Mapping[str, Any]) -> str:
     """That there is no setting `name`, what there is, and the nearest.
 
     known: every setting there is, as "optim.lr", with its value.
@@ -318,11 +329,11 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def _values(name: str) -> list[str]:
-    """Those that `name` can have, if they can be counted."""
-    if name in GROUPS:
-        return choices_of(name)
-    hint = names().get(name)
+def values_of(hint: Any) -> list[str]:
+    """The values of a type, as one types them, if they can be counted.
+
+    Example: values_of(bool) == ["true", "false"]
+    """
     if isinstance(hint, types.UnionType):
         hint = next(kind for kind in hint.__args__ if kind is not type(None))
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -330,7 +341,12 @@ def _values(name: str) -> list[str]:
     return ["true", "false"] if hint is bool else []
 
 
-def _some(name: str) -> str:
+def _values(name: str) -> list[str]:
+    """Those that `name` can have, if they can be counted."""
+    return choices_of(name) if name in GROUPS else values_of(names().get(name))
+
+
+def _example(name: str) -> str:
     """A value that `name` might have."""
     examples = {int: "1", float: "0.1", Path: "DIR"}
     return next(iter(_values(name)), examples.get(names().get(name, str), "NAME"))

@@ -5,10 +5,8 @@ Meanings and intervals are those of the annotations that check them, defaults th
 
 import re
 import textwrap
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from rich.console import Console
@@ -16,11 +14,11 @@ from rich.text import Text
 
 from symrun.config import Config, RunConfig, TrackConfig, TrainConfig
 from symrun.models.registry import entry_of
-from symrun.overrides import NAMED_MODELS, REGISTRIES, choices_of, configs
+from symrun.overrides import NAMED_MODELS, REGISTRIES, choices_of, configs, values_of
 from symrun.typed import settings_of
 
 ALWAYS = {"train": TrainConfig, "track": TrackConfig, "run": RunConfig, "": Config}
-"""Groups that every run has, and what stands in none."""
+"""Groups that every run has, and the settings that are in no group."""
 _HELP = "symrun train: train a network and record what theory says of it"
 _EXAMPLES = {
     "symrun train experiment=quickstart_bn": "a minute on 2 cores, no download",
@@ -133,9 +131,6 @@ def _shown(value: Any) -> str:
 
 
 def _choices(hint: Any) -> str:
-    """Those that can be counted."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in hint.__args__ if kind is not type(None))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return ", ".join(str(member.value) for member in hint)
-    return "true or false" if hint is bool else ""
+    """The values that a setting of this type can have, if they can be counted."""
+    values = values_of(hint)
+    return "true or false" if values == ["true", "false"] else ", ".join(values)

@@ -145,16 +145,22 @@ def build(
         raise UsageError(f"{prefix}{error}" if recorded else str(error)) from None
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON has it, without fields that have their default; `build` reads it back."""
+def plain(value: Any, whole: bool = False) -> Any:
+    """`value` as JSON has it; `build` reads it back.
+
+    whole: fields that have their default are there too.
+    """
     if dataclasses.is_dataclass(value):
         fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {field.name: plain(item) for field, item in fields if item != field.default}
+        kept = ((field.name, item) for field, item in fields if whole or item != field.default)
+        return {name: plain(item, whole) for name, item in kept}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, whole) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
+        return [plain(item, whole) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
 class Entry(Protocol[Settings]):

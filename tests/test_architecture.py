@@ -15,7 +15,6 @@ ROOT = Path(symrun.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
-    "warned",
     "commands",
     "integrations",
     "attached",

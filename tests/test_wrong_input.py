@@ -39,6 +39,8 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "--resolve": "--resolve needs --cfg: type --cfg job --resolve",
     "-p optim": "--package needs --cfg",
     "--cfg job -p foo": "--package/-p must be one of _global_, model",
+    "-m --cfg job seed=0,1": "-m and --cfg do not go together: leave one out",
+    "--cfg job --info": "--cfg and --info do not go together",
     "--info wrong": "must be one of all, config",
     "-sc install=bash": "no option -sc: type symrun completion bash",
     "run.name='abc": "the quotes do not close: type run.name=VALUE",

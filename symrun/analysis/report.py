@@ -121,6 +121,11 @@ def _worst(row: Agreement, unit: str | None) -> str:
     return "-" if unit is None else f"{scientific(row.unexplained_worst)} {unit}"
 
 
+def law_in_words(law: str) -> str:
+    """ "flow", "exact, an identity" """
+    return f"{law}, an identity" if is_identity(law) else law
+
+
 def predicts(row: Agreement) -> bool:
     """Whether this law can be right or wrong here: an identity and a null law cannot."""
     return row.residual is not None and not is_identity(row.law) and not is_null(row.law)

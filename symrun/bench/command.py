@@ -8,7 +8,7 @@ from pathlib import Path
 from symrun.bench import parts_report, report
 from symrun.bench.parts import measure_parts
 from symrun.errors import UsageError, refusal
-from symrun.files import complete_or_absent, require_place
+from symrun.files import require_place, write_text
 from symrun.typed import require
 
 _PAIRS, _REPEATS = 40, 9
@@ -65,8 +65,7 @@ def _progressive_output(json: bool, out: Path | None) -> Iterator[Callable[[str,
         shown = as_json if json else text
         if out is not None:
             try:
-                with complete_or_absent(out) as draft:
-                    draft.write_text(f"{as_json}\n")
+                write_text(out, f"{as_json}\n")
             except OSError as error:
                 raise UsageError(f"--out={out} cannot be written: {refusal(error)}") from None
 

@@ -15,7 +15,7 @@ from symrun.bench.settings import configurations, title
 from symrun.bench.step import Step, Works
 from symrun.config import Config
 from symrun.errors import in_one_line
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.training.cuda_graph import own_stream
 from symrun.training.device import device_title
 from symrun.training.plan import Plan
@@ -50,8 +50,7 @@ def measure_parts(
     def keep_profile(table: str) -> None:
         tables.append(table)
         if profile is not None:
-            with complete_or_absent(profile) as draft:
-                draft.write_text("\n".join(tables))
+            write_text(profile, "\n".join(tables))
 
     for number, config in enumerate(configs, start=1):
         print(f"symrun bench: {number} of {len(configs)}: {title(config)}", file=sys.stderr)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from symrun.analysis.report import aligned
 from symrun.bench.settings import configurations, title
-from symrun.bench.steps import StepCost, step_cost
 from symrun.bench.tables import FULL_SCALE, Timing, make_run, time_commands
+from symrun.bench.tracking_cost import StepCost, step_cost
 from symrun.launch import compose
 from symrun.training.device import memory_in_one_line
 

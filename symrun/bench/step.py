@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from symrun.bench.clock import Work
-from symrun.bench.steps import endless
 from symrun.bench.sums import CompiledSums, Making, checked, ways_to_sum
+from symrun.bench.tracking_cost import endless
 from symrun.config import Config
 from symrun.data import load
 from symrun.laws import Propagation, Rule

@@ -70,7 +70,7 @@ def make_run(folder: Path, config: Config, records_per_part: int) -> RunDirector
     for number, (first, end) in enumerate(itertools.pairwise([*firsts, len(recorded)])):
         part = recorded[first:end]
         write_records(run, "units", number, [units.rows(step, steps) for step in part])
-        write_records(run, "parameters", number, [parameters.rows(step, steps) for step in part])
+        write_records(run, "parameters", number, [parameters.rows(step) for step in part])
     return run
 
 
@@ -166,7 +166,7 @@ class _Parameters:
         self._value = initial["value"].to_numpy().astype(np.float64)
         self._size = 0.01 * np.abs(self._value)
 
-    def rows(self, step: int, steps: int) -> pa.Table:
+    def rows(self, step: int) -> pa.Table:
         self._value += self._size * self._random.standard_normal(len(self._size))
         return _with_columns(self._initial, step, {"value": self._value})
 

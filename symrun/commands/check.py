@@ -81,9 +81,9 @@ def _run(options: argparse.Namespace) -> int:
     if explained is not None and options.json:  # the table says so itself
         for line in silent:
             print(f"symrun: {line}", file=sys.stderr)
-    if explained is residual is options.min_moved is None:
+    if explained is residual is moved is None:
         return 0
-    return _print_shortcomings(analysis.shortcomings(rows, explained, residual, options.min_moved))
+    return _print_shortcomings(analysis.shortcomings(rows, explained, residual, moved))
 
 
 def _needless(word: str) -> str:

@@ -46,6 +46,10 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("resolve", "package"):
         if getattr(options, name) and not options.cfg:
             raise UsageError(f"--{name} needs --cfg: type --cfg job --{name}")
+    alone = {"-m": options.multirun, "--cfg": options.cfg, "--info": options.info}
+    given = [name for name, value in alone.items() if value]
+    if len(given) > 1 and not options.help:
+        raise UsageError(f"{' and '.join(given)} do not go together: leave one out")
     if options.help:
         show_help(settings, {", ".join(names): what for *names, what, _ in _OPTIONS})
     elif options.cfg or options.info:

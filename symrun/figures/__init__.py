@@ -27,10 +27,10 @@ from symrun.figures import (
 from symrun.figures.captions import NOT_THE_PAPERS
 from symrun.figures.grid import Grid
 from symrun.figures.layers import HIDDEN
-from symrun.figures.selection import Selection, holds_runs, named, runs_once
+from symrun.figures.selection import Selection, holds_runs, named
 from symrun.figures.style import FORMATS, describe, save, styled
 from symrun.runs.copied import local
-from symrun.runs.directory import OUTPUTS, RunDirectory, folders_below
+from symrun.runs.directory import OUTPUTS, RunDirectory, folders_below, runs_once
 from symrun.symmetry import Symmetry
 
 _log = logging.getLogger(__name__)

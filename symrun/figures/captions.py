@@ -85,7 +85,7 @@ def captions(drawn: Iterable[tuple[RunInfo, int]]) -> list[str]:
         parts = [*_network(info), *optimiser(info), *length, *_thinning([info])]
         titles.setdefault(_joined(parts), []).append(info.model.title)
     return [
-        text.replace(_MODEL, " and ".join(dict.fromkeys(models)).replace(" ", "\N{NO-BREAK SPACE}"))
+        text.replace(_MODEL, _unbroken(" and ".join(dict.fromkeys(models))))
         for text, models in titles.items()
     ]
 
@@ -100,11 +100,15 @@ def common_caption(infos: Sequence[RunInfo], last_step: int, varied: Sequence[st
     (model,) = {info.model.title for info in infos}
     length = _length(infos[0], max(_reached(info, last_step) for info in infos))
     parts = [*_network(infos[0]), *varied, *length, *_thinning(infos)]
-    return _joined(parts).replace(_MODEL, model.replace(" ", "\N{NO-BREAK SPACE}"))
+    return _joined(parts).replace(_MODEL, _unbroken(model))
 
 
 def _joined(parts: Iterable[str]) -> str:
-    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts if part)
+    return ", ".join(_unbroken(part) for part in parts if part)
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _network(info: RunInfo) -> list[str]:

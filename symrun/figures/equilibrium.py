@@ -16,7 +16,7 @@ from symrun.errors import UsageError
 from symrun.figures.captions import captions, optimiser, settings, step_label
 from symrun.figures.layers import depth_colours, depth_handles
 from symrun.figures.selection import AnyRuns
-from symrun.figures.style import PREDICTED, add_lines, frame, label_steps, styled
+from symrun.figures.style import PREDICTED, add_lines, evenly, frame, label_steps, styled
 from symrun.laws.equilibrium import Equilibrium
 from symrun.optimizers import OptimConfig
 from symrun.runs.directory import RunDirectory
@@ -163,7 +163,7 @@ def _predicted(settled: Equilibrium | None, grad_sq: Array, entries: int) -> _Pr
 
 def _stretches(values: Array) -> Array:
     """[records, units] -> [points, units]: means over at most _MOST_POINTS stretches of records."""
-    ends = np.linspace(0, len(values), min(len(values), _MOST_POINTS) + 1).round().astype(int)
+    ends = evenly(len(values) + 1, _MOST_POINTS + 1)
     means: Array = np.add.reduceat(values, ends[:-1], axis=0) / np.diff(ends)[:, None]
     return means
 

@@ -35,8 +35,8 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     """The sampled parameters (left) and the squared norms of all filters (right) of convolutions.
 
     A hue is a block of convolutions, a shade a layer of it; with many blocks a colour from dark to
-    light is their depth. Lines are drawn in rounds, each with at
-    most one line of every layer, later layers on top: so no layer hides the others.
+    light is their depth. Lines are drawn in rounds, each with at most one line of every layer,
+    later layers on top: so no layer hides the others.
 
     Error: UsageError if the run has fewer than two records, or sampled no parameters.
     """
@@ -87,7 +87,7 @@ def _draw_lines(
 
 def _start_of_narrow(info: RunInfo, first: Curves) -> list[str]:
     """For a VGG of another width than the paper's, a line about the first layer's start."""
-    if info.model.width in (None, 1) or not info.model.family.startswith("VGG"):
+    if info.model.width in (None, 1) or not info.model.is_vgg:
         return []
     start = f"{first.values['measured'][0].mean():.2g}, not near 0.09 as at width 1"
     reason = "its fan_out changes with the width, its fan_in does not"
@@ -126,8 +126,5 @@ def _hues(blocks: dict[str, int]) -> dict[int, Colour]:
 def _named(hues: dict[int, Colour]) -> list[int]:
     """The blocks that the legend names: of many only the first, the middle and the last."""
     numbers = list(hues)
-    return (
-        numbers
-        if len(numbers) <= len(HUES)
-        else [numbers[0], numbers[len(numbers) // 2], numbers[-1]]
-    )
+    many = len(numbers) > len(HUES)
+    return [numbers[0], numbers[len(numbers) // 2], numbers[-1]] if many else numbers

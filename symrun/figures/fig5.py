@@ -100,5 +100,4 @@ def _curves(run: RunDirectory, panel: Panel) -> Curves:
     assert group is not None, f"{run.path} was not chosen by role"
     columns = ["measured", "flow"]
     curves = drawable(run, unit_curves(run, panel.symmetry, group.group, columns))
-    shown = evenly_by_rank(curves.values["measured"][-1], _MOST_UNITS)
-    return Curves(curves.steps, {name: curve[:, shown] for name, curve in curves.values.items()})
+    return curves.of_units(evenly_by_rank(curves.values["measured"][-1], _MOST_UNITS))

@@ -163,9 +163,8 @@ def _columns_of(info: RunInfo) -> str:
 def _columns(run: RunDirectory) -> Curves:
     """The first columns of the last layer that has any."""
     group = _several(run.info())[-1]
-    curves = drawable(run, unit_curves(run, _LAST, group, ["measured", "flow"]))
-    shown = {name: values[:, :_COLUMNS_SHOWN] for name, values in curves.values.items()}
-    return Curves(curves.steps, shown)
+    curves = unit_curves(run, _LAST, group, ["measured", "flow"])
+    return drawable(run, curves.of_units(slice(_COLUMNS_SHOWN)))
 
 
 def _several(info: RunInfo) -> list[str]:

@@ -2,7 +2,8 @@
 
 Sums would hide the layers that have few units."""
 
-from itertools import takewhile
+import re
+from os.path import commonprefix
 from typing import Any
 
 import matplotlib
@@ -76,9 +77,8 @@ def shortened(name: str, most: int) -> str:
     if len(name) <= most:
         return name
     left, arrow, right = name.partition(" -> ")
-    common, rest, others = _without_common(left, right) if arrow else ("", left, right)
+    common, once = without_common(name) if arrow else ("", name)
     if common:
-        once = f"{rest}{arrow}{others}"
         room = most - len(f": {once}")
         enough = room >= min(len(common), _COMMON)
         return f"{_cut(common, room)}: {once}" if enough else shortened(once, most)
@@ -88,17 +88,15 @@ def shortened(name: str, most: int) -> str:
     return f"{_cut(left, of_left)}{arrow}{_cut(right, room - min(len(left), of_left))}"
 
 
-def _without_common(left: str, right: str) -> tuple[str, str, str]:
-    """The modules that every name on both sides is in, and both sides without them.
+def without_common(name: str) -> tuple[str, str]:
+    """The modules that all layers of a group are in, and the group's name without them.
 
-    Example: _without_common("a.b.q", "a.b.k, a.b.v") == ("a.b", "q", "k, v")
+    Example: without_common("a.b.q -> a.b.k, a.b.v") == ("a.b", "q -> k, v")
     """
-    sides = [[name.split(".") for name in side.split(", ")] for side in (left, right)]
-    paths = [path[:-1] for side in sides for path in side]
-    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-    common = [parts[0] for parts in alike]
-    ends = [", ".join(".".join(path[len(common) :]) for path in side) for side in sides]
-    return ".".join(common), ends[0], ends[1]
+    layers = [layer.split(".") for layer in re.split(", | -> ", name)]
+    common = ".".join(commonprefix([layer[:-1] for layer in layers]))
+    rest = re.sub(rf"(^|, | -> ){re.escape(common)}\.", r"\1", name) if common else name
+    return common, rest
 
 
 def _cut(text: str, most: int) -> str:

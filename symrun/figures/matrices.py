@@ -1,17 +1,16 @@
-"""What figures of conserved matrices share: which matrices they draw, and how they call them."""
+"""What figures of conserved matrices share: which matrices they draw, and what they call them."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from symrun.analysis.comparison import Comparison, comparisons
-from symrun.figures.layers import shortened
+from symrun.figures.layers import shortened, without_common
+from symrun.figures.style import evenly
 from symrun.runs.directory import RunDirectory
 from symrun.runs.matrices import Matrix
 from symrun.symmetry import Symmetry
@@ -96,7 +95,7 @@ def _room(counts: Sequence[int]) -> list[int]:
     room = [0] * len(counts)
     while (free := min(_MOST, sum(counts)) - sum(room)) > 0:
         left = [place for place, count in enumerate(counts) if room[place] < count]
-        for place in np.linspace(0, len(left) - 1, min(free, len(left))).round().astype(int):
+        for place in evenly(len(left), free):
             room[left[place]] += 1
     return room
 
@@ -118,18 +117,7 @@ def title_of(matrix: Matrix) -> str:
 
     Example: "blocks.1.attention\\nquery -> key\\nmatrix 0, 16×16"
     """
-    prefix, sides = _split(matrix.group)
+    prefix, sides = without_common(matrix.group)
     where = f"…{prefix[1 - _LINE :]}" if len(prefix) > _LINE else prefix
     size = f"matrix {matrix.place}, {matrix.size}×{matrix.size}"
     return "\n".join(filter(None, [where, shortened(sides, _LINE), size]))
-
-
-def _split(group: str) -> tuple[str, str]:
-    """The modules that hold all layers of a group, and its name without them.
-
-    Example: _split("blocks.1.up -> blocks.1.down") == ("blocks.1", "up -> down")
-    """
-    layers = [layer.split(".") for layer in re.split(", | -> ", group)]
-    shared = commonprefix([layer[:-1] for layer in layers])
-    prefix = ".".join(shared)
-    return prefix, re.sub(rf"(^|, | -> ){re.escape(prefix)}\.", r"\1", group) if prefix else group

@@ -1,5 +1,6 @@
 """Units measured, in colour, under what the theory says of them; and below, what it misses."""
 
+import math
 import textwrap
 from collections.abc import Collection
 
@@ -12,13 +13,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from symrun.figures.captions import law_label, step_label
-from symrun.figures.style import PREDICTED, add_lines, label_steps, unit_colours
+from symrun.figures.style import PREDICTED, add_lines, evenly, label_steps, unit_colours
 from symrun.runs.info import RunInfo
 from symrun.runs.network import GroupInfo
 from symrun.runs.tables import Curves
 from symrun.symmetry import Symmetry
 
 _WIDTH, _STRIP_WIDTH = 1.8, 0.8
+
+
+def rows_and_columns(count: int) -> tuple[int, int]:
+    """Of a grid for `count` panels: one row of up to three, or two rows."""
+    rows = 1 if count <= 3 else 2
+    return rows, math.ceil(count / rows)
 
 
 def grid_of(panels: SubFigure, rows: int, columns: int) -> GridSpec:
@@ -96,8 +103,7 @@ def _has_a_limit(info: RunInfo) -> bool:
 
 def evenly_by_rank(final: NDArray[np.float64], most: int) -> NDArray[np.intp]:
     """At most `most` units, from the one that ends lowest to the one that ends highest."""
-    ranks = np.linspace(0, len(final) - 1, min(len(final), most)).round().astype(int)
-    units: NDArray[np.intp] = np.argsort(final)[ranks]
+    units: NDArray[np.intp] = np.argsort(final)[evenly(len(final), most)]
     return units
 
 

@@ -65,14 +65,13 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     curves = drawable(run, unit_curves(run, symmetry, middle, ["measured", "flow"]))
     count = curves.values["measured"].shape[1]
     units = np.linspace(0, count - 1, min(count, _MOST_UNITS)).astype(int)
-    drawn = Curves(curves.steps, {name: value[:, units] for name, value in curves.values.items()})
     heading = f"Phase portrait of {symmetry} on {settings([info])}"
     caption = [*captions([(info, int(curves.steps[-1]))]), *left_out(info)]
     velocity = "$dQ/dn$" if info.planned_optim is None else "$dQ/dt$"
     figure, panels = frame((7, 3.8), heading, caption)
     left, right = panels.subplots(1, 2)
     _draw_panel(left, run, means, depth_colours(len(groups)))
-    _draw_panel(right, run, drawn, unit_colours(len(units)))
+    _draw_panel(right, run, curves.of_units(units), unit_colours(len(units)))
     left.set_title("Layers, means over their units")
     right.set_title(f"{shortened(middle, _NAME)}: {len(units)} of {count:,} units")
     for axes in (left, right):

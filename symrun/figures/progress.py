@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from symrun.errors import UsageError
 from symrun.figures.captions import captions, labels, settings
 from symrun.figures.selection import AnyRuns
-from symrun.figures.style import HUES, Colour, frame, shaded, styled, unit_colours
+from symrun.figures.style import HUES, Colour, evenly, frame, shaded, styled, unit_colours
 from symrun.runs.directory import RunDirectory
 from symrun.runs.reading import parts_of
 from symrun.runs.tables import Curves, progress_curves
@@ -126,10 +126,7 @@ def _history(run: RunDirectory) -> _History:
     training, validation = (_gaps(progress_curves(run, split)) for split in ("train", "val"))
     if all(np.isnan(curves.values["loss"]).all() for curves in (training, validation)):
         raise UsageError(f"{run.path} has no finite loss: there is no curve of it to draw")
-    kept = np.linspace(0, len(training.steps) - 1, min(len(training.steps), _MOST_POINTS))
-    places = kept.round().astype(int)
-    thinned = {name: values[places] for name, values in training.values.items()}
-    return _History(Curves(training.steps[places], thinned), validation)
+    return _History(training.at_records(evenly(len(training.steps), _MOST_POINTS)), validation)
 
 
 def _gaps(curves: Curves) -> Curves:

@@ -11,7 +11,13 @@ import numpy as np
 
 from symrun.config import WITHOUT_EFFECT, flat
 from symrun.errors import UsageError, in_one_line
-from symrun.runs.directory import OUTPUTS, RunDirectory, folders_below, newest_first
+from symrun.runs.directory import (
+    OUTPUTS,
+    RunDirectory,
+    folders_below,
+    newest_first,
+    runs_once,
+)
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of, read_part, require_whole
 
@@ -42,14 +48,6 @@ def _is_whole(run: RunDirectory) -> bool:
     return True
 
 
-def runs_once(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
-    """`runs` without those that are there already, as in a folder and in one above it."""
-    found: dict[Path, RunDirectory] = {}
-    for run in runs:
-        found.setdefault(run.path.resolve(), run)
-    return list(found.values())
-
-
 def _shows_motion(run: RunDirectory) -> bool:
     """Whether it has two records."""
     first = [read_part(part, ["step"])["step"] for part in parts_of(run, "units")[:2]]
@@ -63,7 +61,7 @@ def holds_runs(path: Path) -> bool:
 
 
 def _where(given: Sequence[RunDirectory], folders: Sequence[Path]) -> str:
-    """Among what a figure chooses, in words."""
+    """Where the runs are that a figure chooses from, in words."""
     return "among those given" if given else f"in {named(folders or [OUTPUTS])}"
 
 
@@ -74,7 +72,7 @@ def named(folders: Sequence[Path]) -> str:
 
 class Selection(Protocol):
     def choose(
-        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path]
     ) -> list[RunDirectory]:
         """The runs that `figure` draws, in its order.
 
@@ -91,7 +89,7 @@ class NoRuns:
     """For a figure that is drawn from equations alone."""
 
     def choose(
-        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path]
     ) -> list[RunDirectory]:
         if given or folders:
             raise UsageError(f"{figure} is drawn from equations and takes no runs")
@@ -110,7 +108,7 @@ class AnyRuns:
     fits: Callable[[RunInfo], bool] = lambda _: True
 
     def choose(
-        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path]
     ) -> list[RunDirectory]:
         seen = set()
         for run in given:
@@ -140,7 +138,7 @@ class Roles:
     fits: Callable[[RunInfo, str], bool]
 
     def choose(
-        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path]
     ) -> list[RunDirectory]:
         wanted = " and ".join(f"a run {need}" for need in self.presets)
         chosen: dict[str, RunDirectory] = {}
@@ -180,7 +178,7 @@ class Family:
     preset: str
 
     def choose(
-        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path] = ()
+        self, figure: str, given: Sequence[RunDirectory], folders: Sequence[Path]
     ) -> list[RunDirectory]:
         families = self._families(given or _by_default(folders), share_name=not (given or folders))
         if given:

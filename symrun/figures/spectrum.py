@@ -1,6 +1,5 @@
 """Eigenvalues of conserved matrices over time, beside those of the matrices that a law predicts."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,13 @@ from matplotlib.figure import Figure
 
 from symrun.figures.captions import captions, settings
 from symrun.figures.matrices import Evolution, chosen, title_of, which
-from symrun.figures.measured import draw_legend, draw_units, evenly_by_rank, grid_of
+from symrun.figures.measured import (
+    draw_legend,
+    draw_units,
+    evenly_by_rank,
+    grid_of,
+    rows_and_columns,
+)
 from symrun.figures.selection import Roles
 from symrun.figures.style import drawable, frame, styled
 from symrun.runs.directory import RunDirectory
@@ -53,8 +58,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     law = next((law for law in ("flow", "discrete") if law not in info.unpredicted), "flow")
     matrices = matrices_of(info)
     shown = chosen(run, matrices, partial(_shown, run, law))
-    columns = len(shown) if len(shown) <= 3 else math.ceil(len(shown) / 2)
-    rows = math.ceil(len(shown) / columns)
+    rows, columns = rows_and_columns(len(shown))
     lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
     lines.append(_note(shown, matrices, law))
     heading = f"Eigenvalues of conserved matrices on {settings([info])}"
@@ -77,10 +81,7 @@ def _shown(run: RunDirectory, law: str, one: Evolution) -> _Shown:
     curves = drawable(run, Curves(one.steps, entries))  # fewer records to decompose
     spectra = {name: one.matrix.eigenvalues(curve) for name, curve in curves.values.items()}
     drawn = evenly_by_rank(spectra["measured"][-1], _MOST_LINES)
-    return _Shown(
-        one.matrix,
-        Curves(curves.steps, {name: curve[:, drawn] for name, curve in spectra.items()}),
-    )
+    return _Shown(one.matrix, Curves(curves.steps, spectra).of_units(drawn))
 
 
 def _note(shown: Sequence[_Shown], matrices: Sequence[Matrix], law: str) -> str:

@@ -125,8 +125,15 @@ def drawable(run: RunDirectory, curves: Curves) -> Curves:
     records = len(curves.steps)
     if records < 2:
         raise UsageError(f"{run.path} has a single record so far: a curve needs two")
-    kept = np.linspace(0, records - 1, min(records, _MOST_RECORDS)).round().astype(int)
-    return Curves(curves.steps[kept], {name: value[kept] for name, value in curves.values.items()})
+    return curves.at_records(evenly(records, _MOST_RECORDS))
+
+
+def evenly(count: int, most: int) -> NDArray[np.intp]:
+    """Which of `count` things to take where `most` are enough: evenly spaced, with both ends.
+
+    Example: evenly(5, 3).tolist() == [0, 2, 4]
+    """
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.intp)
 
 
 class StepLines(LineCollection):

@@ -1,6 +1,5 @@
 """Units of every family of symmetry that a run's network has, measured and predicted."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,14 @@ from matplotlib.figure import Figure
 from symrun.analysis.comparison import CONSERVED, Comparison, comparisons
 from symrun.figures.captions import captions, settings
 from symrun.figures.layers import shortened
-from symrun.figures.measured import draw_legend, draw_units, evenly_by_rank, grid_of, notes
+from symrun.figures.measured import (
+    draw_legend,
+    draw_units,
+    evenly_by_rank,
+    grid_of,
+    notes,
+    rows_and_columns,
+)
 from symrun.figures.selection import Roles
 from symrun.figures.style import drawable, frame, styled
 from symrun.runs.directory import RunDirectory
@@ -60,8 +66,7 @@ def draw(runs: Sequence[RunDirectory]) -> Figure:
     (run,) = runs
     info = run.info()
     shown = _chosen(run, info)
-    columns = len(shown) if len(shown) <= 3 else math.ceil(len(shown) / 2)
-    rows = math.ceil(len(shown) / columns)
+    rows, columns = rows_and_columns(len(shown))
     lines = captions([(info, max(int(one.curves.steps[-1]) for one in shown))])
     lines += [*notes([info]), _left_out(info, len(shown))]
     heading = f"Conserved quantities, measured and predicted, on {settings([info])}"
@@ -94,7 +99,7 @@ def _shown(run: RunDirectory, group: GroupInfo, compared: Comparison) -> _Shown:
     if "flow" in compared.predicted:
         values["flow"] = compared.predicted["flow"] - start
     drawn = evenly_by_rank(values["measured"][-1], _MOST_UNITS)
-    curves = Curves(compared.steps, {name: curve[:, drawn] for name, curve in values.items()})
+    curves = Curves(compared.steps, values).of_units(drawn)
     moved = float(np.median(compared.motion)) if compared.moved.any() else 0.0
     rounding = CONSERVED * float(compared.magnitude[:, drawn].max())
     rank = moved, group.units

@@ -1,1 +1,1 @@
-"""What there is to tell of runs, read from their folders: of many, of one, of one under way."""
+"""What can be said of runs, read from their folders: of many, of one, of one that goes on."""

@@ -1,9 +1,9 @@
-"""What the tables of runs that have ended come to, kept in the user's cache folder.
+"""The numbers of runs that have ended, kept in the user's cache folder.
 
 $XDG_CACHE_HOME/symrun/runs (~/.cache/symrun/runs) has a file for each run, named by the digest of
 its path. It counts only while run.json, the parts of the tables and the code that judges them are
-as they were. A cache that cannot be read or written is none. What is old, or of a run that is gone,
-is removed.
+as they were. Where the cache cannot be read or written, tables are read again. What is old, or of a
+run that is gone, is removed.
 """
 
 import contextlib
@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import symrun
 from symrun.analysis import Agreement
+from symrun.errors import UsageError
 from symrun.listing.summary import Summary, described, with_tables
 from symrun.places import cache
 from symrun.runs.directory import TABLES, RunDirectory
@@ -54,6 +56,17 @@ class Listed:
         if whole.has_ended and whole.unjudged is None:  # the disk may be well next time
             _write(self.run, self._state, whole)
         return whole
+
+
+def listed(runs: Iterable[RunDirectory]) -> tuple[list[Listed], dict[str, str]]:
+    """Those whose run.json can be read, and why others cannot, by path."""
+    readable, refused = [], {}
+    for run in runs:
+        try:
+            readable.append(Listed(run))
+        except UsageError as error:
+            refused[str(run.path)] = str(error)
+    return readable, refused
 
 
 def _state(run: RunDirectory) -> str:
@@ -99,7 +112,7 @@ def _read(run: RunDirectory, state: str) -> Summary | None:
 
 
 def _write(run: RunDirectory, state: str, one: Summary) -> None:
-    """One that is cut short is no JSON, and so is none."""
+    """A file that is cut short is no JSON, and is then passed over."""
     rows = {name: [vars(row) for row in getattr(one, name)] for name in ("groups", "laws")}
     content = vars(one) | rows | {"path": str(run.path.resolve()), "state": state}
     with contextlib.suppress(OSError, RuntimeError):

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from symrun.analysis import is_null
-from symrun.analysis.report import aligned, json_values, moved_units, scientific, silences
+from symrun.analysis.report import (
+    aligned,
+    json_values,
+    law_in_words,
+    moved_units,
+    scientific,
+    silences,
+)
 from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
@@ -18,9 +25,8 @@ from symrun.listing.words import (
     clock,
     count,
     decimal,
-    law_in_words,
     of_planned,
-    optimiser,
+    optimiser_in_words,
     resumption,
     share,
     size,
@@ -162,7 +168,7 @@ def _circumstances(one: Card) -> list[list[str]]:
     lines = [
         ["model", network.title + size_of],
         ["data", "" if data is None else f"{data.title}, {data.counted}"],
-        ["optimiser", optimiser(info)],
+        ["optimiser", optimiser_in_words(info)],
         ["status", status],
         ["", "" if info.diverged is None else str(info.diverged)],
         ["started", clock(info.created) + took],

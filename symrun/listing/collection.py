@@ -14,11 +14,11 @@ from symrun.analysis import Agreement
 from symrun.analysis.report import json_values
 from symrun.errors import UsageError, in_one_line
 from symrun.files import complete_or_absent
-from symrun.listing.cached import Listed
+from symrun.listing.cached import Listed, listed
 from symrun.listing.filters import shown
 from symrun.listing.reading import summaries
 from symrun.listing.summary import Summary
-from symrun.runs.directory import RunDirectory, folders_below
+from symrun.runs.directory import RunDirectory, folders_below, runs_once
 
 Values = Mapping[str, object]
 
@@ -46,8 +46,8 @@ _LAWS = pa.schema(
 )
 """scope: "group" for the rows of a group, "symmetry" for those of all its groups together."""
 
-_MADE: dict[pa.DataType, Callable[[Any], object]] = {pa.string(): shown, pa.float64(): float}
-"""What makes a value of a column of this type out of any that may stand there."""
+_CONVERTED: dict[pa.DataType, Callable[[Any], object]] = {pa.string(): shown, pa.float64(): float}
+"""How the values of a column of this type are converted to it."""
 
 _ROWS = 2**16
 """Rows of a row group."""
@@ -99,19 +99,11 @@ def collect(folders: Sequence[Path], out: Path) -> Collected:
 
 def _listed(folders: Sequence[Path]) -> tuple[list[Listed], dict[str, str]]:
     """The runs, and why others are unreadable, by path."""
-    runs: list[Listed] = []
-    refused: dict[str, str] = {}
-    found: dict[Path, RunDirectory] = {}
+    found: list[RunDirectory] = []
     for folder in folders:
         itself = RunDirectory(folder)
-        for run in [itself] if itself.run_json.exists() else folders_below(folder):
-            found.setdefault(run.path.resolve(), run)
-    for run in found.values():
-        try:
-            runs.append(Listed(run))
-        except UsageError as error:
-            refused[str(run.path)] = str(error)
-    return runs, refused
+        found += [itself] if itself.run_json.exists() else folders_below(folder)
+    return listed(runs_once(found))
 
 
 def _of_run(one: Summary) -> Values:
@@ -155,7 +147,7 @@ def _settings(runs: Sequence[Values]) -> pa.Table:
 
 
 def _type_of(values: Sequence[object]) -> pa.DataType:
-    """Of one setting in all runs: text unless all that is there is numbers, or true and false."""
+    """For one setting of all runs: text unless all values are numbers, or all true or false."""
     kinds = {type(value) for value in values} - {type(None)}
     if kinds == {int, float}:
         return pa.float64()
@@ -163,8 +155,8 @@ def _type_of(values: Sequence[object]) -> pa.DataType:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind in _MADE:
-        values = [None if value is None else _MADE[kind](value) for value in values]
+    if kind in _CONVERTED:
+        values = [None if value is None else _CONVERTED[kind](value) for value in values]
     return pa.array(values, kind)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from symrun.errors import UsageError, did_you_mean, in_one_line, nearest
 from symrun.listing.summary import Summary
-from symrun.listing.words import local
+from symrun.listing.words import local_time
 from symrun.runs.info import Status
 
 TABLE_KEYS = ("step", "top1", "loss", "unexplained")
-"""What the tables tell, and so takes longest to read."""
+"""Keys whose values are in the tables, which take longest to read."""
 
 KEYS = ("status", "model", "data", "name", "seconds", "created", *TABLE_KEYS)
-"""What conditions know beside the settings of the runs."""
+"""The keys of conditions, beside the settings of the runs."""
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -81,7 +81,7 @@ class Condition:
         return _compared(self.sign, shown(value).casefold(), self.text.casefold())
 
     def _holds_of_time(self, value: str) -> bool:
-        at, wanted, text = local(value), _zoned(self.text), self.text.replace("T", " ")
+        at, wanted, text = local_time(value), _zoned(self.text), self.text.replace("T", " ")
         if at is not None and wanted is not None:
             return _compared(self.sign, at, wanted)
         value = value.replace("T", " ") if at is None else at.isoformat(" ")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symrun.errors import UsageError
-from symrun.listing.words import local
+from symrun.listing.words import local_time
 from symrun.runs.directory import TABLES, RunDirectory, current
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import Rows, read_part
@@ -22,7 +22,7 @@ Curve = list[tuple[int, float]]
 """Step and value, by step."""
 
 _LOOK_SECONDS = 0.3
-"""How long one look reads: of a long run, the first looks show a part of it each."""
+"""How long one look reads; the first looks at a long run show a part of it each."""
 
 _RATE_PARTS = 6
 """The parts of the table `units` from which the speed is measured."""
@@ -184,7 +184,7 @@ class LiveState:
 
     def _take_units(self, part: Path) -> None:
         last = 0
-        for symmetry, laws in laws_of(self.info).items():
+        for symmetry, laws in _predicting_laws(self.info).items():
             columns = ["step", "measured", "magnitude", *laws]
             rows = read_part(part, columns, symmetry=symmetry)
             if not rows["step"].size:
@@ -220,11 +220,11 @@ class LiveState:
     def started(self) -> float | None:
         """When the process that writes it started or went on, in seconds since the epoch."""
         at = self.info.resumed[-1].at if self.info.resumed else None
-        started = local(at or self.info.created)
+        started = local_time(at or self.info.created)
         return None if started is None else started.timestamp()
 
 
-def laws_of(info: RunInfo) -> dict[str, list[str]]:
+def _predicting_laws(info: RunInfo) -> dict[str, list[str]]:
     """For each symmetry the laws that predict any of its groups."""
     found: dict[str, list[str]] = {}
     for group in info.groups:

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from symrun.analysis.report import scientific
+from symrun.analysis.report import law_in_words, scientific
 from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.live_state import Curve, LiveState
@@ -17,9 +17,8 @@ from symrun.listing.words import (
     UNKNOWN,
     count,
     decimal,
-    law_in_words,
     of_planned,
-    optimiser,
+    optimiser_in_words,
     resumption,
     share,
     size,
@@ -72,7 +71,8 @@ def _heading(state: LiveState) -> RenderableType:
 def _network(state: LiveState) -> str:
     info = state.info
     data = "" if info.dataset is None else f" on {info.dataset.title}"
-    return f"{info.model.title}{data}, {optimiser(info)}, {info.batch}, {info.precision.value}"
+    how = [optimiser_in_words(info), info.batch, info.precision.value]
+    return ", ".join([f"{info.model.title}{data}", *how])
 
 
 def _progress(state: LiveState, width: int) -> RenderableType:

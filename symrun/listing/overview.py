@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from symrun.analysis.report import aligned, scientific
-from symrun.errors import UsageError, in_one_line
-from symrun.listing.cached import Listed
+from symrun.errors import in_one_line
+from symrun.listing.cached import Listed, listed
 from symrun.listing.filters import KEYS, TABLE_KEYS, Condition, last_part, shown, value_of
 from symrun.listing.reading import summaries
 from symrun.listing.summary import Summary
-from symrun.listing.words import decimal, local, of_planned, share
+from symrun.listing.words import decimal, local_time, of_planned, share
 from symrun.places import as_typed
 from symrun.runs.differences import differing_settings
 from symrun.runs.directory import folders_below
@@ -35,25 +35,20 @@ _TOLD = ("model.name", "data.name")
 _HEADS = ("run", "status", "model", "data", "steps", "top-1", "loss")
 
 
-def found_below(folder: Path) -> tuple[list[Listed], list[UsageError]]:
+def found_below(folder: Path) -> tuple[list[Listed], list[str]]:
     """The runs in `folder` and below, the one started last first, and why others are unreadable.
 
     A run comes before its thinned copies, as in `runs_below`.
     """
-    runs, refused = [], []
-    for run in folders_below(folder):
-        try:
-            runs.append(Listed(run))
-        except UsageError as error:
-            refused.append(error)
+    runs, refused = listed(folders_below(folder))
     runs.sort(key=lambda one: str(one.described.path))
     runs.sort(key=lambda one: (_moment(one.described), -one.described.every), reverse=True)
-    return runs, refused
+    return runs, list(refused.values())
 
 
 def _moment(one: Summary) -> float:
     """When the run was started, in seconds since the epoch; -inf if nobody knows."""
-    at = local(one.created)
+    at = local_time(one.created)
     return -math.inf if at is None else at.timestamp()
 
 
@@ -90,18 +85,10 @@ def by_key(summaries: Sequence[Summary], key: str) -> list[Summary]:
     return sorted(known, key=rank, reverse=key.startswith("-")) + unknown
 
 
-_FIELDS: tuple[str, ...] = (
-    "path",
-    "status",
-    "model",
-    "data",
-    "name",
-    "created",
-    "step",
-    "planned",
-    "seconds",
+_FIELDS = (
+    *("path", "status", "model", "data", "name", "created", "step", "planned", "seconds"),
+    *("loss", "top1", "unexplained", "unexplained_symmetry", "unjudged"),
 )
-_FIELDS += ("loss", "top1", "unexplained", "unexplained_symmetry", "unjudged")
 
 
 def columns_of(summaries: Sequence[Summary], keys: Sequence[str] = ()) -> list[str]:

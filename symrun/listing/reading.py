@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from operator import attrgetter
 
 from symrun.display import bar
 from symrun.errors import RunError
@@ -54,7 +55,7 @@ def _in_processes(runs: Sequence[Listed], count: int) -> Iterator[Iterator[Summa
         # A Ctrl-C reaches the new processes once they can end without a traceback
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            found = pool.map(_summary, runs, chunksize=_AT_ONCE)
+            found = pool.map(attrgetter("summary"), runs, chunksize=_AT_ONCE)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         yield found
@@ -63,10 +64,6 @@ def _in_processes(runs: Sequence[Listed], count: int) -> Iterator[Iterator[Summa
         raise RunError(f"a process that reads tables ended early: {remedy}") from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _summary(run: Listed) -> Summary:
-    return run.summary
 
 
 def _begin() -> None:

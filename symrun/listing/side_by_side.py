@@ -5,12 +5,12 @@ from string import ascii_uppercase
 from typing import Any
 
 from symrun.analysis import Agreement, is_identity, is_null
-from symrun.analysis.report import aligned, scientific
+from symrun.analysis.report import aligned, law_in_words, scientific
 from symrun.display import duration
 from symrun.errors import in_one_line
 from symrun.listing.filters import shown
 from symrun.listing.summary import SCORES, Summary
-from symrun.listing.words import UNKNOWN, count, decimal, law_in_words, share
+from symrun.listing.words import UNKNOWN, count, decimal, share
 from symrun.places import as_typed
 from symrun.runs.differences import differing_settings
 

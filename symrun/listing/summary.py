@@ -1,4 +1,4 @@
-"""A run in numbers and words: what run.json says, and what its tables come to."""
+"""What lists and comparisons say of a run, from its run.json and its tables."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from symrun.runs.reading import parts_of, read_part
 from symrun.runs.tables import progress_curves
 
 SCORES = ("loss", "top1", "top5", "images_per_second")
-"""The columns of the table `progress` of which the last value is told, of the speed the median."""
+"""Columns of the table `progress` that a summary has: the last value, of the speed the median."""
 
 _NAMED = 3
 """Runs that a message names."""
@@ -27,7 +27,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Summary:
-    """What lists and comparisons say of a run; None is what nobody knows.
+    """A run in numbers and words; None is what nobody knows.
 
     planned: updates; None in a loop of the user's own. every: updates between records. settings:
     by name. train, val: the last row of the table `progress` of that split, `SCORES` and `step`.

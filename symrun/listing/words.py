@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from symrun.analysis import is_identity
 from symrun.errors import in_one_line
 from symrun.places import as_typed
 from symrun.runs.info import RunInfo
@@ -38,19 +37,14 @@ def resumption(checkpoints: Sequence[int]) -> str:
     return f"goes on from step {checkpoints[0]:,}" if checkpoints else "starts again at step 0"
 
 
-def law_in_words(law: str) -> str:
-    """ "flow", "exact, an identity" """
-    return f"{law}, an identity" if is_identity(law) else law
-
-
-def optimiser(info: RunInfo) -> str:
+def optimiser_in_words(info: RunInfo) -> str:
     """ "SGD, lr 0.1, weight decay 0.001" """
     optim = info.config.optim
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
     return f"{optim.title}, lr {optim.lr:g}{decay}"
 
 
-def local(time: str | None) -> datetime | None:
+def local_time(time: str | None) -> datetime | None:
     """A time in ISO format by the clock here, which also is that of a time without a zone; None if
     it is no time."""
     try:
@@ -61,7 +55,7 @@ def local(time: str | None) -> datetime | None:
 
 def clock(time: str | None) -> str:
     """ "2026-01-31 13:00 CET"; what is no time stays as it is."""
-    at = local(time)
+    at = local_time(time)
     return in_one_line(time or "") if at is None else f"{at:%Y-%m-%d %H:%M %Z}"
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from symrun.analysis.report import moved_units
-from symrun.report.document import Table, code, formatted, plain
+from symrun.report.document import Table, code, formatted, literal
 from symrun.report.evidence import Evidence
 from symrun.runs.differences import differing_settings
 from symrun.runs.info import RunInfo
@@ -59,11 +59,11 @@ def _side_by_side(
 ) -> Table:
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(_cell(column.get(name)) for column in columns)] for name in names]
-    return Table([what, *(plain(one.name) for one in evidences)], rows)
+    return Table([what, *(literal(one.name) for one in evidences)], rows)
 
 
 def _cell(value: object) -> str:
-    return plain(value if isinstance(value, str) else "-" if value is None else json.dumps(value))
+    return literal(value if isinstance(value, str) else "-" if value is None else json.dumps(value))
 
 
 def figures_of_merit(evidences: Sequence[Evidence]) -> Table:

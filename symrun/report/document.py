@@ -21,7 +21,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text as in a paragraph: what is named from outside goes through `code` or `plain`.
+    """Cells are text as in a paragraph: names from outside go through `code` or `literal`.
 
     A column of numbers alone is set to the right.
     """
@@ -67,7 +67,7 @@ def _markdown(block: Block) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as code, whatever signs it has.
+    """`text` as code, whatever characters it has.
 
     Example: code("a`b") == "``a`b``"
     """
@@ -76,10 +76,10 @@ def code(text: str) -> str:
     return f"{fence}{room}{text}{room}{fence}"
 
 
-def plain(text: str) -> str:
-    r"""`text` in which a backtick is no more than that.
+def literal(text: str) -> str:
+    r"""`text` in which backticks are characters, and no mark of code.
 
-    Example: plain("a`b") == r"a\`b"
+    Example: literal("a`b") == r"a\`b"
     """
     return text.replace("`", r"\`")
 

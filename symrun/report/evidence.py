@@ -15,7 +15,7 @@ import numpy as np
 from symrun.analysis import Agreement, judge
 from symrun.analysis.report import json_values
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.runs.directory import RunDirectory, current
 from symrun.runs.info import RunInfo, Status
 from symrun.runs.reading import parts_of
@@ -41,14 +41,11 @@ class Evidence:
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`/`name`. Error: OSError."""
-        with complete_or_absent(folder / self.name / _SETUP) as path:
-            path.write_text(json.dumps(self.setup.to_json(), indent=1) + "\n", encoding="utf-8")
-        with complete_or_absent(folder / self.name / _CHECK) as path:
-            path.write_text(json.dumps({"rows": self.check}, indent=1) + "\n", encoding="utf-8")
-        with complete_or_absent(folder / self.name / _SUMMARY) as path:
-            path.write_text(csv_text([asdict(row) for row in self.summary]), encoding="utf-8")
-        with complete_or_absent(folder / self.name / _PROGRESS) as path:
-            path.write_text(csv_text(self.progress), encoding="utf-8")
+        own = folder / self.name
+        write_text(own / _SETUP, json.dumps(self.setup.to_json(), indent=1) + "\n")
+        write_text(own / _CHECK, json.dumps({"rows": self.check}, indent=1) + "\n")
+        write_text(own / _SUMMARY, csv_text([asdict(row) for row in self.summary]))
+        write_text(own / _PROGRESS, csv_text(self.progress))
 
     @classmethod
     def load(cls, folder: Path) -> "Evidence":

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from symrun.analysis import is_identity
 from symrun.analysis.comparison import CONSERVED, Comparison, comparisons, name_of
 from symrun.figures.measured import evenly_by_rank
+from symrun.figures.style import evenly
 from symrun.report.document import formatted
 from symrun.runs.directory import RunDirectory
 from symrun.runs.tables import LAWS
@@ -40,7 +41,8 @@ def explorer(run: RunDirectory, most_bytes: float) -> list[dict[str, Any]]:
 
 
 def _sizes(groups: int, most_bytes: float) -> tuple[int, int]:
-    """How many units and records of each group fit; the records are the first that go."""
+    """How many units and records of each group fit: where room is short there are fewer units, and
+    then fewer records."""
     numbers = most_bytes / (4 * 4 / 3) / _CURVES / max(groups, 1)
     units = int(np.clip(numbers // _RECORDS[1], *_UNITS))
     return units, int(np.clip(numbers // units, *_RECORDS))
@@ -51,7 +53,7 @@ def _group(group: Comparison, units: int, records: int) -> dict[str, Any]:
     law = _judging(shares)
     rank = np.nan_to_num(shares[law], nan=-1.0, posinf=np.inf) if law else group.motion
     chosen = evenly_by_rank(rank, units)[::-1]
-    kept = np.linspace(0, len(group.steps) - 1, min(len(group.steps), records)).round().astype(int)
+    kept = evenly(len(group.steps), records)
     place = np.ix_(kept, chosen)
     measured = group.measured[place]
     off = [measured - curve[place] for curve in group.predicted.values()]
@@ -65,7 +67,7 @@ def _group(group: Comparison, units: int, records: int) -> dict[str, Any]:
         "units": chosen.tolist(),
         "names": [name_of(unit, group.pairs) for unit in chosen.tolist()],
         "laws": list(group.predicted),
-        "unexplained": {name: _plain(share[chosen]) for name, share in shares.items()},
+        "unexplained": {name: _finite(share[chosen]) for name, share in shares.items()},
         "steps": group.steps[kept].tolist(),
         "curves": base64.b64encode(curves.astype("<f4").tobytes()).decode(),
         "rounding": CONSERVED * float(group.magnitude.max()),
@@ -85,7 +87,7 @@ def _judging(shares: Mapping[str, Array]) -> str | None:
     return min(shares, key=is_identity, default=None)
 
 
-def _plain(values: Array) -> list[float | None]:
+def _finite(values: Array) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 

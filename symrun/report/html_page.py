@@ -21,7 +21,7 @@ from PIL import Image
 from symrun.analysis import is_identity
 from symrun.display import bar
 from symrun.errors import UsageError, refusal
-from symrun.files import complete_or_absent, require_place
+from symrun.files import require_place, write_text
 from symrun.report.comparing import differing, environments, figures_of_merit, heat, settings_table
 from symrun.report.document import Table, formatted
 from symrun.report.evidence import Evidence, csv_text, evidence
@@ -66,8 +66,7 @@ def report(runs: Sequence[RunDirectory], out: Path) -> Path:
         run.warn_unless_finished()
     text = page(runs)
     try:
-        with complete_or_absent(out) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(out, text)
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {refusal(error)}") from None
     return out
@@ -121,14 +120,12 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
     Error: UsageError for a run that is given twice.
     """
-    parts = 1
-    while True:
-        names = ["/".join(run.path.resolve().parts[-parts:]) for run in runs]
+    paths = [run.path.resolve().parts for run in runs]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):
             return names
-        if parts > max(len(run.path.resolve().parts) for run in runs):
-            raise UsageError("a run is given twice")
-        parts += 1
+    raise UsageError("a run is given twice")
 
 
 @dataclass(frozen=True)
@@ -265,8 +262,8 @@ _CODE = re.compile(r"\\`|(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 
 
 def _inline(text: str) -> Markup:
-    """Text with code as `document.code` and `document.plain` write it, and with no other Markdown;
-    no line breaks inside 1.2e-03."""
+    """Text as `document.code` and `document.literal` write it, and with no other Markdown; no line
+    breaks inside 1.2e-03."""
     pieces = _CODE.split(text)
     parts = [_whole_numbers(pieces[0])]
     for fence, code, words in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):

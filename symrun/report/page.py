@@ -11,14 +11,14 @@ import numpy as np
 
 from symrun.analysis import Agreement, is_identity, silences
 from symrun.analysis.agreement import FEW
-from symrun.analysis.report import moved_units
+from symrun.analysis.report import law_in_words, moved_units
 from symrun.display import bar, duration
 from symrun.errors import UsageError
 from symrun.figures import FIGURES, select_runs
 from symrun.figures.captions import optimiser, settings
 from symrun.figures.style import save
 from symrun.laws import kinds_of_sgd
-from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, plain
+from symrun.report.document import Block, Paragraph, Picture, Table, code, formatted, literal
 from symrun.report.evidence import Evidence
 from symrun.report.verdict import bars_table
 from symrun.runs.directory import RunDirectory
@@ -103,7 +103,7 @@ def _figures(
         if fitting := [chosen for chosen in candidates if _fits(figure, chosen)]:
             yield figure.replace("fig", "Fig. "), figure, figure, fitting[0]
     single = runs if each else {}
-    others = {name: run for name, run in single.items() if not _is_vgg(run)}
+    others = {name: run for name, run in single.items() if not run.info().model.is_vgg}
     yield from _each("symmetries", "Symmetries of", others)
     if scored := [run for run in runs.values() if _tells_loss(run)]:
         yield "Loss and accuracy", "progress", progress, scored
@@ -117,11 +117,6 @@ def _each(
     """As `_figures`: a figure of that kind for each run."""
     for name, run in runs.items():
         yield f"{title} {name}", kind, f"{kind}_{name.replace('/', '_')}", [run]
-
-
-def _is_vgg(run: RunDirectory) -> bool:
-    """Whether the figures of the paper are about such a network."""
-    return run.info().model.family.startswith("VGG")
 
 
 def _tells_loss(run: RunDirectory) -> bool:
@@ -159,7 +154,7 @@ def _run_row(one: Evidence) -> list[str]:
     speed = statistics.median(speeds) if speeds else None
     return [
         code(one.name),
-        plain(_network(setup)),
+        literal(_network(setup)),
         ", ".join([*optimiser(setup), setup.batch]),
         formatted(setup.epochs(last), ".3g"),
         _updates(setup, last),
@@ -205,7 +200,7 @@ def machine(evidences: Sequence[Evidence]) -> Paragraph:
     """Data, precision, hardware and versions, once where all runs share them."""
     names: dict[str, list[str]] = {}
     for one in evidences:
-        names.setdefault(plain(circumstances(one.setup)), []).append(code(one.name))
+        names.setdefault(literal(circumstances(one.setup)), []).append(code(one.name))
     if len(names) == 1:
         return Paragraph(*names)
     return Paragraph(" ".join(f"{', '.join(runs)}: {line}" for line, runs in names.items()))
@@ -248,18 +243,17 @@ def laws_table(evidences: Sequence[Evidence]) -> Table:
 
 def silent(evidences: Sequence[Evidence]) -> Paragraph | None:
     """Which laws make no prediction of which run, and why; None if every law predicts each."""
-    lines = [f"{code(one.name)}: {plain('; '.join(found))}." for one in evidences
+    lines = [f"{code(one.name)}: {literal('; '.join(found))}." for one in evidences
              if (found := silences(one.setup))]  # fmt: skip
     return Paragraph(" ".join(lines)) if lines else None
 
 
 def _law_row(name: str, row: Agreement) -> list[str]:
-    law = f"{row.law}, an identity" if is_identity(row.law) else row.law
     shares = (row.unexplained, row.rms, row.unexplained_99, row.worst_group, row.unexplained_worst)
     numbers = [formatted(value, ".1e") for value in (row.residual, row.motion, *shares)]
     counts = [moved_units(row), f"{row.excluded:,}"]
-    worst = plain(row.worst_unit or "-")
-    return [code(name), row.symmetry, law, *counts, *numbers, worst]
+    worst = literal(row.worst_unit or "-")
+    return [code(name), row.symmetry, law_in_words(row.law), *counts, *numbers, worst]
 
 
 def audit(evidences: Sequence[Evidence]) -> Paragraph | None:

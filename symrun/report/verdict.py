@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from symrun.analysis import Agreement, silences
 from symrun.analysis.agreement import FEW
 from symrun.analysis.report import predicts
-from symrun.report.document import Table, code, formatted, plain
+from symrun.report.document import Table, code, formatted, literal
 from symrun.report.evidence import Evidence
 from symrun.runs.info import RunInfo, Status
 
@@ -70,7 +70,7 @@ def _without_flow(one: Evidence) -> Verdict:
         nothing = "No symmetry was found in this network, so there is nothing to predict."
         return Verdict("no symmetry was found", None, nothing)
     others = dict.fromkeys(row.law for row in one.summary if predicts(row))
-    why = " ".join(plain(f"{line}.") for line in silences(one.setup))
+    why = " ".join(literal(f"{line}.") for line in silences(one.setup))
     if not others:
         return Verdict("no law predicts it", None, f"No law predicts this run: {why}")
     rows = [row for row in one.summary if row.law == next(iter(others))]

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -296,6 +296,14 @@ def folders_below(outputs: Path) -> Iterator[RunDirectory]:
     for run_json in outputs.glob("**/run.json"):
         if not any(part.startswith(".") for part in run_json.relative_to(outputs).parts):
             yield RunDirectory(run_json.parent)
+
+
+def runs_once(runs: Iterable[RunDirectory]) -> list[RunDirectory]:
+    """`runs` without those that are there already, as in a folder and in one above it."""
+    found: dict[Path, RunDirectory] = {}
+    for run in runs:
+        found.setdefault(run.path.resolve(), run)
+    return list(found.values())
 
 
 def runs_below(outputs: Path) -> list[RunDirectory]:

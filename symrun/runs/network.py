@@ -26,6 +26,11 @@ class ModelInfo:
         require("width", allowed, "a number in (0, 1000]", self.width)
         require_within(self, 0, 2**63 - 1, "parameters")
 
+    @property
+    def is_vgg(self) -> bool:
+        """Whether the paper's figures are about such a network."""
+        return self.family.startswith("VGG")
+
 
 @dataclass(frozen=True)
 class LayerInfo:

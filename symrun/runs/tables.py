@@ -92,6 +92,15 @@ class Curves:
     steps: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
 
+    def at_records(self, places: NDArray[np.intp]) -> "Curves":
+        """The same of some records."""
+        values = {name: value[places] for name, value in self.values.items()}
+        return Curves(self.steps[places], values)
+
+    def of_units(self, places: NDArray[np.intp] | slice) -> "Curves":
+        """The same of some units."""
+        return Curves(self.steps, {name: value[:, places] for name, value in self.values.items()})
+
 
 def unit_curves(
     run: RunDirectory, symmetry: str, group: str, columns: Sequence[str] = MEASUREMENTS

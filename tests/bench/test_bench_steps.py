@@ -8,7 +8,7 @@ import pytest
 from symrun import bench
 from symrun.bench import report as bench_report
 from symrun.bench.settings import configurations
-from symrun.bench.steps import StepCost
+from symrun.bench.tracking_cost import StepCost
 from symrun.cli import main
 from symrun.errors import RunError, UsageError
 

@@ -12,7 +12,7 @@ import symrun
 from symrun.bench.clock import Cost
 from symrun.bench.launches import Launches
 from symrun.bench.parts_report import Kind, Part, StepReport, as_json
-from symrun.bench.steps import StepCost
+from symrun.bench.tracking_cost import StepCost
 from symrun.errors import UsageError
 
 ROOT = Path(symrun.__file__).parent.parent

@@ -28,7 +28,7 @@ from symrun.report.document import (
     Table,
     as_markdown,
     code,
-    plain,
+    literal,
 )
 from symrun.report.html_page import _inline
 from symrun.report.page import audit, draw, laws_table, runs_table
@@ -323,7 +323,7 @@ def test_wrong_input_is_one_line(tmp_path, capfd, runs):
 @pytest.mark.parametrize("name", ["a", "a`b", "`", "``a` b", "[x](https:evil)", r"\`a\`", "a\nb`"])
 def test_names_stand_in_a_page_as_they_are(name):
     escaped = str(markupsafe.escape(name))
-    assert _inline(f"`flow` {code(name)}, {plain(name)}.") == (
+    assert _inline(f"`flow` {code(name)}, {literal(name)}.") == (
         f"<code>flow</code> <code>{escaped}</code>, {escaped}."
     )
 

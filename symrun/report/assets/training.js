@@ -29,9 +29,7 @@ function drawTraining(runs) {
       };
     });
     charts.chart(host, steps, drawn);
-    const legend =
-      host.parentElement.querySelector("figcaption") ??
-      host.parentElement.appendChild(document.createElement("figcaption"));
+    const legend = host.parentElement.appendChild(document.createElement("figcaption"));
     legend.replaceChildren(
       ...lines.map(({ split, place, name }) => {
         const mark = document.createElement("span");

@@ -38,7 +38,7 @@ _GPU_STEPS = 20
 class StepCost:
     """One setting, measured. Seconds are medians of one update, its batch included.
 
-    cuda_graph, compile: how an update was updates_done.
+    cuda_graph, compile: whether updates were made so.
     ratio: tracked / untracked, the median over pairs, and its quartiles.
     ratio_of_sums: total tracked time / total untracked time, records included.
     tracker_seconds: what the host spends in the tracker, the mean over updates, records included.
