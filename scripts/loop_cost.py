@@ -4,7 +4,7 @@ A small network of CIFAR's size, batch 128, random images: `plain`, three convol
 linear layers, 0.57 million parameters, without BatchNorm, which Cockpit does not take; or `resnet`,
 a ResNet-18 for small images, at a quarter of its width unless --width says otherwise; or `gpt`, the
 transformer of experiment=gpt_chars on random characters. Each way trains a copy of it. Their
-updates alternate, in an order that turns round, so that a drift of the machine affects all alike;
+updates alternate, in an order drawn at random, so that a drift of the machine affects all alike;
 on a GPU, which works through what is queued, rounds of 20 updates do. A ratio is a way's time for a
 round to that of the plain loop in the same round, the median over rounds.
 
@@ -21,24 +21,25 @@ round to that of the plain loop in the same round, the median over rounds.
 import argparse
 import contextlib
 import importlib.util
+import random
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import symrun
 from symrun.models.gpt import GPT
 from symrun.models.resnet import SmallImageResNet
 
-_STEPS = 20
+STEPS = 20
 """Of a round: one record."""
 _WARM_UP = 2
 
@@ -69,26 +70,39 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 
 class Loop:
-    """A plain training loop, and the ways to look at it."""
+    """A plain training loop, and the ways to look at it.
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self._options, self._folder, batch = options, folder, options.batch
-        self._inputs = torch.randn(batch, 3, 32, 32, device=options.device)
-        self._labels = torch.randint(10, (batch,), device=options.device)
-        if options.network == "gpt":
-            self._inputs, self._labels = torch.randint(65, (2, batch, 64), device=options.device)
+    batches: inputs and labels of each step, over and over. Ways leave their files in `folder`.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        batches: Sequence[tuple[Tensor, Tensor]],
+        folder: Path,
+    ) -> None:
+        self._network, self._optimizer = network, optimizer
+        self._batches, self.folder = batches, folder
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self._network().to(self._batches[0][0].device)
 
     def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = NETWORKS[self._options.network](self._options.width).to(self._options.device)
-        return model, OPTIMIZERS[self._options.optimizer](model)
+        model = self.model()
+        return model, self._optimizer(model)
 
-    def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._batches[step % len(self._batches)]
+
+    def gradients(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        inputs, labels = self.batch(step)
         optimizer.zero_grad()
-        F.cross_entropy(model(self._inputs).movedim(-1, 1), self._labels).backward()
+        F.cross_entropy(model(inputs).movedim(-1, 1), labels).backward()
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        self.gradients(model, optimizer)
+        self.gradients(model, optimizer, step)
         optimizer.step()
 
     @contextlib.contextmanager
@@ -98,13 +112,13 @@ class Loop:
     @contextlib.contextmanager
     def without_step(self) -> Iterator[Update]:
         model, optimizer = self.made()
-        yield lambda step: self.gradients(model, optimizer)
+        yield partial(self.gradients, model, optimizer)
 
     @contextlib.contextmanager
     def symrun(self, matrices: str) -> Iterator[Update]:
         model, optimizer = self.made()
-        folder = self._folder / matrices
-        with symrun.track(model, optimizer, self._inputs, folder, every=_STEPS, matrices=matrices):
+        inputs, folder = self.batch(0)[0], self.folder / matrices
+        with symrun.track(model, optimizer, inputs, folder, every=STEPS, matrices=matrices):
             yield partial(self.update, model, optimizer)
 
     @contextlib.contextmanager
@@ -112,11 +126,11 @@ class Loop:
         from torch.utils.tensorboard import SummaryWriter
 
         model, optimizer = self.made()
-        writer = SummaryWriter(self._folder / "tensorboard")
+        writer = SummaryWriter(self.folder / "tensorboard")
 
         def update(step: int) -> None:
-            self.gradients(model, optimizer)
-            if step % _STEPS == 0:
+            self.gradients(model, optimizer, step)
+            if step % STEPS == 0:
                 for name, parameter in model.named_parameters():
                     writer.add_histogram(name, parameter, step)
                     writer.add_histogram(f"{name}.grad", parameter.grad, step)
@@ -139,14 +153,59 @@ class Loop:
 
         def update(step: int) -> None:
             optimizer.zero_grad()
-            outputs = model(self._inputs)
-            loss, losses = mean(outputs, self._labels), each(outputs, self._labels)
-            info: dict[str, Any] = {"batch_size": len(self._labels), "optimizer": optimizer}
+            inputs, labels = self.batch(step)
+            outputs = model(inputs)
+            loss, losses = mean(outputs, labels), each(outputs, labels)
+            info: dict[str, Any] = {"batch_size": len(labels), "optimizer": optimizer}
             with looking(step, info={**info, "individual_losses": losses, "loss": loss}):
                 loss.backward(create_graph=looking.create_graph(step))
             optimizer.step()
 
         yield update
+        with contextlib.redirect_stdout(None):
+            looking.write(str(self.folder / "cockpit"))
+
+
+def alternated(
+    updates: Mapping[str, Update], rounds: int, warm_up: int, cuda: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of a step of each way, the mean over each round of STEPS.
+
+    Their order is drawn anew each time, so that none always starts with the caches that one other
+    has left.
+    """
+    shuffler = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in updates}
+    names = list(updates)
+    at_once = STEPS if cuda else 1
+    for turn in range(-warm_up, rounds):
+        spent = dict.fromkeys(names, 0.0)
+        for first in range(0, STEPS, at_once):
+            for name in shuffler.sample(names, len(names)):
+                started = time.perf_counter()
+                for step in range(first, first + at_once):
+                    updates[name]((turn + warm_up) * STEPS + step)
+                if cuda:
+                    torch.cuda.synchronize()
+                spent[name] += time.perf_counter() - started
+        if turn >= 0:
+            for name in names:
+                seconds[name].append(spent[name] / STEPS)
+    return seconds
+
+
+def ratios(seconds: Sequence[float], plain: Sequence[float]) -> list[float]:
+    """Quartiles over rounds of a way's time to the plain loop's."""
+    return statistics.quantiles([one / two for one, two in zip(seconds, plain, strict=True)], n=4)
+
+
+def inputs_and_labels(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Random ones of one batch."""
+    if options.network == "gpt":
+        inputs, labels = torch.randint(65, (2, options.batch, 64), device=options.device)
+        return inputs, labels
+    inputs = torch.randn(options.batch, 3, 32, 32, device=options.device)
+    return inputs, torch.randint(10, (options.batch,), device=options.device)
 
 
 def main() -> None:
@@ -164,7 +223,9 @@ def main() -> None:
     if options.rounds < 2 or options.batch < 2:
         parser.error("--rounds and --batch must be >= 2")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        loop = Loop(options, Path(folder))
+        network = partial(NETWORKS[options.network], options.width)
+        optimizer = OPTIMIZERS[options.optimizer]
+        loop = Loop(network, optimizer, [inputs_and_labels(options)], Path(folder))
         ways = {
             "plain loop": loop.plain,
             **{
@@ -174,34 +235,18 @@ def main() -> None:
             "no optimiser step": loop.without_step,
         }
         if importlib.util.find_spec("tensorboard") is not None:
-            ways[f"TensorBoard histograms, every {_STEPS} steps"] = loop.tensorboard
+            ways[f"TensorBoard histograms, every {STEPS} steps"] = loop.tensorboard
         if importlib.util.find_spec("cockpit") is not None and options.network == "plain":
             ways["Cockpit economy, every step"] = loop.cockpit
         updates = {name: stack.enter_context(way()) for name, way in ways.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in updates}
-        names = list(updates)
-        at_once = _STEPS if options.device == "cuda" else 1
-        for turn in range(-_WARM_UP, options.rounds):
-            spent = dict.fromkeys(names, 0.0)
-            for first in range(0, _STEPS, at_once):
-                for name in names if (turn + first) % 2 else reversed(names):
-                    started = time.perf_counter()
-                    for step in range(first, first + at_once):
-                        updates[name]((turn + _WARM_UP) * _STEPS + step)
-                    if options.device == "cuda":
-                        torch.cuda.synchronize()
-                    spent[name] += time.perf_counter() - started
-            if turn >= 0:
-                for name in names:
-                    seconds[name].append(spent[name] / _STEPS)
+        seconds = alternated(updates, options.rounds, _WARM_UP, options.device == "cuda")
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{options.network}, {options.optimizer}, batch {options.batch}, {where}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
-          f"{options.rounds} rounds of {_STEPS} steps")  # fmt: skip
+          f"{options.rounds} rounds of {STEPS} steps")  # fmt: skip
     print("| way | ms a step | ratio, quartiles |\n| --- | --- | --- |")
     for name, found in seconds.items():
-        ratios = [one / plain for one, plain in zip(found, seconds["plain loop"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = ratios(found, seconds["plain loop"])
         print(f"| {name} | {1000 * statistics.median(found):.1f} | {middle:.3f} "
               f"({low:.3f} to {high:.3f}) |")  # fmt: skip
 
