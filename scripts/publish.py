@@ -34,6 +34,8 @@ PAPERS_DECAYS = (0.0, 1e-4)
 TITLE = "# Results\n"
 REMARKS = "remarks.md"
 """In a folder, what somebody has to say of its runs that their tables cannot."""
+NOT_SHOWN = "not_shown.md"
+"""Beside the folders, what of symrun's purpose no result shows yet."""
 EXPECTED = "expected.json"
 """In a folder, {"epochs": how many its runs are to have, "runs": {NAME: what it is, ...}}."""
 INTRODUCTION = (
@@ -118,6 +120,8 @@ def page(results: Path) -> str:
             blocks += limits(folder)
         elif (folder / "overview.png").exists():
             blocks += networks(folder)
+    if (results / NOT_SHOWN).exists():
+        blocks += [Heading("What is not shown yet"), remarks(results / NOT_SHOWN)]
     if (results / "literature.csv").exists():
         blocks += literature(results / "literature.csv")
     return as_markdown(blocks)
@@ -134,7 +138,12 @@ def reproduction(folder: Path, told: list[Evidence]) -> Iterator[Block]:
         names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         yield from section(told, [Picture(name, f"{folder.name}/{name}.png") for name in names])
     if (folder / REMARKS).exists():
-        yield Paragraph((folder / REMARKS).read_text(encoding="utf-8").strip())
+        yield remarks(folder / REMARKS)
+
+
+def remarks(path: Path) -> Paragraph:
+    """What somebody wrote by hand."""
+    return Paragraph(path.read_text(encoding="utf-8").strip())
 
 
 def expected(path: Path, told: list[Evidence]) -> Table:
