@@ -207,7 +207,7 @@ def everything(options: argparse.Namespace) -> dict[str, Any]:
     """All that the page shows."""
     modules, work = originals(options.original), batches(options.data, options.batch)
     network = partial(vgg, "vgg16", CLASSES, SIZE, options.width, dropout=0.0)
-    load, runs = os.getloadavg()[0], {}
+    load, runs, same = os.getloadavg()[0], {}, True
     for momentum in MOMENTA:
         with tempfile.TemporaryDirectory() as name:
             loop = Loop(network, partial(sgd, momentum), work, Path(name))
@@ -219,6 +219,7 @@ def everything(options: argparse.Namespace) -> dict[str, Any]:
                 "cockpit": loop.cockpit,
             }
             found = measured(ways, loop.folder, options.rounds)
+            same &= same_weights(loop.models)
             found["extraction"] = extracted(modules["extract"], loop.folder)
         runs[str(momentum)] = {name: found[name] for name in TITLES}
         print(f"momentum {momentum:g}", json.dumps(runs[str(momentum)]), flush=True)
@@ -233,8 +234,15 @@ def everything(options: argparse.Namespace) -> dict[str, Any]:
         "width": options.width,
         "batch": options.batch,
         "rounds": options.rounds,
+        "same_weights": same,
         "runs": runs,
     }
+
+
+def same_weights(models: Sequence[nn.Module]) -> bool:
+    """Whether all networks have those of the first, bit for bit."""
+    vectors = [nn.utils.parameters_to_vector(model.parameters()) for model in models]
+    return all(torch.equal(vectors[0], vector) for vector in vectors)
 
 
 def processor() -> str:
@@ -251,6 +259,7 @@ def section(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     busy = f" beside other work, a load of {found['load']:.1f}" if found["load"] >= QUIET else ""
+    same = "the same weights, bit for bit" if found["same_weights"] else "weights that differ"
     blocks: list[Block] = [
         Paragraph(
             f"VGG16 without BatchNorm at {found['width']:g} of its width, "
@@ -258,7 +267,7 @@ def section(found: dict[str, Any]) -> str:
             f"{SIZE}x{SIZE} ({found['images']}), by SGD with weight decay {WEIGHT_DECAY:g}; "
             f"{found['processor']}, {threads}{busy}; {versions}. The steps of all tools alternate; "
             f"a ratio is a tool's time for {STEPS} steps to that of plain PyTorch in the same "
-            f"round, the median and quartiles over {found['rounds']} rounds."
+            f"round, the median and quartiles over {found['rounds']} rounds. All end with {same}."
         )
     ]
     for momentum, tools in found["runs"].items():

@@ -72,7 +72,8 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 class Loop:
     """A plain training loop, and the ways to look at it.
 
-    batches: inputs and labels of each step, over and over. Ways leave their files in `folder`.
+    batches: inputs and labels of each step, over and over. Ways leave their files in `folder`, and
+    their networks in `models`.
     """
 
     def __init__(
@@ -84,10 +85,12 @@ class Loop:
     ) -> None:
         self._network, self._optimizer = network, optimizer
         self._batches, self.folder = batches, folder
+        self.models: list[nn.Module] = []
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
-        return self._network().to(self._batches[0][0].device)
+        self.models.append(self._network().to(self._batches[0][0].device))
+        return self.models[-1]
 
     def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = self.model()
