@@ -33,9 +33,8 @@ FIGURES = ("fig1.*", "fig5.*", "progress*.*", "units_*.*", "residual_*.*")
 PAPERS_DECAYS = (0.0, 1e-4)
 TITLE = "# Results\n"
 REMARKS = "remarks.md"
-"""In a folder, what somebody has to say of its runs that their tables cannot."""
-NOT_SHOWN = "not_shown.md"
-"""Beside the folders, what of symrun's purpose no result shows yet."""
+"""What somebody has to say that tables cannot: in a folder, of its runs; beside the folders, of what
+no result shows yet."""
 EXPECTED = "expected.json"
 """In a folder, {"epochs": how many its runs are to have, "runs": {NAME: what it is, ...}}."""
 INTRODUCTION = (
@@ -120,8 +119,8 @@ def page(results: Path) -> str:
             blocks += limits(folder)
         elif (folder / "overview.png").exists():
             blocks += networks(folder)
-    if (results / NOT_SHOWN).exists():
-        blocks += [Heading("What is not shown yet"), remarks(results / NOT_SHOWN)]
+    if (results / REMARKS).exists():
+        blocks += [Heading("What is not shown yet"), remarks(results / REMARKS)]
     if (results / "literature.csv").exists():
         blocks += literature(results / "literature.csv")
     return as_markdown(blocks)

@@ -7,7 +7,7 @@ import symrun
 
 ROOT = Path(symrun.__file__).parent.parent
 DOCS = ROOT / "docs"
-FRAGMENTS = sorted(DOCS.glob("results/*/remarks.md"))
+FRAGMENTS = sorted(DOCS.glob("results/**/remarks.md"))
 """Text that a script puts into its page."""
 SITE = sorted({*DOCS.rglob("*.md")} - {*FRAGMENTS})
 PAGES = [ROOT / "README.md", *SITE]
