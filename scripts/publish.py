@@ -33,8 +33,8 @@ FIGURES = ("fig1.*", "fig5.*", "progress*.*", "units_*.*", "residual_*.*")
 PAPERS_DECAYS = (0.0, 1e-4)
 TITLE = "# Results\n"
 REMARKS = "remarks.md"
-"""What somebody has to say that tables cannot: in a folder, of its runs; beside the folders, of what
-no result shows yet."""
+"""What somebody has to say that tables cannot: in a folder, of its runs; beside the folders, of
+what no result shows yet."""
 EXPECTED = "expected.json"
 """In a folder, {"epochs": how many its runs are to have, "runs": {NAME: what it is, ...}}."""
 INTRODUCTION = (
