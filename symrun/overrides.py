@@ -204,7 +204,7 @@ def _read(word: str, following: Sequence[str], several: bool) -> Override:
     name, value = name.strip(), value.strip()
     if word.startswith("~"):
         raise UsageError(f"{word}: a setting cannot be removed: type {name[1:]}=VALUE")
-    if not equals:
+    if not (equals and name.lstrip("+")):
         meant = suggestion(word, following)
         remedy = f"type {meant}" if meant else "a setting is NAME=VALUE, such as optim.lr=0.1"
         raise UsageError(f"{word} is not a setting: {remedy}")

@@ -22,6 +22,7 @@ SETTINGS = {  # after `symrun train`: what the line must contain
     "optim.lr:0.1": "optim.lr:0.1 is not a setting: type optim.lr=0.1",
     "optim.lr 0.1": "optim.lr is not a setting: type optim.lr=0.1",
     "optim.lr = 0.1": "type optim.lr=0.1",
+    "=1": "=1 is not a setting: a setting is NAME=VALUE",
     "optim.lr=": "optim.lr= has no value: type optim.lr=VALUE, such as optim.lr=0.1",
     "lr=0.1": "there is no setting lr; there are model, data, task, optim,",
     "lr": "lr is not a setting: type optim.lr=VALUE",

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from symrun.bench.clock import Work
@@ -50,7 +49,7 @@ def _launches(call: Callable[[], object]) -> Launches:
     found = [
         event
         for event in _profiled(call, on_gpu=True).events() or []
-        if event.device_type == DeviceType.CUDA
+        if event.device_type.name == "CUDA"
         and not getattr(event, "is_user_annotation", False)
         and getattr(event, "activity_type", None)
         not in _IGNORED_ACTIVITIES  # an older torch lacks it
