@@ -46,6 +46,7 @@ LAYERS = [
     "remote",
     "files",
     "ranks",
+    "cores",
     "display",
     "errors",
     "places",
