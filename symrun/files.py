@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,6 +90,24 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def make_once(target: Path, name: str, make: Callable[[], None]) -> None:
+    """Call `make`, which makes `target` by `complete_or_absent`, unless it exists. Of several
+    processes one makes it, and the others wait.
+
+    name: what the names of all that one lock serves begin with: a process that holds it removes
+    their drafts, which killed processes left.
+
+    Error: OSError if the folder around it cannot be written, and what `make` raises.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent / f".{name}.lock", wait=True):
+        if not target.exists():
+            sweep_drafts(target.parent, name)
+            make()
 
 
 def is_locked(path: Path) -> bool:

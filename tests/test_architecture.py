@@ -45,6 +45,7 @@ LAYERS = [
     "remote",
     "files",
     "ranks",
+    "cores",
     "display",
     "errors",
     "places",

@@ -41,9 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             break
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    flat = getattr(fsdp, "FullyShardedDataParallel", ())
-    if any(isinstance(one, flat) for one in model.modules()):
+    if any(isinstance(one, _fsdp("FullyShardedDataParallel")) for one in model.modules()):
         raise UsageError(
             "FullyShardedDataParallel flattens parameters, so that no unit is left in them: use "
             "torch.distributed.fsdp.fully_shard"
@@ -54,17 +52,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def reshard(model: nn.Module) -> None:
     """Let go of what fully_shard left gathered after a pass, so that parameters are shards."""
-    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
     for module in model.modules():
-        if isinstance(module, sharded):
+        if isinstance(module, _fsdp("FSDPModule")):
             module.reshard()
 
 
 def name_of(model: nn.Module) -> str:
     """Of its class, before fully_shard made another of it."""
     kind = type(model)
-    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-    return (kind.__bases__[1] if isinstance(model, sharded) else kind).__name__
+    return (kind.__bases__[1] if isinstance(model, _fsdp("FSDPModule")) else kind).__name__
+
+
+def _fsdp(name: str) -> Any:
+    """That class of torch.distributed.fsdp; where nobody imported it, what nothing is."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), name, ())
 
 
 def require_of(structure: Structure, model: nn.Module) -> None:

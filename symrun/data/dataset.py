@@ -57,11 +57,6 @@ class ImageDataset(Dataset):
     crop_padding: int = 0
     flip: bool = False
 
-    @property
-    def image_size(self) -> int:
-        """Pixels along a side."""
-        return self.train.inputs.shape[-1]
-
 
 @dataclass(frozen=True)
 class TextDataset(Dataset):

@@ -20,7 +20,7 @@ from symrun.data.layout import Sample
 from symrun.data.source import SPLITS, Source
 from symrun.display import bar
 from symrun.errors import UsageError, in_one_line, refusal
-from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.files import complete_or_absent, make_once
 
 # Memory: the pixels whose values are counted at a time.
 _PIXELS = 2**24
@@ -36,34 +36,17 @@ def decoded_once(
 ) -> None:
     """Decode the images that `samples` finds into `folder` in the cache, unless it exists.
 
-    folder: <data set>-<key>, where the key tells all that decides the pixels. room: how much of the
-    disk it takes, for messages.
+    folder: <data set>-<key>, where the key tells all that decides the pixels. One lock serves all
+    sources of a data set. room: how much of the disk it takes, for messages.
 
     Error: UsageError if an image or the cache cannot be used.
     """
+    data_set = folder.name.partition("-")[0]
     try:
-        if not folder.exists():
-            _decode_alone(source, folder, samples, form, title)
+        make_once(folder, data_set, lambda: _decode(source, folder, samples(source), form, title))
     except OSError as error:
         failed = f"data.cache={in_one_line(folder.parent)} cannot be written: {refusal(error)}"
         raise UsageError(f"{failed}: data.cache=DIR names another folder ({room})") from None
-
-
-def _decode_alone(
-    source: Source,
-    folder: Path,
-    samples: Callable[[Source], dict[str, list[Sample]]],
-    form: Format,
-    title: str,
-) -> None:
-    """Decode the images, unless another process has done so by the time of the lock."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    data_set = folder.name.partition("-")[0]
-    # One lock serves all sources, so every draft that its holder finds is from a killed process.
-    with locked(folder.parent / f".{data_set}.lock", wait=True):
-        if not folder.exists():
-            sweep_drafts(folder.parent, f"{data_set}-*")
-            _decode(source, folder, samples(source), form, title)
 
 
 def _decode(

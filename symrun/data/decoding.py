@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
 
+from symrun.cores import usable_cores
 from symrun.data import jpeg
 from symrun.data.jpeg import TINY_IMAGENET, Format
 from symrun.data.source import Source
@@ -72,11 +73,7 @@ def all_pixels(
 
 def _process_count(images: int) -> int:
     """The number of processes to start for so many images; 0 rather than 1."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))  # those that this process may use
-    else:
-        cores = os.cpu_count() or 1
-    count = min(cores, images // _MIN_IMAGES, _MAX_PROCESSES)
+    count = min(usable_cores(), images // _MIN_IMAGES, _MAX_PROCESSES)
     return count if count > 1 else 0
 
 

@@ -40,7 +40,7 @@ def image_folder(root: Path, cache: Path, size: int | None, channels: int) -> Im
     form = Format(side, channels, size is not None, _MOST_BYTES)
     if size is None:
         source = dataclasses.replace(source, remedy="replace it, or resize all with data.size=N")
-    title = _title(root)
+    title = in_one_line(root.resolve().name).replace("$", "")[:100] or "images"
     folder = cache / f"image_folder-{source.key}-{'fit' if size else 'own'}{side}x{channels}"
     images = sum(map(len, samples.values()))
     room = f"{max(images * channels * side**2 // 10**6, 1):,} MB"
@@ -57,11 +57,6 @@ def image_folder(root: Path, cache: Path, size: int | None, channels: int) -> Im
         std=std,
         digest=digest(folder),
     )
-
-
-def _title(root: Path) -> str:
-    """The name of the folder, as a figure can show it."""
-    return in_one_line(root.resolve().name).replace("$", "")[:100] or "images"
 
 
 def _opened(root: Path) -> tuple[Source, str]:

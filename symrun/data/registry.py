@@ -146,11 +146,6 @@ def _tiny_imagenet(config: TinyImageNetConfig) -> "Dataset":
 
 
 @dataclass(frozen=True)
-class CifarConfig(CachedConfig):
-    pass
-
-
-@dataclass(frozen=True)
 class MnistConfig(CachedConfig):
     """A mirrored digit is no digit any more, and images that are centred need no crop."""
 
@@ -263,8 +258,8 @@ def _text(config: TextConfig) -> "Dataset":
 DATA_SETS: dict[str, DataSource] = {
     "tiny_imagenet": DataSource(TinyImageNetConfig, _tiny_imagenet, lambda config: 64, 200),
     "synthetic": DataSource(SyntheticConfig, _synthetic, lambda config: config.image_size),
-    "cifar10": DataSource(CifarConfig, _torchvision, lambda config: 32, 10),
-    "cifar100": DataSource(CifarConfig, _torchvision, lambda config: 32, 100),
+    "cifar10": DataSource(CachedConfig, _torchvision, lambda config: 32, 10),
+    "cifar100": DataSource(CachedConfig, _torchvision, lambda config: 32, 100),
     "mnist": DataSource(MnistConfig, _torchvision, lambda config: 28, 10),
     "fashion_mnist": DataSource(MnistConfig, _torchvision, lambda config: 28, 10),
     "image_folder": DataSource(ImageFolderConfig, _image_folder, lambda config: config.size),

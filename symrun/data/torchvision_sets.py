@@ -13,7 +13,7 @@ from torch import Tensor
 
 from symrun.data.dataset import ImageDataset, Split
 from symrun.errors import UsageError, in_one_line, refusal
-from symrun.files import complete_or_absent, locked, sweep_drafts
+from symrun.files import complete_or_absent, make_once
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,7 @@ def _downloaded(name: str, one: _Published, kind: Any, cache: Path) -> Path:
     """
     folder = cache / name
     try:
-        if not folder.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with locked(cache / f".{name}.lock", wait=True):
-                if not folder.exists():
-                    sweep_drafts(cache, name)
-                    _download(kind, folder)
+        make_once(folder, name, lambda: _download(kind, folder))
     except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
         reason = in_one_line(" ".join(str(error).split()) or type(error).__name__)
         remedy = f"run again, or give data.root=DIR with {one.folder}/ in it"

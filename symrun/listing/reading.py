@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from operator import attrgetter
 
+from symrun.cores import usable_cores
 from symrun.display import bar
 from symrun.errors import RunError
 from symrun.listing.cached import Listed
@@ -33,18 +34,11 @@ def summaries(runs: Sequence[Listed]) -> Iterator[Summary]:
     unread = [one for one in runs if not one.is_known]
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(bar("reading", len(runs), " runs", passing=True))
-        processes = min(_cores(), len(unread) // _FEWEST, _MOST_PROCESSES)
+        processes = min(usable_cores(), len(unread) // _FEWEST, _MOST_PROCESSES)
         read = stack.enter_context(_in_processes(unread, processes)) if processes > 1 else None
         for one in runs:
             yield one.summary if read is None or one.is_known else next(read)
             shown.update()
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -138,7 +138,23 @@ def read_part(part: Path, columns: Sequence[str], **equal: str) -> Rows:
     Error: UsageError as in `read_parts`.
     """
     with _damage_in_one_line(part):
-        return _rows(part, columns, equal)
+        footer = _checked_footer(part)
+        footer.require([*columns, *equal])
+        chosen, alone = footer.row_groups(equal)
+        needed = list(columns) if alone else [*columns, *equal]
+        with pq.ParquetFile(part, metadata=footer.metadata) as file:
+            # A row group is a few thousand rows: handing its columns to threads costs more
+            table = file.read_row_groups(chosen, columns=needed, use_threads=False)
+        if "epoch" in columns:  # null in a loop of the user's own, unlike other integers
+            place = table.schema.get_field_index("epoch")
+            table = table.set_column(place, "epoch", table["epoch"].cast(pa.float64()))
+        rows = {column: _values(table[column]) for column in columns}
+        if alone:
+            return rows
+        wanted = np.ones(table.num_rows, np.bool_)
+        for column, value in equal.items():
+            wanted &= _is(table[column], value)
+        return {column: values[wanted] for column, values in rows.items()}
 
 
 def require_whole(part: Path) -> None:
@@ -192,26 +208,6 @@ def _checked_footer(part: Path) -> _Footer:
 def _state_of(part: Path) -> _State:
     status = part.stat()
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _rows(part: Path, columns: Sequence[str], equal: Mapping[str, str]) -> Rows:
-    footer = _checked_footer(part)
-    footer.require([*columns, *equal])
-    chosen, alone = footer.row_groups(equal)
-    needed = list(columns) if alone else [*columns, *equal]
-    with pq.ParquetFile(part, metadata=footer.metadata) as file:
-        # A row group is a few thousand rows: handing its columns to threads costs more
-        table = file.read_row_groups(chosen, columns=needed, use_threads=False)
-    if "epoch" in columns:  # null in a loop of the user's own, unlike other integers
-        place = table.schema.get_field_index("epoch")
-        table = table.set_column(place, "epoch", table["epoch"].cast(pa.float64()))
-    rows = {column: _values(table[column]) for column in columns}
-    if alone:
-        return rows
-    wanted = np.ones(table.num_rows, np.bool_)
-    for column, value in equal.items():
-        wanted &= _is(table[column], value)
-    return {column: values[wanted] for column, values in rows.items()}
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -67,9 +67,9 @@ def require_schema(found: object) -> None:
     """Refuse what another version wrote. Error: as in `read_info`."""
     if type(found) is not int:
         raise UsageError(f"has schema {found!r:.80}; this symrun reads {SCHEMA}")
-    age, remedy = ("newer", "; update symrun") if found > SCHEMA else ("older", "")
     if found != SCHEMA:
-        writer = f"written by {'a' if age == 'newer' else 'an'} {age} symrun"
+        age, remedy = ("a newer", "; update symrun") if found > SCHEMA else ("an older", "")
+        writer = f"written by {age} symrun"
         raise UsageError(f"has schema {found!r:.80}, {writer}: this one reads {SCHEMA}{remedy}")
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from symrun.cores import usable_cores
 from symrun.errors import Stopped
 from symrun.sweeps.member import Ended, Member, Stop
 from symrun.sweeps.settings import ProcessesConfig
@@ -35,7 +36,8 @@ def run(settings: ProcessesConfig, members: Sequence[Member], stop: Stop) -> Ite
                     member = waiting.popleft()
                     if gpus and member.on_gpu:
                         used[member] = min(gpus, key=[*used.values()].count)
-                    running[member] = _start(member, threads_of(jobs), used.get(member))
+                    seen = {"CUDA_VISIBLE_DEVICES": used[member]} if member in used else {}
+                    running[member] = member.command(max(1, usable_cores() // jobs), seen).start()
                 for member, process in list(running.items()):
                     code = process.poll()
                     if code is not None:
@@ -56,10 +58,6 @@ def run(settings: ProcessesConfig, members: Sequence[Member], stop: Stop) -> Ite
         )
 
 
-def _start(member: Member, threads: int, gpu: str | None) -> "subprocess.Popen[bytes]":
-    return member.command(threads, {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}).start()
-
-
 def _ask_to_save(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
     """A Ctrl-C has reached them already, which a second signal does not change; others have not."""
     for process in processes:
@@ -77,13 +75,4 @@ def visible_gpus() -> list[str]:
 
 def default_jobs(gpus: Sequence[str]) -> int:
     """One for each GPU; without any, one for every two cores."""
-    return len(gpus) or max(1, _cores() // _CORES_OF_A_JOB)
-
-
-def threads_of(jobs: int) -> int:
-    """A job's share of the cores that this process may use."""
-    return max(1, _cores() // jobs)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return len(gpus) or max(1, usable_cores() // _CORES_OF_A_JOB)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from symrun.sweeps.settings import ProcessesConfig, RayConfig, SlurmConfig, SweepConfig
@@ -23,29 +24,21 @@ class Engine:
     run: "Callable[[Any, Sequence[Member], Stop], Iterator[Ended]] | None"
 
 
-def _processes(*arguments: Any) -> "Iterator[Ended]":
-    from symrun.sweeps.processes import run
+def _run_of(module: str) -> "Callable[[Any, Sequence[Member], Stop], Iterator[Ended]]":
+    """`run` of a module of this package, which is imported when it is called."""
 
-    return run(*arguments)
+    def run(*arguments: Any) -> "Iterator[Ended]":
+        ended: Iterator[Ended] = import_module(f"symrun.sweeps.{module}").run(*arguments)
+        return ended
 
-
-def _slurm(*arguments: Any) -> "Iterator[Ended]":
-    from symrun.sweeps.slurm import run
-
-    return run(*arguments)
-
-
-def _ray(*arguments: Any) -> "Iterator[Ended]":
-    from symrun.sweeps.ray_tasks import run
-
-    return run(*arguments)
+    return run
 
 
 SWEEPS: dict[str, Engine] = {
     "one_by_one": Engine(SweepConfig, None),
-    "processes": Engine(ProcessesConfig, _processes),
-    "slurm": Engine(SlurmConfig, _slurm),
-    "ray": Engine(RayConfig, _ray),
+    "processes": Engine(ProcessesConfig, _run_of("processes")),
+    "slurm": Engine(SlurmConfig, _run_of("slurm")),
+    "ray": Engine(RayConfig, _run_of("ray_tasks")),
 }
 
 

@@ -14,8 +14,6 @@ from symrun.data.batches import Batches
 from symrun.training.batch_norm import batch_norms
 from symrun.typed import require
 
-Forward = Callable[[Tensor], Any]
-
 
 def least_batch(model: nn.Module, settings: TrainConfig) -> int:
     """The fewest examples that can be a batch: one a process, or two where each normalises its own.
@@ -50,7 +48,7 @@ class DataParallel:
             static_graph=True,
         )
         wrapped.broadcast_buffers = False
-        self.forward: Forward = wrapped
+        self.forward: Callable[[Tensor], Any] = wrapped
         self._averaged: list[Tensor] = []
         if settings.batch_norm is BatchNorm.local:
             for layer in batch_norms(model):

@@ -90,7 +90,7 @@ def keep_float32(layer: nn.Linear) -> None:
     For the last linear layer: its column sums move by rounding alone, so bfloat16 would drown
     the translation symmetry.
     """
-    layer.forward = types.MethodType(_linear_in_float32, layer)  # type: ignore[method-assign]
+    vars(layer)["forward"] = types.MethodType(_linear_in_float32, layer)
 
 
 def _linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:

@@ -112,10 +112,11 @@ def resume(
     """
     if ranks.from_first(run.info).thinned:
         raise UsageError(f"{run.path} is a thinned copy: resume the run that it was made from")
-    with _in_first(written(_mirrored(run, config))):
+    run = _mirrored(run, config)
+    with _in_first(written(run)):
         if ranks.from_first(run.info).status is Status.finished:
             raise UsageError(f"{run.path} is finished: there is nothing left to do")
-        _resume(_mirrored(run, config), config, anyway, stop or StopRequest())
+        _resume(run, config, anyway, stop or StopRequest())
     return run.path
 
 

@@ -13,7 +13,6 @@ from symrun.laws import Law, ObservedUpdate
 from symrun.loggers import require_installed
 from symrun.optimizers import OPTIMIZERS, laws_of
 from symrun.runs.tables import DYNAMICS, UPDATE
-from symrun.tasks import TASKS, Task
 from symrun.tracking.select import require_possible
 from symrun.training.device import select_device, set_determinism, set_precision
 from symrun.training.memory import keep_freed_memory
@@ -51,10 +50,6 @@ class Plan:
         require_possible(config.track.sums, device)
         require_installed(config.logger)
         return cls(config, device, *laws_of(config.optim))
-
-    @property
-    def task(self) -> Task:
-        return TASKS[self.config.task.name]
 
     @property
     def dtype(self) -> torch.dtype:

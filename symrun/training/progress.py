@@ -139,11 +139,9 @@ class Progress:
             for name, here in zip(self._weights, largest.isfinite().tolist(), strict=True)
             if not here
         ]
-        if self.diverged is None and not (finite and not names):
-            layers = tuple(dict.fromkeys(names))
-            self.diverged = DivergenceInfo(
-                step if finite else first + mean.finite, not finite, layers
-            )
+        if self.diverged is None and (names or not finite):
+            step = step if finite else first + mean.finite
+            self.diverged = DivergenceInfo(step, not finite, tuple(dict.fromkeys(names)))
 
     def _print_lines(self) -> None:
         while self._lines:

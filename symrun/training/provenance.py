@@ -23,6 +23,7 @@ from symrun.models import MODELS, entry_of
 from symrun.runs.info import DatasetInfo, HardwareInfo, LossInfo, RunInfo, Status
 from symrun.runs.network import GroupInfo, LayerInfo, ModelInfo
 from symrun.runs.settings import RecordedConfig
+from symrun.tasks import TASKS
 from symrun.training.device import device_title
 from symrun.training.setup import Training
 
@@ -33,6 +34,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
     """The content of run.json at the start of a run."""
     plan, structure = training.plan, training.structure
     config, device, model = plan.config, plan.device, plan.config.model
+    task = TASKS[config.task.name]
     return RunInfo(
         status=Status.running,
         created=datetime.now().astimezone().isoformat(),
@@ -48,7 +50,7 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
             width=model.relative_width,
             parameters=sum(parameter.numel() for parameter in training.model.parameters()),
         ),
-        loss=LossInfo(plan.task.title, *plan.task.chance(dataset.classes)),
+        loss=LossInfo(task.title, *task.chance(dataset.classes)),
         layers=tuple(LayerInfo(layer.name, layer.kind, layer.block) for layer in structure.layers),
         groups=tuple(map(GroupInfo.of, structure.groups)),
         unpredicted=plan.unpredicted,
@@ -59,12 +61,12 @@ def describe(training: Training, dataset: Dataset) -> RunInfo:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What run.json says of the machine and of the code, by field of RunInfo."""
+    used = ("torchvision",) if "torchvision" in sys.modules else ()  # by the network
     return {
         "versions": {
             "symrun": symrun.__version__,
             "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-            **_version_of_torchvision(),
+            **{package: version(package) for package in (*_PACKAGES, *used)},
             **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         },
         "revision": source_revision(),
@@ -89,11 +91,6 @@ def describe_dataset(dataset: Dataset) -> DatasetInfo:
         **({"channels": dataset.shape[0]} if images else {"length": dataset.shape[0]}),
         digest=dataset.digest,
     )
-
-
-def _version_of_torchvision() -> dict[str, str]:
-    """Empty where the network has nothing of it."""
-    return {"torchvision": version("torchvision")} if "torchvision" in sys.modules else {}
 
 
 def processor() -> str:

@@ -189,6 +189,8 @@ def make_tracker(
     if wanted is not Matrices.diagonal and not any(one.pairs for one in training.structure.groups):
         network = f"model={config.model.name}"
         _LOG.warning("track.matrices=%s has no effect: %s has no matrix", wanted.value, network)
+    balanced = training.structure.balanced
+    source = None if balanced is None else OutputSource(training.model, balanced, ranks.group())
     return kind(
         training.model,
         training.optimizer,
@@ -202,13 +204,8 @@ def make_tracker(
         more=training.columns,
         watchers=watchers,
         ranks=ranks.group(),
-        source=_source(training),
+        source=source,
     )
-
-
-def _source(training: Training) -> OutputSource | None:
-    group = training.structure.balanced
-    return None if group is None else OutputSource(training.model, group, ranks.group())
 
 
 def proven_structure(

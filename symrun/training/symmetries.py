@@ -64,7 +64,7 @@ class Subject:
         task."""
         classes, example = dataset.classes, dataset.example(_PROVEN_ON, plan.dtype)
         shape = shape_of_labels(model, example.to(plan.device), criterion, plan.config, classes)
-        return cls(model, plan, classes, example, tuple(shape))
+        return cls(model, plan, classes, example, shape)
 
     @classmethod
     def untrained(cls, config: Config, dataset: Dataset) -> "Subject":
@@ -106,14 +106,8 @@ class Subject:
     def proofs(self, structure: Structure) -> list[Proof]:
         """A proof of each group, on random inputs and labels."""
         inputs, criterion = self._batch()
-        return prove(
-            self.model,
-            structure.groups,
-            inputs,
-            criterion,
-            structure.varies,
-            output=self._scored,
-        )
+        groups, varies = structure.groups, structure.varies
+        return prove(self.model, groups, inputs, criterion, varies, output=self._scored)
 
     def with_matrices(self, structure: Structure) -> Structure:
         """`structure` with the matrices that its groups are the diagonals of, which are proven."""

@@ -18,7 +18,7 @@ def shape_of_labels(
     criterion: Callable[[Any, Tensor], Tensor],
     config: Config,
     classes: int,
-) -> list[int]:
+) -> tuple[int, ...]:
     """The shape of the labels of `example`, once a batch like it has gone forward and backward.
 
     Neither the network nor torch's generators change.
@@ -38,7 +38,7 @@ def shape_of_labels(
         reason = in_one_line((str(error).splitlines() or [type(error).__name__])[0])
         given = f"{name} fails on inputs of shape {list(example.shape)}: {reason}"
         raise UsageError(f"{given}: choose data that it can take, or another model") from None
-    return list(labels.shape)
+    return tuple(labels.shape)
 
 
 def _labels(returned: Any, example: Tensor, config: Config, classes: int) -> Tensor:

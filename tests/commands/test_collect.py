@@ -76,7 +76,7 @@ def checked(run, capsys):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_rows_are_those_of_check(processes, made, tmp_path, collected, capsys, monkeypatch):
-    monkeypatch.setattr(reading, "_cores", lambda: processes)
+    monkeypatch.setattr(reading, "usable_cores", lambda: processes)
     monkeypatch.setattr(reading, "_FEWEST", RUNS // 2)
     rows, line = collected(made, out=tmp_path / "all.parquet")
     assert line.startswith(f"symrun: 30 runs in {len(rows)} rows: 30 read, 0 known from before")

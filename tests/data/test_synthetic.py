@@ -21,7 +21,7 @@ def textures() -> ImageDataset:
 
 def test_data_set_is_what_was_asked_for(textures: ImageDataset) -> None:
     assert (textures.title, textures.synthetic) == ("synthetic textures", True)
-    assert (textures.classes, textures.image_size) == (10, 32)
+    assert (textures.classes, textures.shape[-1]) == (10, 32)
     for split, count in ((textures.train, 600), (textures.val, 205)):
         assert split.inputs.shape == (count, 3, 32, 32)
         assert split.inputs.dtype == torch.uint8

@@ -20,8 +20,8 @@ from PIL import Image
 from small_images import WNIDS, assert_equal, jpeg, make_tree, zipped
 from torch import Tensor
 
-import symrun.data.decoded
 import symrun.data.download
+import symrun.files
 from symrun.data import Dataset, load
 from symrun.data.registry import TinyImageNetConfig
 from symrun.errors import UsageError
@@ -88,7 +88,7 @@ def refuse_to_decode() -> None:
 def test_images_and_labels_are_those_of_the_files(tree: Path, loaded: Loader) -> None:
     data = loaded(tree)
     assert (data.title, data.classes) == ("Tiny ImageNet", 3)
-    assert (data.synthetic, data.classes, data.image_size) == (False, 3, 64)
+    assert (data.synthetic, data.classes, data.shape[-1]) == (False, 3, 64)
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     names = [f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in sorted(WNIDS) for i in range(4)]
     assert torch.equal(data.train.inputs, torch.stack([pixels(tree / name) for name in names]))
@@ -189,7 +189,7 @@ def test_of_two_at_once_one_decodes(
         with locked(path, wait):
             yield
 
-    monkeypatch.setattr(symrun.data.decoded, "locked", watched)
+    monkeypatch.setattr(symrun.files, "locked", watched)
     results: list[Dataset] = []
     threads = [threading.Thread(target=lambda: results.append(loaded(tree))) for _ in range(2)]
     with before_each_image(monkeypatch, lambda: images.append(None)):

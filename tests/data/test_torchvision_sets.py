@@ -99,7 +99,7 @@ def test_images_and_labels_are_those_of_the_files(name: str, tmp_path: Path) -> 
         assert torch.equal(split.inputs, torch.from_numpy(pixels)) and split.inputs.is_contiguous()
         assert torch.equal(split.labels, torch.from_numpy(labels))
     assert data.classes == DATA_SETS[name].classes and not data.synthetic
-    assert data.image_size == DATA_SETS[name].image_size(None)
+    assert data.shape[-1] == DATA_SETS[name].image_size(None)
     assert len(data.mean) == len(data.std) == data.shape[0]
     assert (data.flip, data.crop_padding) == ((True, 4) if name in CIFAR else (False, 0))
     assert not (tmp_path / "cache").exists()

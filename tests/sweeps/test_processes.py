@@ -38,7 +38,7 @@ def notes(folder):
 
 def test_no_more_run_at_a_time_than_jobs_and_each_has_its_share_of_the_cores(tmp_path, monkeypatch):
     members = fake_members(monkeypatch, tmp_path, *["0.3"] * 5)
-    monkeypatch.setattr(processes, "_cores", lambda: 6)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ended = list(run(TWO, members, StopRequest()))
     assert sorted(one.member.title for one in ended) == [one.title for one in members]
@@ -47,6 +47,12 @@ def test_no_more_run_at_a_time_than_jobs_and_each_has_its_share_of_the_cores(tmp
     at_once = [sum(b <= began < e for b, e, *_ in spans) for began, *_ in spans]
     assert max(at_once) == 2 and {threads for _, _, threads, *_ in spans} == {"3"}
     assert all(words[-1] == "sweep=one_by_one" for *_, words in spans)
+
+
+def test_a_machine_that_does_not_tell_its_free_cores_has_jobs_for_all(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert processes.default_jobs([]) == 3
 
 
 def test_members_that_run_together_have_each_a_gpu_of_those_that_are_visible(tmp_path, monkeypatch):
