@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -128,14 +129,22 @@ def _with_imports(root: Path, modules: Iterable[str]) -> list[Path]:
         if module in found or not path.exists():
             continue
         found[module] = path
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            waiting += [name for name in names if name.split(".")[0] == "symrun"]
+        waiting += _imports(path.read_bytes())
     return sorted(found.values())
+
+
+@functools.cache  # each member of a sweep asks for all files, which takes half a second
+def _imports(source: bytes) -> tuple[str, ...]:
+    """The modules of symrun that this source imports, and the names that it takes from them."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found += [name for name in names if name.split(".")[0] == "symrun"]
+    return tuple(found)
 
 
 def changed_code(info: RunInfo) -> list[str]:
