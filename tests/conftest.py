@@ -1,9 +1,11 @@
 import contextlib
 import functools
 import os
+from unittest import mock
 
 import pytest
 import torch
+from PIL import Image
 
 with contextlib.suppress(ImportError):  # the tests marked gpu run where there is no hypothesis
     import hypothesis
@@ -27,6 +29,27 @@ def _own_precision_and_seed():
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(False)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Each figure of a report is drawn, but its files hold a white pixel: to lay out and write a
+    figure takes a second."""
+
+    def save(figure, out, name, formats):
+        paths = [out / f"{name}.{kind}" for kind in formats]
+        for path in paths:
+            Image.new("RGB", (1, 1), "white").save(path)
+        return paths
+
+    monkeypatch.setattr("symrun.report.page.save", save)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What a command sets for its process, such as MPLBACKEND, ends with the test."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

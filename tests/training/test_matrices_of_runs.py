@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from run_json import recorded
 from stopping import stopping_at
 
 import symrun
@@ -30,9 +31,22 @@ def entries(groups):
     return {row["group"]: row["units"] for row in groups if row["symmetry"] == "general_linear"}
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """The folder of a run with track.matrices=sample."""
+    folder = tmp_path_factory.mktemp("sampled") / "run"
+    described(folder, *VIT, "track.matrices=sample")
+    return folder
+
+
 @pytest.mark.parametrize(("setting", "units"), [("full", 2 * 6), ("sample", 2 * 4)])
-def test_a_run_records_the_entries_that_are_asked_for_after_all_else(setting, units, tmp_path):
-    groups = described(tmp_path / "run", *VIT, f"track.matrices={setting}")
+def test_a_run_records_the_entries_that_are_asked_for_after_all_else(
+    setting, units, sampled, tmp_path
+):
+    if setting == "full":
+        groups = described(tmp_path / "run", *VIT, "track.matrices=full")
+    else:
+        groups = recorded(RunDirectory.open(sampled))["groups"]
     assert entries(groups[-2:]) == dict.fromkeys(GROUPS, units)
     assert entries(groups[:-2]) == {}
     diagonals = [row for row in groups if row["symmetry"] == "rescale" and row["group"] in GROUPS]
@@ -46,25 +60,18 @@ def test_without_it_no_matrix_is_looked_for(tmp_path, monkeypatch):
     assert not any("blocks" in row for row in groups)
 
 
-def test_the_sample_is_that_of_the_runs_seed(tmp_path):
-    one, other = (
-        [row["pairs"] for row in described(tmp_path / str(seed), *VIT, "track.matrices=sample",
-                                           f"seed={seed}")[-2:]]
-        for seed in (1, 2)
-    )  # fmt: skip
-    assert one != other
+def test_the_sample_is_that_of_the_runs_seed(sampled, tmp_path):
+    one = recorded(RunDirectory.open(sampled))["groups"]
+    other = described(tmp_path / "run", *VIT, "track.matrices=sample", "seed=2")
+    assert [row["pairs"] for row in one[-2:]] != [row["pairs"] for row in other[-2:]]
 
 
-def test_a_run_that_stopped_goes_on_with_the_same_entries(tmp_path, monkeypatch):
-    whole, half = (
-        compose([*VIT, "track.matrices=sample", f"run.dir={tmp_path / name}"])
-        for name in ("whole", "half")
-    )
-    train(whole)
+def test_a_run_that_stopped_goes_on_with_the_same_entries(sampled, tmp_path, monkeypatch):
+    half = compose([*VIT, "track.matrices=sample", f"run.dir={tmp_path / 'half'}"])
     with stopping_at(2, monkeypatch) as stop:
         train(half, stop)
     resume(RunDirectory.open(tmp_path / "half"), half, False)
-    one, other = (RunDirectory.open(tmp_path / name) for name in ("whole", "half"))
+    one, other = (RunDirectory.open(folder) for folder in (sampled, tmp_path / "half"))
     assert one.info().groups == other.info().groups
     order = ["step", "group", "unit"]
     tables = [
