@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import loops
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from loops import made, plain
+from started import started
 from torch import nn
 
 import symrun
@@ -38,7 +40,7 @@ def units_of(folder):
     return rows.sort_values(["symmetry", "group", "step", "unit"]).reset_index(drop=True)
 
 
-def test_a_run_is_read_like_any_other(tmp_path, capsys):
+def test_a_run_is_read_like_any_other(tmp_path, blank_pictures, capsys):
     model, optimizer, batch, tracker = begun(tmp_path)
     go_on(model, optimizer, batch, 0, 30)
     tracker.log(loss=torch.tensor(1.5), top1=0.25)
@@ -195,19 +197,18 @@ for step in range({steps}):
 def script(folder, steps, each="pass", last="pass"):
     path = [str(Path(__file__).parent), str(Path(symrun.__file__).parents[1])]
     code = SCRIPT.format(path=path, run=str(folder / "run"), steps=steps, each=each, last=last)
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    return started([sys.executable, "-c", code], stderr=pipe, stdout=pipe, text=True)
 
 
 def test_a_killed_process_leaves_whole_tables(tmp_path):
-    process = script(tmp_path, 10**6)
-    while not list((tmp_path / "run").glob("tables/units/part-*")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with script(tmp_path, 10**6) as process:
+        while not list((tmp_path / "run").glob("tables/units/part-*")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     rows = units_of(tmp_path)
     steps = sorted(set(rows.step))
     assert steps == list(range(0, steps[-1] + 1, 2))
@@ -224,8 +225,8 @@ def test_a_killed_process_leaves_whole_tables(tmp_path):
     ],
 )
 def test_who_forgets_to_close_loses_nothing(tmp_path, last, status):
-    process = script(tmp_path, 7, last=last)
-    _, errors = process.communicate()
+    with script(tmp_path, 7, last=last) as process:
+        _, errors = process.communicate()
     assert ("of mine" in errors) == (status == "failed") and "symrun" not in errors.split("Tr")[0]
     info = symrun.open_run(tmp_path / "run").info
     assert info.status == status and info.last_step == 7
@@ -286,13 +287,15 @@ os._exit(0)  # torch's threads now and then abort a process that takes them down
 def test_of_a_distributed_run_the_first_process_tracks_the_averaged_gradient(tmp_path):
     path = [str(Path(__file__).parent), str(Path(symrun.__file__).parents[1])]
     code = DISTRIBUTED.format(path=path, store=str(tmp_path / "store"), run=str(tmp_path / "run"))
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    command = [sys.executable, "-c", code]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(started([*command, rank], stderr=subprocess.PIPE, text=True))
+            for rank in "01"
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
     units = units_of(tmp_path)
     assert sorted(set(units.step)) == [0, 2, 4, 6, 8, 9]
     assert ((units.measured - units.exact).abs() <= 1e-12 * units.magnitude).all()

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from started import started
 
 from symrun.errors import RunError
 from symrun.runs import writer as writer_module
@@ -192,14 +193,11 @@ KILLED = """
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
 def test_readable_after_kill_at_any_instant(tmp_path, delay):
     script = KILLED.format(tests=os.path.dirname(__file__), path=str(tmp_path / "run"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"writing\n"
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with started(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
     folder = tmp_path / "run" / "tables" / "units"
     steps = pd.read_parquet(folder).groupby("step").size() if list(folder.glob("part-*")) else None
     if steps is not None:  # whole records, one after the other, none missing in between

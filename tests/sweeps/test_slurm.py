@@ -64,11 +64,12 @@ class CtrlC(StopRequest):
         signal.setitimer(signal.ITIMER_REAL, 0.1)
 
     def __enter__(self):
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        self._former = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
         return super().__enter__()
 
     def __exit__(self, *details):
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._former)
         super().__exit__(*details)
 
 
