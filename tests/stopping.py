@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from started import started
 
 from symrun.errors import Stopped
 from symrun.training.progress import Progress
@@ -38,14 +39,10 @@ def training(folder, *overrides):
     """
     command = [sys.executable, "-m", "symrun", "train", *overrides, "train.steps=20000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, f"run.dir={folder}"], **pipes) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not list(folder.glob("tables/units/part-*")):
-                ended = process.poll() is not None
-                assert not ended, process.stderr.read()
-                assert time.monotonic() < deadline, "no record in a minute"
-                time.sleep(0.02)
-            yield process
-        finally:
-            process.kill()
+    with started([*command, f"run.dir={folder}"], **pipes) as process:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("tables/units/part-*")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no record in a minute"
+            time.sleep(0.02)
+        yield process

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from started import started
 
 from symrun.data import download as module
 from symrun.data.download import download
@@ -218,10 +219,10 @@ from symrun.data import download as module
 module.URL, module.SIZE_BYTES = {server.url!r}, {SIZE}
 module.download(Path({str(cache)!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    wait_for_bytes(cache, 100_000)
-    process.send_signal(end)
-    assert process.wait(30) == -end
+    with started([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        wait_for_bytes(cache, 100_000)
+        process.send_signal(end)
+        assert process.wait(30) == -end
     kept = part_in(cache).stat().st_size
     assert part_in(cache).read_bytes() == CONTENT[:kept]
     server.stalls = False

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from run_json import rewrite
+from started import started
 
 from symrun.analysis.comparison import comparisons
 from symrun.analysis.report import scientific
@@ -325,7 +326,7 @@ def test_in_a_pipe_each_change_is_a_line(under_way):
     grow(), grow()
     command = [sys.executable, "-m", "symrun", "watch", str(run.path)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    with started(command, stdout=pipe, stderr=pipe, text=True) as process:
         first = process.stdout.readline()
         time.sleep(2.5)  # two looks at what has not changed
         rewrite(run, status="failed", last_step=7)

@@ -255,7 +255,7 @@ def test_a_killed_run_is_told(runs, tmp_path, caplog):
     assert caplog.messages == [f"{run.path} was killed: this is what it has so far"]
 
 
-def test_a_diverged_run_is_told(tmp_path, caplog):
+def test_a_diverged_run_is_told(tmp_path, without_pictures, caplog):
     config = compose([*TINY, "model=vgg11_bn", *BLOWN_UP, f"run.dir={tmp_path / 'lost'}"])
     with pytest.raises(Diverged):
         train(config)
@@ -274,7 +274,7 @@ def test_a_run_without_laws_has_no_bars(tmp_path):
     assert {row[5] for row in rows if row[2] in ("flow", "discrete")} == {"-"}
 
 
-def test_figures_of_a_page(runs, tmp_path):
+def test_figures_of_a_page(runs, tmp_path, blank_pictures):
     drawn = dict(draw(runs, tmp_path, ["png", "pdf"], pytest.fail))
     assert list(drawn)[:3] == ["Fig. 1", "Fig. 5", "Loss and accuracy"]
     assert {"Each unit of vgg11_bn", "Residual over training of vgg11"} <= set(drawn)
@@ -328,7 +328,7 @@ def test_names_stand_in_a_page_as_they_are(name):
     )
 
 
-def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path):
+def test_the_number_beside_curves_is_that_of_their_layer(runs, tmp_path, without_pictures):
     run = runs["vgg11"]
     (data,) = data_of(report([run], tmp_path / "page.html"))["runs"]
     rows = {(row.symmetry, row.group): row for row in judge(run)[0] if row.law == "flow"}
@@ -350,7 +350,7 @@ def test_a_page_of_one_run_is_called_by_its_name(runs, tmp_path, without_picture
         assert 'href="#bars"' in text and 'id="bars"' in text
 
 
-def test_of_many_runs_only_what_they_share_is_drawn(runs, tmp_path, monkeypatch):
+def test_of_many_runs_only_what_they_share_is_drawn(runs, tmp_path, blank_pictures, monkeypatch):
     monkeypatch.setattr(html_page, "_MOST_PICTURED", 1)
     text = report(list(runs.values()), tmp_path / "page.html").read_text()
     titles = re.findall(r"<details[^>]*><summary>(.*?)</summary>\n<img", text)

@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,9 +11,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from made_small import MADE_SMALL
+from started import started
 
 from symrun.bench.tables import make_run
 from symrun.cli import main
@@ -20,14 +23,21 @@ from symrun.errors import UsageError
 from symrun.launch import compose
 from symrun.report import html_page, serve
 from symrun.report.serve import ReportServer
+from symrun.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     settings = [*MADE_SMALL, "model=vgg11_bn", "train.steps=8", "track.every=1"]
-    return make_run(tmp_path / "run", compose(settings), records_per_part=4)
+    return make_run(tmp_path_factory.mktemp("made") / "run", compose(settings), records_per_part=4)
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy that a test may change."""
+    return RunDirectory(shutil.copytree(made.path, tmp_path / "run"))
 
 
 @contextmanager
@@ -91,12 +101,19 @@ def test_a_page_is_made_once_for_all_who_ask(run, monkeypatch):
 
 
 def test_a_page_that_took_long_is_made_less_often(run, monkeypatch):
-    def pause():
+    now = [0.0]
+
+    def pause_after(seconds):
+        def draw(*_):
+            now[0] += seconds
+            return []
+
+        monkeypatch.setattr(html_page, "draw", draw)
         return float(re.search(r'data-pause="(.*?)"', html_page.page([run], "one"))[1])
 
-    assert pause() == 30
-    monkeypatch.setattr(html_page, "draw", lambda *_: time.sleep(3.1) or [])
-    assert 31 <= pause() < 100
+    monkeypatch.setattr(html_page, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert pause_after(2.9) == 30
+    assert pause_after(3.1) == 31
 
 
 @pytest.mark.parametrize(
@@ -147,7 +164,8 @@ def test_options_that_do_not_go_together(run, capsys, words, message):
 
 def test_ctrl_c_ends_it(run):
     command = [sys.executable, "-m", "symrun", "report", "--serve", str(run.path), "--port", "0"]
-    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+    pipe = subprocess.PIPE
+    with started(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)

@@ -87,7 +87,9 @@ def test_the_example_of_the_page_of_tables_runs(made, monkeypatch, capsys):
     assert "VGG11 with BN" in capsys.readouterr().out
 
 
-def test_a_run_of_a_model_and_data_that_this_symrun_does_not_have(made, tmp_path, capfd):
+def test_a_run_of_a_model_and_data_that_this_symrun_does_not_have(
+    made, tmp_path, blank_pictures, capfd
+):
     """All that reads tables works on it; what would train it says in one line that it cannot."""
     run = RunDirectory(shutil.copytree(made.path, tmp_path / "run"))
     content = recorded(run)

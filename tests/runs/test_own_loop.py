@@ -210,7 +210,9 @@ def test_tables_open_with_the_columns_that_the_run_names(own_loops):
         assert units[list(opened.info.columns)].notna().any().all()
 
 
-def test_a_report_of_such_runs_leaves_out_what_nobody_knows(own_loops, tmp_path, capsys):
+def test_a_report_of_such_runs_leaves_out_what_nobody_knows(
+    own_loops, tmp_path, blank_pictures, capsys
+):
     folders = [str(run.path) for run in own_loops.values()]
     assert main(["report", *folders, "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fakes import fake_members
 from small_images import jpeg
+from started import started
 
 from symrun.cli import main
 from symrun.errors import Stopped
@@ -151,9 +152,9 @@ def test_given_again_a_sweep_trains_the_broken_members_alone(tmp_path, engine):
     command += ["train.steps=300", "device=cpu", "run.name=s", f"data.root={roots}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
-    kill_once_it_trains(tmp_path, "data.root=r2")
-    told = first.communicate(timeout=300)
+    with started(command, cwd=tmp_path, env=environment, **pipes) as first:
+        kill_once_it_trains(tmp_path, "data.root=r2")
+        told = first.communicate(timeout=300)
     assert first.returncode == 1 and len(told[0].splitlines()) == 6, told
     last = told[1].splitlines()[-1]
     assert last.startswith("symrun: 2 of 8 members failed") and "root=r2" in last and "r5" in last

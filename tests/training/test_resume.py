@@ -16,6 +16,7 @@ from killing import same, tables
 from run_json import recorded as recorded_json
 from run_json import rewrite, with_settings
 from small_images import make_tree
+from started import started
 from stopping import stopping_at, training
 
 from symrun.config import Config
@@ -47,6 +48,14 @@ def recorded(folder):
 
 def go_on(folder, anyway=False):
     return resume(RunDirectory.open(folder), recorded(folder), anyway)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(config_of(folder))
+    return folder
 
 
 def final(folder):
@@ -130,8 +139,7 @@ def test_what_a_run_took_adds_up(tmp_path, monkeypatch):
     assert 1000 + took < RunDirectory.open(folder).info().seconds < 2000
 
 
-def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
-    train(config_of(tmp_path / "whole"))
+def test_a_stop_during_validation_repeats_that_alone(whole, tmp_path, monkeypatch):
     stop, validation = StopRequest(), loop.validate
 
     def validate(training, epoch, progress, checkpointer):
@@ -143,11 +151,12 @@ def test_a_stop_during_validation_repeats_that_alone(tmp_path, monkeypatch):
         with pytest.raises(Stopped, match="SIGUSR1 after step 6"):
             train(config_of(tmp_path / "run"), stop)
     go_on(tmp_path / "run")
-    require_same(tmp_path / "whole", tmp_path / "run")
+    require_same(whole, tmp_path / "run")
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(tmp_path, monkeypatch):
-    train(config_of(tmp_path / "whole"))
+def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(
+    whole, tmp_path, monkeypatch
+):
     killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
     (tmp_path / "run").rename(tmp_path / "moved")
     draft = tmp_path / "moved" / "tables" / "units" / ".part-000099.parquet-abc"
@@ -155,11 +164,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_wherever_it_lies(tmp_path
     go_on(tmp_path / "moved")
     assert RunDirectory.open(tmp_path / "moved").info().resumed[0].step == 8
     assert not draft.exists()
-    require_same(tmp_path / "whole", tmp_path / "moved")
+    require_same(whole, tmp_path / "moved")
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatch, caplog):
-    train(config_of(tmp_path / "whole"))
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(whole, tmp_path, monkeypatch, caplog):
     killed_after(config_of(tmp_path / "run"), 11, monkeypatch)
     for kept, expected in ((8, 4), (4, 0)):
         shutil.copytree(tmp_path / "run", tmp_path / str(kept))
@@ -174,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, monkeypatc
         assert caplog.text.count("is damaged") == (1 if kept == 8 else 2)
         info = RunDirectory.open(tmp_path / str(kept)).info()
         assert info.resumed[0].step == expected
-        require_same(tmp_path / "whole", tmp_path / str(kept))
+        require_same(whole, tmp_path / str(kept))
 
 
 def test_what_may_not_go_on_says_why(tmp_path, monkeypatch):
@@ -308,10 +316,9 @@ CALLS = ("fsync", "rename", "mkdir", "open")
 
 
 @pytest.mark.parametrize("stride", [47, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch, stride):
+def test_a_disk_that_is_full_at_any_write_costs_nothing(whole, tmp_path, monkeypatch, stride):
     """ENOSPC from each call in turn that makes, moves or flushes a file of the run."""
     monkeypatch.setattr(writer_module, "FLUSH_SECONDS", 0.0)
-    train(config_of(tmp_path / "whole"))
     injected = 0
     for target in range(0, 1000, stride):
         folder = tmp_path / f"run-{target}"
@@ -331,7 +338,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing(tmp_path, monkeypatch, s
                 go_on(folder)
         else:
             train(config_of(folder))
-        require_same(tmp_path / "whole", folder)
+        require_same(whole, folder)
         shutil.rmtree(folder)
     print(f"ENOSPC at {injected} calls")
     assert injected > 140 // stride
@@ -361,10 +368,10 @@ def full_from(target, folder, patch):
 @pytest.mark.parametrize(
     "number",
     [
-        *(signal.SIGINT, signal.SIGTERM),
+        signal.SIGTERM,
         *(
             pytest.param(number, marks=pytest.mark.slow)
-            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         ),
     ],
 )
@@ -391,16 +398,15 @@ with StopRequest() as stop, stop.deferred():
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    process = subprocess.Popen(
-        [sys.executable, "-c", HELD_UP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held up\n"
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.readline() == "\n"
-    assert process.stderr.readline().startswith("symrun: SIGINT: stopping after this step")
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", HELD_UP]
+    with started(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "held up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "\n"
+        assert process.stderr.readline().startswith("symrun: SIGINT: stopping after this step")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT
 
 

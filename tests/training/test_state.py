@@ -118,9 +118,9 @@ def test_every_tensor_gets_its_values_back_where_it_lies(optim):
 @pytest.mark.parametrize("optim", OPTIMISERS[:2])
 def test_a_learning_rate_stays_what_it_is_whatever_was_saved(optim):
     """A tensor as on a GPU, a number as on a CPU: a run may go on elsewhere."""
+    trained = Trained(*optim)
+    trained.step(0, 2)
     for here, there in ((torch.tensor(0.1), 0.05), (0.1, torch.tensor(0.05))):
-        trained = Trained(*optim)
-        trained.step(0, 2)
         (group,) = trained.training.optimizer.param_groups
         group["lr"] = there
         taken = trained.state.snapshot()()
