@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -177,7 +178,7 @@ def test_an_error_that_is_under_way_is_not_hidden_by_the_writers(run, monkeypatc
 
 KILLED = """
     import sys
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = {tests!r}
     from pathlib import Path
     from test_writer import RunDirectory, TableWriter, record, writer_module
     writer_module.FLUSH_SECONDS = 0.0
@@ -192,7 +193,8 @@ KILLED = """
 
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
 def test_readable_after_kill_at_any_instant(tmp_path, delay):
-    script = KILLED.format(tests=os.path.dirname(__file__), path=str(tmp_path / "run"))
+    tests = [str(folder) for folder in Path(__file__).parents[:2]]
+    script = KILLED.format(tests=tests, path=str(tmp_path / "run"))
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"writing\n"
