@@ -123,12 +123,13 @@ def test_a_mistake_ends_it_before_anything_is_trained(tmp_path, settings, variab
 
 
 def test_an_estimate_counts_what_is_left(tmp_path, monkeypatch, capsys):
-    config = compose(["data=tiny_imagenet", "train.epochs=3", "train.batch_size=1000"])
+    small = ["data=tiny_imagenet", "model.width=0.25", "train.batch_size=1000", "train.epochs=3"]
+    config = compose(small)
     monkeypatch.setitem(ESTIMATE["estimate"].__globals__, "timed", lambda *_: (2.0, 0.5))
     whole, rest = (ESTIMATE["estimate"](config, done) for done in (0, 200))
     assert (whole.updates, rest.updates) == (300, 100)
     assert (whole.seconds, rest.seconds) == (600 + 3 * 5 * 0.5, 200 + 5 * 0.5)
-    assert whole.bytes == rest.bytes > 3 * 18e6 * 4  # checkpoints of 18 million weights
+    assert whole.bytes == rest.bytes > 3 * 1.1e6 * 4  # checkpoints of a million weights
     assert list(ESTIMATE["shortages"]({tmp_path / "not" / "there": 1.0})) == []
     (line,) = ESTIMATE["shortages"]({tmp_path: 1e18, tmp_path / "deeper": 1.0})
     assert line.startswith(f"{tmp_path} may lack the room")
