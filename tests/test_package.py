@@ -56,6 +56,16 @@ def test_wheel_and_source_archive(checkout, tmp_path):
     assert folders == {"symrun", metadata}
 
 
+def test_git_has_no_large_files():
+    """Figures of up to 1 MB are the largest that belong there; a downloaded package is larger."""
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    sizes = {path.name: path.stat().st_size for path in files if path.is_file()}
+    assert sizes
+    assert [name for name, size in sizes.items() if size > 2**21] == []
+
+
 def test_version_in_citation_and_changelog():
     assert f"version: {symrun.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {symrun.__version__}" in (ROOT / "CHANGELOG.md").read_text()
