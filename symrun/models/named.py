@@ -81,7 +81,7 @@ def imported(setting: str, name: str) -> Callable[..., Any]:
 def _called(name: str, make: Callable[[], Any]) -> nn.Module:
     try:
         model = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"model={name} {failed(error)}: mend it or model.args") from None
     if not isinstance(model, nn.Module):
         kind = type(model).__name__

@@ -47,6 +47,9 @@ def without_classes(width):
 def fails():
     raise RuntimeError("first line\\nsecond line")
 
+def leaves():
+    raise SystemExit(2)
+
 def number():
     return 3
 
@@ -144,6 +147,7 @@ def test_what_cannot_be_trained_is_refused_before(settings, message):
         (["NETS.wrong:two"], "importing NETS.wrong failed with ZeroDivisionError: division by"),
         (["NETS.script:two"], "importing NETS.script failed with SystemExit: 2"),
         (["NETS.mine:fails"], "NETS.mine:fails failed with RuntimeError: first line: mend it or"),
+        (["NETS.mine:leaves"], "NETS.mine:leaves failed with SystemExit: 2: mend it or"),
         (["NETS.mine:number"], "NETS.mine:number must return a torch.nn.Module, got int"),
         (["NETS.mine:without_classes"], "missing 1 required positional argument: 'width': mend"),
         (
@@ -207,7 +211,7 @@ def test_a_trial_leaves_network_and_generators_as_they_were():
     model = build_model(config.model, (3, 32, 32), 10)
     weights, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     criterion = make_criterion(config.task, 10, torch.device("cpu"), torch.float32)
-    assert shape_of_labels(model, torch.ones(2, 3, 32, 32), criterion, config, 10) == [2]
+    assert shape_of_labels(model, torch.ones(2, 3, 32, 32), criterion, config, 10) == (2,)
     assert torch.equal(torch.get_rng_state(), generator)
     after = model.state_dict()
     assert all(torch.equal(after[name], weights[name]) for name in weights)
