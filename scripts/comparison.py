@@ -1,8 +1,9 @@
 """symrun beside other tools on the same work: docs/comparison.json and its part of comparison.md.
 
-VGG16 at a quarter of its width, without BatchNorm, which Cockpit does not take, trains on images of
-64x64 by SGD with weight decay, once without momentum and once with it. Each tool trains a copy;
-their steps alternate as in scripts/loop_cost.py, which has all of them but one:
+VGG16, at a quarter of its width unless --width says otherwise and without BatchNorm, which Cockpit
+does not take, trains on images of 64x64 by SGD with weight decay, once without momentum and once
+with it. Each tool trains a copy; their steps alternate as in scripts/loop_cost.py, which has all of
+them but one:
 
 - the paper's code: its utils/optimize.train does each step with its own optimiser and buffers, and
   saves a checkpoint at each record; afterwards its extract.py writes them as HDF5. It runs as it
@@ -20,7 +21,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -42,9 +42,10 @@ from torch import Tensor, nn
 import symrun
 from symrun.cli import exit_code
 from symrun.errors import UsageError
-from symrun.files import complete_or_absent
+from symrun.files import write_text
 from symrun.models.vgg import vgg
 from symrun.report.document import Block, Paragraph, Table, as_markdown
+from symrun.training.provenance import processor
 
 DOCS = Path(symrun.__file__).parent.parent / "docs"
 BEGIN = "<!-- by scripts/comparison.py from comparison.json -->"
@@ -245,15 +246,6 @@ def same_weights(models: Sequence[nn.Module]) -> bool:
     return all(torch.equal(vectors[0], vector) for vector in vectors)
 
 
-def processor() -> str:
-    """Its name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def section(found: dict[str, Any]) -> str:
     """The part of the page, in Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
@@ -327,10 +319,8 @@ def main() -> int:
         if options.rounds < 2 or options.batch < 2 or options.width <= 0:
             parser.error("--rounds and --batch must be >= 2, --width > 0")
         found = everything(options)
-    with complete_or_absent(store) as draft:
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    with complete_or_absent(path) as draft:
-        draft.write_text(f"{before}{BEGIN}\n\n{section(found)}\n{END}{after}", encoding="utf-8")
+    write_text(store, json.dumps(found, indent=1) + "\n")
+    write_text(path, f"{before}{BEGIN}\n\n{section(found)}\n{END}{after}")
     return 0
 
 

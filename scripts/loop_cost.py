@@ -198,8 +198,9 @@ def alternated(
 
 
 def ratios(seconds: Sequence[float], plain: Sequence[float]) -> list[float]:
-    """Quartiles over rounds of a way's time to the plain loop's."""
-    return statistics.quantiles([one / two for one, two in zip(seconds, plain, strict=True)], n=4)
+    """Quartiles over rounds of a way's time to the plain loop's, within what was measured."""
+    found = [one / two for one, two in zip(seconds, plain, strict=True)]
+    return statistics.quantiles(found, n=4, method="inclusive")
 
 
 def inputs_and_labels(options: argparse.Namespace) -> tuple[Tensor, Tensor]:

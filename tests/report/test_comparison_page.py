@@ -63,6 +63,10 @@ def test_page_writes_between_its_lines_alone(script, docs, monkeypatch):
     assert (docs / "comparison.md").read_text() == page
 
 
+def test_quartiles_of_few_rounds_lie_within_what_was_measured(script):
+    assert script.ratios([1.0, 2.0], [1.0, 1.0]) == [1.25, 1.5, 1.75]
+
+
 def test_ways_are_measured_on_the_same_work(script, tmp_path):
     """`symrun` writes what its own reader counts; both end with the same weights, bit for bit."""
     torch.manual_seed(0)
