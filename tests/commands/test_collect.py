@@ -239,4 +239,4 @@ def test_a_thousand_runs(tmp_path):
     assert seconds("runs") < 3
     rows = pq.read_metadata(tmp_path / "runs" / "collected.parquet").num_rows
     assert rows == 26 * 1000
-    assert (1 + min(reading._cores(), 3)) * max(memory) < 2**30
+    assert (1 + min(reading.usable_cores(), 3)) * max(memory) < 2**30
