@@ -63,6 +63,8 @@ def require_place(option: str, file: Path) -> None:
 def sweep_drafts(folder: Path, name: str = "*") -> None:
     """Remove the drafts that killed processes left of `complete_or_absent(folder / name)`.
 
+    name: of the target, or all of its name that stands before a hyphen.
+
     Assumes: no living process is making such a file.
     """
     for draft in folder.glob(f".{name}-*"):

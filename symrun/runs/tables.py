@@ -93,12 +93,12 @@ class Curves:
     values: dict[str, NDArray[np.float64]]
 
     def at_records(self, places: NDArray[np.intp]) -> "Curves":
-        """The same of some records."""
+        """The same curves at some of the records, by their places among `steps`."""
         values = {name: value[places] for name, value in self.values.items()}
         return Curves(self.steps[places], values)
 
     def of_units(self, places: NDArray[np.intp] | slice) -> "Curves":
-        """The same of some units."""
+        """The same curves of some of the units, by their columns."""
         return Curves(self.steps, {name: value[:, places] for name, value in self.values.items()})
 
 

@@ -253,4 +253,5 @@ def compact(variables: Tensor) -> Tensor:
 
 
 def common_denominator(coefficients: Iterable[Fraction]) -> int:
+    """The least positive number whose product with each coefficient is an integer."""
     return lcm(*(c.denominator for c in coefficients))

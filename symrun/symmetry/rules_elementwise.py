@@ -273,8 +273,8 @@ def _power(op: Operation) -> State:
     op.exponents.pin(state, scale=False)
     powers = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}
     power = powers[op.name] if op.name in powers else op["exponent"]
-    numbers = isinstance(op["self"], Tensor) and not isinstance(power, Tensor)
-    if not numbers or power == 0 or 2 * power % 1:
+    power_is_known = isinstance(op["self"], Tensor) and not isinstance(power, Tensor)
+    if not power_is_known or power == 0 or 2 * power % 1:
         op.exponents.pin(*op.read())
         return State()
     system = op.exponents.system
