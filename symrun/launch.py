@@ -46,7 +46,9 @@ def compose(words: list[str]) -> Config:
     """
     if own := _of_sweep(words):
         raise UsageError(f"{own[0]} has no effect on one run: leave it out")
-    return _typed(words, _config)
+    config = _typed(words, _config)
+    _require_effect_of_epochs(words, config)
+    return config
 
 
 def compose_data(words: list[str]) -> DataConfig:
@@ -222,6 +224,16 @@ def _composed(words: list[str]) -> DictConfig:
 def _config(settings: dict[str, Any]) -> Config:
     """Without how a sweep is run, which no run records."""
     return Config.from_mapping({name: settings[name] for name in settings if name != "sweep"})
+
+
+def _require_effect_of_epochs(words: list[str], config: Config) -> None:
+    """Error: UsageError if `words` name epochs, but steps, perhaps of a preset, take their place."""
+    given = [word for word in words if word.partition("=")[0].strip() == "train.epochs"]
+    if given and config.train.steps is not None:
+        raise UsageError(
+            f"{given[-1]} has no effect where train.steps={config.train.steps}: "
+            "add train.steps=null, or leave it out"
+        )
 
 
 def _as_dict(settings: DictConfig, resolve: bool = False) -> dict[str, Any]:

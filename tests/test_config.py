@@ -176,6 +176,19 @@ def test_unknown_and_missing_settings_are_named():
         Config.from_mapping({**settings, "track": {"every": 1}})
 
 
+@pytest.mark.parametrize(
+    "words", [["experiment=quickstart_bn"], ["data=synthetic", "train.steps=800"]]
+)
+def test_epochs_are_refused_where_steps_take_their_place(words):
+    with pytest.raises(UsageError, match=r"train\.epochs=2 has no effect where train\.steps=800: "):
+        compose([*words, "train.epochs=2"])
+
+
+def test_epochs_replace_the_steps_of_a_preset_that_are_null():
+    train = compose(["experiment=quickstart_bn", "train.epochs=2", "train.steps=null"]).train
+    assert (train.epochs, train.steps) == (2, None)
+
+
 def test_eps_is_refused_where_it_has_no_effect():
     message = "model.eps must be 1e-05 without BN (model=vgg11), since it has no effect there"
     with pytest.raises(UsageError, match=re.escape(f"{message}, got 0.001")):
