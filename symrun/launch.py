@@ -227,7 +227,7 @@ def _config(settings: dict[str, Any]) -> Config:
 
 
 def _require_effect_of_epochs(words: list[str], config: Config) -> None:
-    """Error: UsageError if `words` name epochs, but steps, perhaps of a preset, take their place."""
+    """Error: UsageError if `words` name epochs, but steps, which a preset may give, win."""
     given = [word for word in words if word.partition("=")[0].strip() == "train.epochs"]
     if given and config.train.steps is not None:
         raise UsageError(
