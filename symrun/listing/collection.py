@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from symrun.analysis import Agreement
 from symrun.analysis.report import json_values
-from symrun.errors import UsageError, in_one_line
+from symrun.errors import UsageError, in_one_line, refusal
 from symrun.files import complete_or_absent
 from symrun.listing.cached import Listed, listed
 from symrun.listing.filters import shown
@@ -76,7 +76,7 @@ def collect(folders: Sequence[Path], out: Path) -> Collected:
     A folder that is a run counts as that run, and a run in two folders is there once. Rows are in
     the order of the paths; those of a run are the lists of `judge`. A run that cannot be judged has
     one row, which says why. A setting that is named like another column is left out.
-    Error: UsageError if there is no run; OSError if the file cannot be written.
+    Error: UsageError if there is no run or the file cannot be written.
     Example: collect([Path("outputs")], Path("outputs/collected.parquet"))
     """
     runs, unreadable = _listed(folders)
@@ -92,7 +92,10 @@ def collect(folders: Sequence[Path], out: Path) -> Collected:
     unjudged = {str(one.path): str(one.unjudged) for one in lacking if one.has_ended}
     told.sort(key=lambda run: str(run[0]["path"]))
     columns, settings, laws = zip(*told, strict=True)
-    rows = _write(_runs(columns), _settings(settings), laws, out)
+    try:
+        rows = _write(_runs(columns), _settings(settings), laws, out)
+    except OSError as error:  # it names the draft, which nobody knows
+        raise UsageError(f"{in_one_line(out)} cannot be written: {refusal(error)}") from None
     kept = sum(one.is_known for one in runs)
     return Collected(len(told), kept, rows, len(lacking) - len(unjudged), unreadable, unjudged)
 

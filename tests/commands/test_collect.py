@@ -240,3 +240,9 @@ def test_a_thousand_runs(tmp_path):
     rows = pq.read_metadata(tmp_path / "runs" / "collected.parquet").num_rows
     assert rows == 26 * 1000
     assert (1 + min(reading.usable_cores(), 3)) * max(memory) < 2**30
+
+
+def test_a_file_that_cannot_be_written_is_named_as_the_user_did(copied, tmp_path, capsys):
+    out = tmp_path / f"{'x' * 240}.parquet"  # its draft's name is longer
+    assert main(["collect", str(copied(1)), f"--out={out}"]) == 2
+    assert f"{out} cannot be written: File name too long" in capsys.readouterr().err
