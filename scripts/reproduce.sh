@@ -18,11 +18,6 @@ if [ -z "${SYMRUN_PYTHON:-}" ]; then
 fi
 symrun() { "$SYMRUN_PYTHON" -m symrun "$@"; }
 
-if [ -n "${EPOCHS:-}" ] && [[ " $* " == *" train.steps="* ]]; then
-    echo "reproduce: EPOCHS has no effect beside train.steps, which wins" >&2
-    exit 2
-fi
-
 presets=(fig1 fig5_bn fig5_plain)
 over=${OVER:-}
 name=${RESULT_NAME:-${over:-reproduce}${PRECISION:+_$PRECISION}${EPOCHS:+_${EPOCHS}_epochs}}

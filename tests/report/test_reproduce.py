@@ -112,7 +112,7 @@ def test_from_end_to_end_and_again(tmp_path, twice):
 @pytest.mark.parametrize(
     ("settings", "variables", "message"),
     [
-        (["train.steps=4"], {"EPOCHS": "2"}, "EPOCHS has no effect beside train.steps"),
+        (["train.steps=4"], {"EPOCHS": "2"}, "train.epochs=2 has no effect where train.steps=4"),
         ([], {"PRECISION": "float16"}, "precision"),
     ],
 )
